@@ -1,0 +1,96 @@
+"""Kaldi log-mel filterbank (fbank) as two matrix products.
+
+DC removal, pre-emphasis, window and DFT are linear in the samples of one frame, so they fold
+into a single matrix; the squared DFT then meets the mel matrix. The same module is trained,
+exported and served, which rules out train/serve skew. Reference: Kaldi ``compute-fbank-feats``
+as in ``torchaudio.compliance.kaldi.fbank``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_RATE = 8000
+"""Hz. Telephone band; the server resamples everything to it."""
+HOP = 80
+"""Samples between frames: 10 ms."""
+WINDOW = 200
+"""Samples of one frame: 25 ms."""
+CONTEXT = WINDOW - HOP
+"""Samples of the past that the first frame of a block still needs: 15 ms."""
+BINS = 80
+_FFT = 256
+_PREEMPHASIS = 0.97
+_LOW_HZ = 20.0
+_POWER_FLOOR = 1.1920928955078125e-07  # Kaldi's: the float32 epsilon
+
+
+def _povey_window() -> Tensor:
+    n = torch.arange(WINDOW, dtype=torch.float64)
+    return (0.5 - 0.5 * torch.cos(2 * math.pi * n / (WINDOW - 1))) ** 0.85
+
+
+def _dft_matrix() -> Tensor:
+    """[WINDOW, 2 * 129]: samples of a frame -> real parts, then imaginary parts."""
+    identity = torch.eye(WINDOW, dtype=torch.float64)
+    frames = identity - identity.mean(dim=1, keepdim=True)  # row i: unit sample i, DC removed
+    previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    frames = (frames - _PREEMPHASIS * previous) * _povey_window()
+    spectrum = torch.fft.rfft(frames, n=_FFT, dim=1)
+    return torch.cat([spectrum.real, spectrum.imag], dim=1)
+
+
+def _mel_matrix() -> Tensor:
+    """[129, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist."""
+
+    def mel(hertz: Tensor) -> Tensor:
+        return 1127.0 * torch.log1p(hertz / 700.0)
+
+    bin_mel = mel(torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT)
+    low, high = mel(torch.tensor([_LOW_HZ, SAMPLE_RATE / 2], dtype=torch.float64))
+    edges = low + (high - low) / (BINS + 1) * torch.arange(BINS + 2, dtype=torch.float64)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    up = (bin_mel[:, None] - left) / (centre - left)
+    down = (right - bin_mel[:, None]) / (right - centre)
+    matrix = torch.minimum(up, down).clamp(min=0.0)
+    matrix[-1] = 0.0  # Kaldi leaves the Nyquist bin out
+    return matrix
+
+
+class LogMel(nn.Module):
+    """80-bin log-mel energies of 25 ms frames every 10 ms at 8 kHz."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mel = _mel_matrix()
+        self.register_buffer("dft", _dft_matrix().float(), persistent=False)
+        # Twice the mel matrix: re^2 and im^2 are summed by the product itself.
+        self.register_buffer("mel", torch.cat([mel, mel]).float(), persistent=False)
+        self.dft: Tensor
+        self.mel: Tensor
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Log-mel energies, natural log.
+
+        Args:
+            samples: [B, L] in [-1, 1], L >= 200. Streaming callers prepend ``CONTEXT`` samples
+                of the past (zeros at the start), so that L/10 ms frames come out of L samples.
+
+        Returns:
+            [B, T, 80] with T = 1 + (L - 200) // 80, as Kaldi with ``snip_edges``; floor -15.94.
+        """
+        batch, length = samples.shape
+        count = 1 + (length - WINDOW) // HOP
+        # A frame is 2.5 hops: three shifted views of the hop grid beat a strided gather in ONNX.
+        need = (count + 2) * HOP
+        samples = nn.functional.pad(samples, (0, max(0, need - length)))[:, :need]
+        hops = samples.reshape(batch, count + 2, HOP)
+        frames = torch.cat(
+            [hops[:, :count], hops[:, 1 : count + 1], hops[:, 2:, : WINDOW - 2 * HOP]], dim=2
+        )
+        power = (frames @ self.dft).square()
+        energies: Tensor = (power @ self.mel).clamp(min=_POWER_FLOOR).log()
+        return energies

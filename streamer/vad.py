@@ -1,0 +1,118 @@
+"""Speech gate: WebRTC VAD with onset confirmation, pre-roll and hangover.
+
+One gate per channel and call; nothing is shared. Training runs its utterances through the same
+class, so that the student hears the same speech as on a live call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import webrtcvad
+
+from streamer.codec import SAMPLE_RATE, Samples
+
+FRAME = 240
+"""Samples of one VAD decision: 30 ms, the longest WebRTC takes and the cheapest per second."""
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Behaviour of a speech gate, in frames of 30 ms.
+
+    Attributes:
+        aggressiveness: WebRTC mode, 0 (keeps most) to 3 (drops most).
+        onset: consecutive speech frames that open the gate.
+        preroll: frames before the onset that are heard too: soft beginnings.
+        hangover: non-speech frames that are heard before the gate closes.
+    """
+
+    aggressiveness: int = 2
+    onset: int = 2
+    preroll: int = 3
+    hangover: int = 6
+
+
+class SpeechEvent(NamedTuple):
+    """The gate opened or closed.
+
+    Attributes:
+        started: True for the start of speech, False for its end.
+        position: sample of the channel (8 kHz, silence included) at which it happened.
+    """
+
+    started: bool
+    position: int
+
+
+class SpeechGate:
+    """Samples in, the speech among them out."""
+
+    def __init__(self, settings: GateSettings | None = None) -> None:
+        self._settings = settings or GateSettings()
+        self._vad = webrtcvad.Vad(self._settings.aggressiveness)
+        self._rest = np.empty(0, np.int16)
+        self._recent: deque[Samples] = deque(maxlen=self._settings.preroll + self._settings.onset)
+        self._voiced = 0
+        self._unvoiced = 0
+        self.position = 0
+        """Samples decided so far."""
+        self.speaking = False
+
+    def push(self, samples: Samples) -> tuple[list[Samples], list[SpeechEvent]]:
+        """Any number of int16 samples -> pieces of speech, in order, and events."""
+        if len(self._rest):
+            samples = np.concatenate([self._rest, samples])
+        whole = len(samples) // FRAME * FRAME
+        self._rest = samples[whole:]
+        pieces: list[Samples] = []
+        events: list[SpeechEvent] = []
+        data = samples[:whole].tobytes()
+        is_speech = self._vad.is_speech
+        for start in range(0, whole, FRAME):
+            voiced = is_speech(data[2 * start : 2 * (start + FRAME)], SAMPLE_RATE)
+            self._decide(samples[start : start + FRAME], voiced, pieces, events)
+        return pieces, events
+
+    def _decide(
+        self, frame: Samples, voiced: bool, pieces: list[Samples], events: list[SpeechEvent]
+    ) -> None:
+        self.position += FRAME
+        self._voiced = self._voiced + 1 if voiced else 0
+        self._unvoiced = 0 if voiced else self._unvoiced + 1
+        if self.speaking:
+            pieces.append(frame)
+            if self._unvoiced >= self._settings.hangover:
+                self.speaking = False
+                events.append(SpeechEvent(started=False, position=self.position))
+            return
+        self._recent.append(frame)
+        if self._voiced >= self._settings.onset:
+            self.speaking = True
+            pieces.extend(self._recent)
+            self._recent.clear()
+            onset = self._settings.onset * FRAME
+            events.append(SpeechEvent(started=True, position=self.position - onset))
+
+    def flush(self) -> tuple[list[Samples], list[SpeechEvent]]:
+        """The call ended or was put on hold: hear the rest of running speech, close the gate."""
+        pieces, events = [], []
+        self.position += len(self._rest)
+        if self.speaking:
+            pieces = [self._rest] if len(self._rest) else []
+            events = [SpeechEvent(started=False, position=self.position)]
+        self._rest = np.empty(0, np.int16)
+        self._recent.clear()
+        self._voiced = self._unvoiced = 0
+        self.speaking = False
+        return pieces, events
+
+
+def speech_of(samples: Samples, settings: GateSettings | None = None) -> Samples:
+    """All speech of one utterance, joined, as a server would hear it: int16 [n] -> int16 [m]."""
+    gate = SpeechGate(settings)
+    pieces = gate.push(samples)[0] + gate.flush()[0]
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
