@@ -181,7 +181,7 @@ class AttentiveStatsPooling(nn.Module):
     @property
     def score_bound(self) -> float:
         """Largest absolute score any input can give; exp of it must stay a finite float32."""
-        weight, bias = self.score.weight, self.score.bias
+        weight, bias = self.score.weight.detach(), self.score.bias.detach()
         return float((weight.abs().sum(dim=1) + bias.abs()).max())
 
     def step(self, x: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

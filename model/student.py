@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from model.ecapa import COMPACT, Ecapa, EcapaConfig
 from model.frontend import BINS, CONTEXT, HOP, LogMel
 from model.heads import TaskHeads
 from model.labels import DEFAULT_TREE, LabelTree
+
+Augment = Callable[[Tensor], Tensor]
 
 FRAMES_PER_BLOCK = 16
 """fbank frames of one block: 160 ms of speech between two posteriors."""
@@ -87,7 +90,6 @@ class Student(nn.Module):
         self.feature_scale: Tensor
         self.encoder = Ecapa(config.encoder)
         self.heads = TaskHeads(self.encoder.outputs, config.embedding, config.tree, config.dropout)
-        self.feature_augment: nn.Module | None = None  # training only: fbank -> fbank
 
     @property
     def samples_per_frame(self) -> int:
@@ -104,13 +106,15 @@ class Student(nn.Module):
         """D: floats of one call's state. Zeros are a call that has not begun."""
         return sum(self.state_sizes)
 
-    def _features(self, samples: Tensor) -> Tensor:
+    def _features(self, samples: Tensor, augment: Augment | None = None) -> Tensor:
         features: Tensor = self.frontend(samples)
-        if self.training and self.feature_augment is not None:
-            features = self.feature_augment(features)
+        if augment is not None:
+            features = augment(features)
         return (features - self.feature_mean) * self.feature_scale
 
-    def step(self, samples: Tensor, valid: Tensor, state: Tensor) -> tuple[Output, Tensor]:
+    def step(
+        self, samples: Tensor, valid: Tensor, state: Tensor, augment: Augment | None = None
+    ) -> tuple[Output, Tensor]:
         """Advance each call by n blocks.
 
         Args:
@@ -118,6 +122,7 @@ class Student(nn.Module):
             valid: int64 [B]; samples from here on are padding. Only a call's last step may be
                 short: a partial frame is not heard, and what follows would not join on.
             state: [B, D].
+            augment: maps fbank frames [B, T, 80] to fbank frames, in training.
 
         Returns:
             Output for the n blocks, and the next state [B, D].
@@ -130,18 +135,21 @@ class Student(nn.Module):
         order = torch.arange(blocks * per_block).reshape(1, blocks, per_block)
         valid_frames = order < frames[:, None, None]
         mask = valid_frames.to(samples.dtype)[..., None]
-        pooled, after = self.encoder.step(self._features(heard), mask, seen, before)
+        pooled, after = self.encoder.step(self._features(heard, augment), mask, seen, before)
         logits, embedding = self.heads(pooled)
         seen = seen + frames[:, None].to(samples.dtype)
         state = torch.cat([heard[:, -CONTEXT:], seen, after], dim=1)
         return Output(logits, embedding, valid_frames[..., 0]), state
 
-    def forward(self, samples: Tensor, lengths: Tensor) -> Output:
+    def forward(
+        self, samples: Tensor, lengths: Tensor, augment: Augment | None = None
+    ) -> Output:
         """Whole utterances.
 
         Args:
             samples: [B, L] in [-1, 1], zero-padded at the end.
             lengths: int64 [B], samples of each utterance.
+            augment: maps fbank frames [B, T, 80] to fbank frames, in training.
 
         Returns:
             Output after every block (causal) or once over the whole (not causal).
@@ -149,8 +157,8 @@ class Student(nn.Module):
         samples = nn.functional.pad(samples, (0, -samples.shape[1] % BLOCK))
         if self.config.encoder.causal:
             zeros = samples.new_zeros(samples.shape[0], self.state_size)
-            return self.step(samples, lengths, zeros)[0]
-        features = self._features(nn.functional.pad(samples, (CONTEXT, 0)))
+            return self.step(samples, lengths, zeros, augment)[0]
+        features = self._features(nn.functional.pad(samples, (CONTEXT, 0)), augment)
         count = features.shape[1] // self.config.encoder.stem_stride
         inside = torch.arange(count) < (lengths // self.samples_per_frame)[:, None]
         mask = inside.to(samples.dtype)[..., None]

@@ -1,0 +1,68 @@
+"""From trained weights to the model file: calibrate on dev, attach provenance, export."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from model.export import export
+from model.student import Student
+from train.calibrate import calibrate
+from train.evaluate import run, summary
+from train.loader import Batch
+
+FILE = "student.onnx"
+
+
+def _commit() -> str:
+    """Version of the code that trained, or "unknown" outside a checkout."""
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout.strip() or "unknown"
+
+
+def release(
+    student: Student,
+    dev: DataLoader[Batch],
+    *,
+    settings: dict[str, Any],
+    data: dict[str, str],
+    out: Path,
+) -> Path:
+    """Calibrate ``student`` on dev and write ``out/student.onnx`` and ``out/dev.json``.
+
+    Args:
+        student: trained, in evaluation mode.
+        dev: batches of the dev split.
+        settings: of the run; paths are left out of what is published.
+        data: corpus name -> licence, of the train split.
+        out: folder of the run.
+    """
+    running = run(student, dev)
+    tree = student.config.tree
+    scores = {str(s): summary(running, tree, s) for s in (0.5, 1, 2, 3, 5, 10, 1e9)}
+    (out / "dev.json").write_text(json.dumps(scores, indent=1))
+    final = scores[str(1e9)]
+    hidden = ("manifest", "out", "cache", "threads")
+    path = out / FILE
+    export(
+        student,
+        path,
+        calibration=calibrate(running, tree),
+        provenance={
+            "command": "python -m train.supervised",
+            "settings": {k: v for k, v in settings.items() if k not in hidden},
+            "commit": _commit(),
+            "dev_f1": {task: round(s["f1"], 4) for task, s in final.items()},
+            "data": data,
+        },
+    )
+    return path

@@ -1,0 +1,243 @@
+"""Train a student by plain supervised multi-task learning, then calibrate and export it.
+
+    python -m train.supervised --manifest M.tsv --out runs/first
+
+Continues by itself from the last finished epoch when run again with the same --out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from model.ecapa import COMPACT
+from model.frontend import BINS
+from model.student import Student, StudentConfig
+from train.augment import ChannelTilt, FrequencyMask
+from train.corpus import DecodedCorpus, read_manifest
+from train.evaluate import run, summary
+from train.loader import (
+    BalancedSampler,
+    Batch,
+    CallDataset,
+    collate,
+    evaluation_batches,
+    sampling_weights,
+)
+from train.objective import supervised_multitask
+from train.release import release
+
+
+class Supervised(BaseSettings):
+    """Train a student by plain supervised multi-task learning on simulated telephone speech."""
+
+    model_config = SettingsConfigDict(
+        cli_kebab_case=True, cli_prog_name="python -m train.supervised", use_attribute_docstrings=True
+    )
+
+    manifest: Path
+    """tab-separated list of utterances; columns as train/corpus.py describes"""
+    out: Path
+    """folder for checkpoints, log and model file; an unfinished run there is continued"""
+    cache: Path = Path("runs/cache")
+    """folder for decoded audio, reused between runs"""
+    epochs: int = Field(40, ge=1)
+    """passes, each as many utterances as the train split has"""
+    batch_size: int = Field(64, ge=2)
+    """utterances per step"""
+    learning_rate: float = Field(2e-3, gt=0)
+    """peak, after one epoch of warm-up; falls to zero along a cosine"""
+    weight_decay: float = Field(0.02, ge=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    balance: float = Field(0.5, ge=0, le=1)
+    """0 trains on gender x band cells as frequent as they are, 1 makes all equal"""
+    crop: tuple[float, float] = (1.5, 6.0)
+    """shortest and longest random crop of speech, seconds"""
+    age_group_weight: float = 1.0
+    age_band_weight: float = 0.7
+    ema: float = Field(0.998, ge=0, lt=1)
+    """decay per step of the averaged weights that are evaluated and released"""
+    seed: int = 1
+    threads: int = Field(0, ge=0)
+    """torch threads; 0 leaves torch's choice"""
+
+    def cli_cmd(self) -> None:
+        """Entry point of the command line."""
+        Trainer(self).train()
+
+
+class Trainer:
+    """One run: data, network, optimiser and the loop over epochs."""
+
+    def __init__(self, settings: Supervised) -> None:
+        self.settings = settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        config = StudentConfig(encoder=COMPACT, dropout=settings.dropout)
+        self.tree = config.tree
+        train = DecodedCorpus(read_manifest(settings.manifest, "train"), settings.cache)
+        dev = DecodedCorpus(read_manifest(settings.manifest, "dev"), settings.cache)
+        self.dataset = CallDataset(
+            train, self.tree, seed=settings.seed, crop_seconds=settings.crop
+        )
+        weights = sampling_weights(train.utterances, settings.balance)
+        self.sampler = BalancedSampler(weights, settings.seed)
+        self.dev = evaluation_batches(
+            CallDataset(dev, self.tree, seed=settings.seed, crop_seconds=None)
+        )
+        self.student = Student(config)
+        self.augment = torch.nn.Sequential(ChannelTilt(BINS), FrequencyMask())
+        self.averaged = AveragedModel(
+            self.student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        steps = -(-len(train) // settings.batch_size)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser,
+            settings.learning_rate,
+            total_steps=settings.epochs * steps,
+            pct_start=min(0.5, 1 / settings.epochs),
+            cycle_momentum=False,
+        )
+        self.epoch = 0
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.settings.out / "last.pt"
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "student": self.student,
+            "averaged": self.averaged,
+            "optimiser": self.optimiser,
+            "schedule": self.schedule,
+        }
+
+    def save(self) -> None:
+        """Everything needed to go on exactly; replaced in one step, so a kill cannot spoil it."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"epoch": self.epoch, "rng": torch.get_rng_state()}
+        partial = self._checkpoint.with_suffix(".tmp")
+        torch.save(state, partial)
+        partial.replace(self._checkpoint)
+
+    def resume(self) -> None:
+        """Continue from the last finished epoch, if there is one."""
+        if self._checkpoint.exists():
+            state = torch.load(self._checkpoint, weights_only=True)
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.epoch = state["epoch"]
+            torch.set_rng_state(state["rng"])
+
+    def fit_normalisation(self, batches: int = 20) -> None:
+        """Fixed statistics of the input features, from the first batches of the train split."""
+        loader = iter(self._loader())
+        frames = []
+        with torch.no_grad():
+            for _ in range(batches):
+                batch: Batch | None = next(loader, None)
+                if batch is None:
+                    break
+                features = self.student.frontend(batch.samples)
+                frames += [f[: n // 80 - 2] for f, n in zip(features, batch.lengths, strict=True)]
+        joined = torch.cat(frames)
+        self.student.feature_mean.copy_(joined.mean(dim=0))
+        self.student.feature_scale.copy_(1 / joined.std(dim=0).clamp(min=0.1))
+
+    def _loader(self) -> DataLoader[Batch]:
+        self.dataset.epoch = self.sampler.epoch = self.epoch
+        return DataLoader(  # type: ignore[return-value]
+            self.dataset,
+            batch_size=self.settings.batch_size,
+            sampler=self.sampler,
+            collate_fn=collate,
+            drop_last=len(self.dataset) >= self.settings.batch_size,
+        )
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass; returns mean losses by task."""
+        settings = self.settings
+        weight = {
+            "gender": 1.0,
+            "age_group": settings.age_group_weight,
+            "age_band": settings.age_band_weight,
+        }
+        self.student.train()
+        totals: dict[str, float] = dict.fromkeys(weight, 0.0)
+        loader = self._loader()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
+            for batch in progress.track(
+                loader, description=f"epoch {self.epoch + 1}/{settings.epochs}"
+            ):
+                output = self.student(batch.samples, batch.lengths, self.augment)
+                losses = supervised_multitask(
+                    output, batch.targets, label_smoothing=settings.label_smoothing
+                )
+                total = torch.stack([weight[task] * loss for task, loss in losses.items()]).sum()
+                self.optimiser.zero_grad()
+                total.backward()
+                torch.nn.utils.clip_grad_norm_(self.student.parameters(), 2.0)
+                self.optimiser.step()
+                if self.schedule.last_epoch < self.schedule.total_steps - 1:
+                    self.schedule.step()
+                self.averaged.update_parameters(self.student)
+                for task, loss in losses.items():
+                    totals[task] += loss.item()
+        return {task: total / len(loader) for task, total in totals.items()}
+
+    def released(self) -> Student:
+        """The averaged weights as a student ready for evaluation."""
+        student: Student = self.averaged.module
+        student.eval()
+        return student
+
+    def train(self) -> None:
+        """All remaining epochs, then calibration and the model file."""
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        if self.epoch == 0:
+            self.fit_normalisation()
+            self.averaged.module.load_state_dict(self.student.state_dict())
+        while self.epoch < self.settings.epochs:
+            began = time.monotonic()
+            losses = self.train_epoch()
+            scores = summary(run(self.released(), self.dev), self.tree)
+            self.epoch += 1
+            self.save()
+            entry = {
+                "epoch": self.epoch,
+                "seconds": round(time.monotonic() - began, 1),
+                "loss": losses,
+                "dev_f1": {task: s["f1"] for task, s in scores.items()},
+                "dev_ece": {task: s["ece"] for task, s in scores.items()},
+            }
+            with (self.settings.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + os.linesep)
+            print(json.dumps(entry), flush=True)
+        release(
+            self.released(),
+            self.dev,
+            settings=self.settings.model_dump(mode="json"),
+            data={u.corpus: u.licence for u in self.dataset.corpus.utterances},
+            out=self.settings.out,
+        )
+
+
+if __name__ == "__main__":
+    CliApp.run(Supervised)
