@@ -97,6 +97,10 @@ class SpeechGate:
             onset = self._settings.onset * FRAME
             events.append(SpeechEvent(started=True, position=self.position - onset))
 
+    def skip(self, samples: int) -> None:
+        """Audio that is not listened to (lost, on hold) passed by: only the position moves."""
+        self.position += samples
+
     def flush(self) -> tuple[list[Samples], list[SpeechEvent]]:
         """The call ended or was put on hold: hear the rest of running speech, close the gate."""
         pieces, events = [], []

@@ -64,7 +64,7 @@ class CallDataset(Dataset[tuple[Samples, dict[str, int], int]]):
         corpus: decoded audio and labels.
         tree: label tree.
         seed: of channels and crops.
-        crop_seconds: (shortest, longest) random crop of speech; None keeps all of it.
+        crop_seconds: longest stretch of speech, cut out at random; None keeps all of it.
         degrade: draw a telephone channel; else the samples as they are, through the gate only.
     """
 
@@ -74,7 +74,7 @@ class CallDataset(Dataset[tuple[Samples, dict[str, int], int]]):
         tree: LabelTree,
         *,
         seed: int,
-        crop_seconds: tuple[float, float] | None,
+        crop_seconds: float | None,
         degrade: bool = True,
     ) -> None:
         self.corpus, self.seed, self.crop_seconds = corpus, seed, crop_seconds
@@ -92,7 +92,7 @@ class CallDataset(Dataset[tuple[Samples, dict[str, int], int]]):
             samples = telephone(samples, random)
         speech = speech_of(samples)
         if self.crop_seconds is not None:
-            length = int(random.uniform(*self.crop_seconds) * SAMPLE_RATE)
+            length = int(self.crop_seconds * SAMPLE_RATE)
             start = int(random.integers(0, max(1, len(speech) - length + 1)))
             speech = speech[start : start + length]
         return speech, self.targets[index], index

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from model.ecapa import COMPACT
@@ -51,7 +53,7 @@ class Supervised(BaseSettings):
     """folder for checkpoints, log and model file; an unfinished run there is continued"""
     cache: Path = Path("runs/cache")
     """folder for decoded audio, reused between runs"""
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(28, ge=1)
     """passes, each as many utterances as the train split has"""
     batch_size: int = Field(64, ge=2)
     """utterances per step"""
@@ -62,8 +64,8 @@ class Supervised(BaseSettings):
     dropout: float = Field(0.2, ge=0, lt=1)
     balance: float = Field(0.5, ge=0, le=1)
     """0 trains on gender x band cells as frequent as they are, 1 makes all equal"""
-    crop: tuple[float, float] = (1.5, 6.0)
-    """shortest and longest random crop of speech, seconds"""
+    crop: float = Field(4.0, gt=0)
+    """longest stretch of speech of one utterance, seconds; every prefix of it is trained on"""
     age_group_weight: float = 1.0
     age_band_weight: float = 0.7
     ema: float = Field(0.998, ge=0, lt=1)
@@ -75,6 +77,18 @@ class Supervised(BaseSettings):
     def cli_cmd(self) -> None:
         """Entry point of the command line."""
         Trainer(self).train()
+
+
+def _warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential average that is young at first, so that it forgets the random start."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():
+            return current
+        share = 1.0 - min(decay, (1.0 + int(count)) / (10.0 + int(count)))
+        return torch.lerp(averaged, current, share)
+
+    return average
 
 
 class Trainer:
@@ -100,7 +114,7 @@ class Trainer:
         self.student = Student(config)
         self.augment = torch.nn.Sequential(ChannelTilt(BINS), FrequencyMask())
         self.averaged = AveragedModel(
-            self.student, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True
+            self.student, avg_fn=_warmed_average(settings.ema), use_buffers=True
         )
         self.optimiser = torch.optim.AdamW(
             self.student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay

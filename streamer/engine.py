@@ -1,0 +1,189 @@
+"""Batches blocks of all calls into one student, on one thread of its own.
+
+Each channel of a call is a lane with its own state vector. A batch takes at most one block per
+lane, the lane that waited longest first; a lane that was just served goes to the back, so a
+caller who floods cannot delay live ones. The thread never waits while a block is ready: batches
+grow by themselves under load and are single blocks when it is quiet.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import structlog
+
+from streamer.codec import Samples
+from streamer.errors import StudentFailed
+from streamer.student import Floats, Metadata
+
+Posteriors = tuple[list[float], ...]
+"""One list of class probabilities per task."""
+
+log = structlog.get_logger()
+
+
+class Stepper(Protocol):
+    """What the engine needs of a student."""
+
+    metadata: Metadata
+
+    def step(
+        self, samples: Floats, valid: np.ndarray[tuple[int], np.dtype[np.int64]], state: Floats
+    ) -> tuple[list[Floats], Floats]:
+        """See :meth:`streamer.student.Student.step`."""
+        ...
+
+
+class Lane:
+    """One channel of one call, as the engine sees it.
+
+    Args:
+        state_size: D.
+        on_step: called with the posteriors after each block, or with an error, at most once,
+            after which nothing more comes. Runs where the engine's ``deliver`` runs it.
+    """
+
+    __slots__ = ("closed", "on_step", "pending", "queued", "state")
+
+    def __init__(
+        self, state_size: int, on_step: Callable[[Posteriors | StudentFailed], None]
+    ) -> None:
+        self.state = np.zeros(state_size, np.float32)
+        self.on_step = on_step
+        self.pending: deque[Samples] = deque()
+        self.queued = False  # in the ready queue or in the running batch
+        self.closed = False
+
+
+class Engine:
+    """The thread that owns the student.
+
+    Args:
+        student: advanced by this engine alone.
+        deliver: runs a callback where results are wanted; for asyncio
+            ``loop.call_soon_threadsafe``. Once a batch, not once a call.
+        max_batch: most blocks in one step.
+    """
+
+    def __init__(
+        self,
+        student: Stepper,
+        deliver: Callable[[Callable[[], None]], object],
+        *,
+        max_batch: int = 64,
+    ) -> None:
+        self.student = student
+        self._deliver = deliver
+        self._max_batch = max_batch
+        self._ready: deque[Lane] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        block, size = student.metadata.block, student.metadata.state_size
+        self._samples = np.zeros((max_batch, block), np.float32)
+        self._valid = np.zeros(max_batch, np.int64)
+        self._states = np.zeros((max_batch, size), np.float32)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def new_lane(self, on_step: Callable[[Posteriors | StudentFailed], None]) -> Lane:
+        """A lane whose call has not begun."""
+        return Lane(self.student.metadata.state_size, on_step)
+
+    def submit(self, lane: Lane, block: Samples) -> None:
+        """Queue one block of int16 samples; a short one must be the lane's last."""
+        with self._wake:
+            lane.pending.append(block)
+            if not lane.queued and not lane.closed:
+                lane.queued = True
+                self._ready.append(lane)
+                self._wake.notify()
+
+    def close_lane(self, lane: Lane) -> None:
+        """Forget the lane; a step in flight ends unheard."""
+        with self._wake:
+            lane.closed = True
+            lane.pending.clear()
+
+    def stop(self) -> None:
+        """End the thread after the running step; queued blocks are dropped."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _take(self) -> list[tuple[Lane, Samples]]:
+        """Blocks of the next batch; waits for the first; empty when stopping."""
+        with self._wake:
+            while not self._ready and not self._stopping:
+                self._wake.wait()
+            batch: list[tuple[Lane, Samples]] = []
+            while self._ready and len(batch) < self._max_batch and not self._stopping:
+                lane = self._ready.popleft()
+                if lane.pending:
+                    batch.append((lane, lane.pending.popleft()))
+                else:
+                    lane.queued = False  # closed meanwhile
+            return batch
+
+    def _requeue(self, lanes: list[Lane]) -> None:
+        with self._wake:
+            for lane in lanes:
+                lane.queued = bool(lane.pending) and not lane.closed
+                if lane.queued:
+                    self._ready.append(lane)
+
+    def _run(self) -> None:
+        while True:
+            batch = self._take()
+            if self._stopping:
+                return
+            if batch:
+                results = self._step(batch)
+                self._requeue([lane for lane, _ in batch])
+                self._deliver(lambda results=results: _hand_out(results))  # type: ignore[misc]
+
+    def _step(
+        self, batch: list[tuple[Lane, Samples]]
+    ) -> list[tuple[Lane, Posteriors | StudentFailed]]:
+        """Advance the lanes; a failure costs only the lanes that cause it."""
+        size = len(batch)
+        for row, (lane, block) in enumerate(batch):
+            samples = self._samples[row]
+            np.multiply(block, np.float32(1 / 32768), out=samples[: len(block)])
+            samples[len(block) :] = 0.0
+            self._valid[row] = len(block)
+            self._states[row] = lane.state
+        try:
+            posteriors, after = self.student.step(
+                self._samples[:size], self._valid[:size], self._states[:size]
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, other calls must go on
+            if size > 1:
+                return [result for item in batch for result in self._step([item])]
+            log.error("student_failed", error=type(error).__name__, reason=str(error)[:200])
+            return [(batch[0][0], StudentFailed(type(error).__name__))]
+        sound = np.isfinite(after).all(axis=1)
+        for posterior in posteriors:
+            sound &= np.isfinite(posterior).all(axis=1)
+        lists = [posterior.tolist() for posterior in posteriors]
+        results: list[tuple[Lane, Posteriors | StudentFailed]] = []
+        for row, (lane, _) in enumerate(batch):
+            if sound[row]:
+                lane.state[:] = after[row]
+                results.append((lane, tuple(task[row] for task in lists)))
+            else:
+                log.error("student_failed", error="NotFinite", reason="not a finite posterior")
+                results.append((lane, StudentFailed("its answer is not finite")))
+        return results
+
+
+def _hand_out(results: list[tuple[Lane, Posteriors | StudentFailed]]) -> None:
+    for lane, result in results:
+        if not lane.closed:
+            if isinstance(result, StudentFailed):
+                lane.closed = True
+            lane.on_step(result)

@@ -1,0 +1,364 @@
+"""One call: ordering of messages, speech gate, blocks, counters. No gRPC, no batching, no I/O.
+
+Time is counted in samples of the call's own rate per channel; lost audio counts as time.
+Everything a call remembers is in the lanes' state vectors, the gates and the counters here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from streamer.codec import SAMPLE_RATE, Decoder, Encoding, Samples
+from streamer.engine import Engine, Lane, Posteriors
+from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
+from streamer.vad import SpeechGate
+
+MAX_GAP_SECONDS = 3600.0
+"""A longer hole in the sequence numbers is taken for a mistake of the gateway."""
+FRAME_SAMPLES = 160
+"""Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
+
+
+@dataclass(frozen=True)
+class CallConfig:
+    """A validated call.
+
+    Attributes:
+        call_id: for the log.
+        encoding: of the audio bytes.
+        sample_rate: Hz, 8000 or 16000.
+        ignored: per channel, True if it is not classified.
+        update_seconds: least audio between two updates of a channel.
+        min_speech_seconds: the caller's own minimum before a decision.
+        speech_events: report start and end of speech.
+        max_chunk_seconds: longest audio message.
+    """
+
+    call_id: str
+    encoding: Encoding
+    sample_rate: int
+    ignored: tuple[bool, ...] = (False,)
+    update_seconds: float = 0.5
+    min_speech_seconds: float = 0.0
+    speech_events: bool = False
+    max_chunk_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+
+    channel: int
+    sequence: int
+    audio_seconds: float
+    speech_seconds: float
+    lost_seconds: float
+    posteriors: Posteriors | None
+    final: bool
+
+
+class Listener(Protocol):
+    """Who is told what a call brings forth. Called on the thread that feeds the session."""
+
+    def updated(self, update: Update) -> None:
+        """A prediction is due."""
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """Speech began or ended."""
+
+    def progressed(self) -> None:
+        """The backlog shrank."""
+
+    def failed(self, error: CallError) -> None:
+        """The call cannot go on."""
+
+
+class _Channel:
+    """One classified channel: its gate, its lane and the block being filled."""
+
+    def __init__(self, index: int, session: CallSession, engine: Engine) -> None:
+        self.index = index
+        self._session = session
+        self._engine = engine
+        self.gate = SpeechGate()
+        self.held = False
+        self._begin()
+
+    def _begin(self) -> None:
+        block = self._engine.student.metadata.block
+        self._block = np.empty(block, np.int16)
+        self._filled = 0
+        self.submitted = 0  # blocks
+        self.completed = 0
+        self.speech = 0  # samples that the posteriors rest on
+        self._tail = 0  # heard samples of a short last block
+        self.posteriors: Posteriors | None = None
+        self.due: tuple[int, Update] | None = None
+        self.lane: Lane = self._engine.new_lane(self._stepped)
+
+    def hear(self, samples: Samples) -> None:
+        """8 kHz samples as they arrive."""
+        if self.held:
+            self.gate.skip(len(samples))
+        else:
+            self._heard(*self.gate.push(samples))
+
+    def flush(self) -> None:
+        """End running speech."""
+        self._heard(*self.gate.flush())
+
+    def finish(self) -> None:
+        """Hear what is left, down to the last whole frame."""
+        self.flush()
+        if self._filled >= FRAME_SAMPLES:
+            self._tail = self._filled // FRAME_SAMPLES * FRAME_SAMPLES
+            self._submit(self._block[: self._filled].copy())
+        self._filled = 0
+
+    def discard(self) -> None:
+        """Another person speaks from now on."""
+        self._engine.close_lane(self.lane)
+        position = self.gate.position
+        self.gate = SpeechGate()
+        self.gate.skip(position)
+        self._begin()
+
+    def _heard(self, pieces: Sequence[Samples], events: Sequence[tuple[bool, int]]) -> None:
+        for started, position in events:
+            self._session.event(self.index, started, position / SAMPLE_RATE)
+        for piece in pieces:
+            start = 0
+            while start < len(piece):
+                taken = min(len(piece) - start, len(self._block) - self._filled)
+                self._block[self._filled : self._filled + taken] = piece[start : start + taken]
+                self._filled += taken
+                start += taken
+                if self._filled == len(self._block):
+                    self._submit(self._block)
+                    self._block = np.empty_like(self._block)
+                    self._filled = 0
+
+    def _submit(self, block: Samples) -> None:
+        self.submitted += 1
+        self._engine.submit(self.lane, block)
+
+    def request(self, update: Update) -> None:
+        """Send ``update`` as soon as all blocks submitted so far are done.
+
+        One that is still waiting is overtaken: under load updates come less often, never late.
+        """
+        self.due = (self.submitted, update)
+        self._emit_if_covered()
+
+    def _stepped(self, result: Posteriors | CallError) -> None:
+        if isinstance(result, CallError):
+            self._session.failed(result)
+            return
+        self.completed += 1
+        last = self.completed == self.submitted
+        self.speech += self._tail if self._tail and last else len(self._block)
+        self.posteriors = result
+        self._emit_if_covered()
+        self._session.progressed()
+
+    def _emit_if_covered(self) -> None:
+        if self.due is None or self.completed < self.due[0]:
+            return
+        update, self.due = self.due[1], None
+        self._session.emit(
+            Update(
+                channel=update.channel,
+                sequence=update.sequence,
+                audio_seconds=update.audio_seconds,
+                speech_seconds=self.speech / SAMPLE_RATE,
+                lost_seconds=update.lost_seconds,
+                posteriors=self.posteriors,
+                final=update.final,
+            )
+        )
+
+
+class CallSession:
+    """Feed it a call's messages in order; it tells ``listener`` what comes of them.
+
+    Every method raises a :class:`CallError` for input that is not acceptable; the session must
+    then be closed. All calls, and the engine's deliveries, must come from one thread.
+    """
+
+    def __init__(self, config: CallConfig, engine: Engine, listener: Listener) -> None:
+        self.config = config
+        self._listener = listener
+        self._decoder = Decoder(config.encoding, config.sample_rate, len(config.ignored))
+        self._channels = {
+            index: _Channel(index, self, engine)
+            for index, ignored in enumerate(config.ignored)
+            if not ignored
+        }
+        self._engine = engine
+        self._sequence: int | None = None
+        self._heard = 0  # samples of config.sample_rate, lost ones included
+        self._lost = 0
+        self.duplicates = 0
+        self._update_step = round(config.update_seconds * config.sample_rate)
+        self._next_update = self._update_step
+        self.finishing = False
+        self.finals = 0
+        self.done = False
+
+    @property
+    def backlog(self) -> int:
+        """Blocks that wait for the engine, over all channels."""
+        return sum(c.submitted - c.completed for c in self._channels.values())
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the call so far, lost audio included."""
+        return self._heard / self.config.sample_rate
+
+    @property
+    def lost_seconds(self) -> float:
+        """Audio that never arrived."""
+        return self._lost / self.config.sample_rate
+
+    @property
+    def speech_seconds(self) -> float:
+        """Speech behind the current posteriors, over all channels."""
+        return sum(c.speech for c in self._channels.values()) / SAMPLE_RATE
+
+    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> None:
+        """One audio message; see ``Audio`` in the protocol."""
+        self._must_run("audio")
+        if not data:
+            raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
+        seconds = len(data) / self._decoder.frame_bytes / self.config.sample_rate
+        if seconds > self.config.max_chunk_seconds:
+            raise LimitExceeded(
+                "audio.data", f"{seconds:.3g} s", f"{self.config.max_chunk_seconds:g} s a message"
+            )
+        if len(data) % self._decoder.frame_bytes:
+            raise InvalidArgument(
+                "audio.data",
+                f"{len(data)} bytes",
+                f"a sample of every channel takes {self._decoder.frame_bytes} bytes",
+            )
+        if self._sequence is not None and sequence == self._sequence:
+            self.duplicates += 1
+            return
+        length = len(data) // self._decoder.frame_bytes
+        self._lose(self._missing(sequence, length, start_sample))
+        self._sequence = sequence
+        self._heard += length
+        for index, samples in enumerate(self._decoder.push(data)):
+            if index in self._channels:
+                self._channels[index].hear(samples)
+        if self._heard >= self._next_update:
+            passed = (self._heard - self._next_update) // self._update_step + 1
+            self._next_update += passed * self._update_step
+            self._request_updates(final=False)
+
+    def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
+        """Samples lost before this message."""
+        gap = 0
+        if self._sequence is not None:
+            if sequence < self._sequence:
+                raise InvalidArgument(
+                    "audio.sequence", sequence, f"it must rise; the last was {self._sequence}"
+                )
+            gap = (sequence - self._sequence - 1) * length
+        if start_sample is not None:
+            gap = start_sample - self._heard
+            if gap < 0:
+                raise InvalidArgument(
+                    "audio.start_sample", start_sample, f"the call is at sample {self._heard}"
+                )
+        if gap > MAX_GAP_SECONDS * self.config.sample_rate:
+            field = "audio.sequence" if start_sample is None else "audio.start_sample"
+            value = sequence if start_sample is None else start_sample
+            hours = gap / self.config.sample_rate / 3600
+            raise InvalidArgument(field, value, f"it would leave a gap of {hours:.3g} h")
+        return gap
+
+    def _lose(self, samples: int) -> None:
+        """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
+        self._heard += samples
+        self._lost += samples
+        for channel in self._channels.values():
+            channel.gate.skip(samples * SAMPLE_RATE // self.config.sample_rate)
+
+    def _selected(self, channels: Sequence[int]) -> list[_Channel]:
+        count = len(self.config.ignored)
+        for index in channels:
+            if index >= count:
+                raise InvalidArgument("control.channels", index, f"the call has {count} channels")
+        return [c for i, c in self._channels.items() if not channels or i in channels]
+
+    def discard(self, channels: Sequence[int]) -> None:
+        """Forget everything heard on the channels (all if none are named)."""
+        self._must_run("control.discard")
+        for channel in self._selected(channels):
+            channel.discard()
+
+    def hold(self, channels: Sequence[int], *, held: bool) -> None:
+        """Stop or start listening on the channels (all if none are named)."""
+        self._must_run("control.hold" if held else "control.resume")
+        for channel in self._selected(channels):
+            if held and not channel.held:
+                channel.flush()
+            channel.held = held
+
+    def finish(self) -> None:
+        """Flush; a final update per classified channel follows, then ``done`` is true."""
+        self._must_run("control.finish")
+        self.finishing = True
+        for channel in self._channels.values():
+            channel.finish()
+        self._request_updates(final=True)
+        self.done = self.finals == len(self._channels)
+
+    def close(self) -> None:
+        """Leave the engine; nothing more is told to the listener."""
+        self.finishing = True
+        for channel in self._channels.values():
+            self._engine.close_lane(channel.lane)
+
+    def _must_run(self, field: str) -> None:
+        if self.finishing:
+            raise FailedPrecondition(field, "the call is already finished")
+
+    def _request_updates(self, *, final: bool) -> None:
+        for index, channel in self._channels.items():
+            channel.request(
+                Update(
+                    channel=index,
+                    sequence=self._sequence or 0,
+                    audio_seconds=self.audio_seconds,
+                    speech_seconds=0.0,  # known when the posteriors are
+                    lost_seconds=self.lost_seconds,
+                    posteriors=None,
+                    final=final,
+                )
+            )
+
+    def emit(self, update: Update) -> None:
+        """A channel's update is complete."""
+        if update.final:
+            self.finals += 1
+            self.done = self.finals == len(self._channels)
+        self._listener.updated(update)
+
+    def event(self, channel: int, started: bool, seconds: float) -> None:
+        """A channel's gate opened or closed."""
+        if self.config.speech_events:
+            self._listener.spoke(channel, started, seconds)
+
+    def progressed(self) -> None:
+        """A channel's step is done."""
+        self._listener.progressed()
+
+    def failed(self, error: CallError) -> None:
+        """A channel's step failed."""
+        self._listener.failed(error)

@@ -1,0 +1,186 @@
+"""The model file: one ONNX graph whose metadata says everything the server must know of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from streamer.codec import SAMPLE_RATE
+from streamer.errors import ModelFileError
+
+Floats = NDArray[np.float32]
+
+CONTRACT = 1
+"""The version of the file's contract that this server speaks."""
+METADATA_KEY = "voicecohort"
+TASKS = ("gender", "age_group", "age_band")
+DEFAULT_MODEL = Path(__file__).parent / "students" / "student.onnx"
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Labels(_Strict):
+    """Class names by task; ``parent`` is the superclass index of each subclass."""
+
+    gender: tuple[str, ...] = Field(min_length=2)
+    age_group: tuple[str, ...] = Field(min_length=2)
+    age_band: tuple[str, ...] = Field(min_length=2)
+    parent: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _tree_fits(self) -> Labels:
+        if len(self.parent) != len(self.age_band):
+            raise ValueError(f"{len(self.parent)} parents for {len(self.age_band)} age bands")
+        if any(not 0 <= index < len(self.age_group) for index in self.parent):
+            raise ValueError(f"parents {self.parent} point outside the age groups")
+        return self
+
+    def of(self, task: str) -> tuple[str, ...]:
+        """Class names of one of :data:`TASKS`."""
+        names: tuple[str, ...] = getattr(self, task)
+        return names
+
+
+class Calibration(_Strict):
+    """Temperature of one task as a function of speech heard, interpolated linearly."""
+
+    speech_seconds: tuple[Seconds, ...] = Field(min_length=1)
+    temperature: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Calibration:
+        if len(self.speech_seconds) != len(self.temperature):
+            raise ValueError("speech_seconds and temperature differ in length")
+        if list(self.speech_seconds) != sorted(self.speech_seconds):
+            raise ValueError("speech_seconds must rise")
+        return self
+
+
+class DecisionRule(_Strict):
+    """When a task is decided instead of "undecided"."""
+
+    min_speech_seconds: Seconds
+    min_confidence: float = Field(ge=0, le=1)
+
+
+class Metadata(_Strict):
+    """The JSON object under :data:`METADATA_KEY` in the file."""
+
+    contract: Literal[1]
+    model_id: str = Field(pattern=r"^[\w.+-]{1,64}$")
+    sample_rate: Literal[8000]
+    block: int = Field(gt=0, le=SAMPLE_RATE)
+    state_size: int = Field(gt=0)
+    labels: Labels
+    calibration: dict[str, Calibration]
+    decision: dict[str, DecisionRule]
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _every_task(self) -> Metadata:
+        for name in ("calibration", "decision"):
+            missing = [task for task in TASKS if task not in getattr(self, name)]
+            if missing:
+                raise ValueError(f"{name} lacks {missing}")
+        return self
+
+    @property
+    def block_seconds(self) -> float:
+        """Speech between two posteriors of a call."""
+        return self.block / self.sample_rate
+
+
+class Student:
+    """A loaded model file, ready to advance a batch of calls by one block.
+
+    Args:
+        path: of the ONNX file.
+        provider: "cpu", "cuda", or "auto" for CUDA where this onnxruntime offers it.
+        threads: CPU threads of one step; 1 is the cheapest per call.
+
+    Raises:
+        ModelFileError: missing, truncated, of another contract, or not what its metadata says.
+    """
+
+    def __init__(self, path: Path, *, provider: str = "auto", threads: int = 1) -> None:
+        if not path.is_file():
+            raise ModelFileError(f"model file {path}: not found")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A spinning worker burns a core between blocks; a block can wait for a wake-up.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=_providers(provider)
+            )
+        except Exception as error:  # noqa: BLE001 - onnxruntime's own errors share no base class
+            reason = str(error).splitlines()[0]
+            raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
+        self.providers: list[str] = self._session.get_providers()
+        self.metadata = self._read_metadata(path)
+        self._check_shapes(path)
+
+    def _read_metadata(self, path: Path) -> Metadata:
+        raw = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if raw is None:
+            raise ModelFileError(f"model file {path}: no metadata {METADATA_KEY!r}; not a student")
+        try:
+            plain = json.loads(raw)
+            contract = plain.get("contract") if isinstance(plain, dict) else None
+            if contract != CONTRACT:
+                raise ModelFileError(
+                    f"model file {path}: contract {contract!r}, this server speaks {CONTRACT}"
+                )
+            return Metadata.model_validate(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ModelFileError(f"model file {path}: metadata {where}: {first['msg']}") from error
+        except json.JSONDecodeError as error:
+            raise ModelFileError(f"model file {path}: metadata is not JSON: {error}") from error
+
+    def _check_shapes(self, path: Path) -> None:
+        m = self.metadata
+        widths = {task: len(m.labels.of(task)) for task in TASKS}
+        wanted = {"samples": m.block, "state": m.state_size, "state_out": m.state_size, **widths}
+        nodes = (*self._session.get_inputs(), *self._session.get_outputs())
+        found = {node.name: node.shape[-1] for node in nodes if len(node.shape) > 1}
+        if found != wanted:
+            raise ModelFileError(f"model file {path}: shapes {found} are not {wanted}")
+
+    def step(
+        self, samples: Floats, valid: NDArray[np.int64], state: Floats
+    ) -> tuple[list[Floats], Floats]:
+        """One block for each of B calls.
+
+        Args:
+            samples: [B, block] in [-1, 1]; valid: [B] samples that are real; state: [B, D].
+
+        Returns:
+            Posteriors of :data:`TASKS`, each [B, classes], and the next state [B, D].
+        """
+        *posteriors, after = self._session.run(
+            [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
+        )
+        return posteriors, after
+
+
+def _providers(choice: str) -> list[str]:
+    available = onnxruntime.get_available_providers()
+    if choice == "cuda" and "CUDAExecutionProvider" not in available:
+        raise ModelFileError(f"provider cuda: this onnxruntime offers only {available}")
+    if choice != "cpu" and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
