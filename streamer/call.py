@@ -1,0 +1,173 @@
+"""One call between its stream and its session: what arrives, what waits to be sent, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from streamer import messages
+from streamer.decision import Decider
+from streamer.engine import Engine
+from streamer.errors import (
+    CallError,
+    FailedPrecondition,
+    InvalidArgument,
+    LimitExceeded,
+)
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.session import CallConfig, CallSession, Update
+
+MAX_BACKLOG = 32
+"""Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""
+MAX_UNSENT_EVENTS = 1000
+"""Speech events that a slow reader may leave unread; predictions replace each other instead."""
+
+Response = pb.StreamClassifyResponse
+
+
+class Call:
+    """The listener of one session.
+
+    Args:
+        config: validated.
+        engine: where the session's blocks go.
+        decider: of the model in use.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, config: CallConfig, engine: Engine, decider: Decider, clock: Callable[[], float]
+    ) -> None:
+        self.config = config
+        self.session = CallSession(config, engine, self)
+        self.messages = 0
+        self.last_message = clock()
+        self._clock = clock
+        self._decider = decider
+        self._unsent: deque[Response | Update] = deque()
+        self._something_unsent = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._no_more = False
+        self._failure: CallError | None = None
+        self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
+        """Resolves to the reason when the call must end from this side."""
+
+    # --- told by the session ---
+
+    def updated(self, update: Update) -> None:
+        """Queue a prediction in place of an unsent older one of its channel."""
+        for index, waiting in enumerate(self._unsent):
+            if isinstance(waiting, Update) and waiting.channel == update.channel:
+                del self._unsent[index]
+                break
+        self._send(update)
+        self._progress.set()
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """Queue a speech event."""
+        if len(self._unsent) > MAX_UNSENT_EVENTS:
+            self.stop(LimitExceeded("unread responses", len(self._unsent), MAX_UNSENT_EVENTS))
+        self._send(messages.speech_event(channel, started, audio_seconds))
+
+    def progressed(self) -> None:
+        """Let the reader go on."""
+        self._progress.set()
+
+    def failed(self, error: CallError) -> None:
+        """End the call; nothing more comes from the engine."""
+        self._failure = error
+        self._progress.set()
+        self.stop(error)
+
+    # --- told by the service ---
+
+    def stop(self, reason: CallError) -> None:
+        """End the call with ``reason`` as soon as its stream can be left."""
+        if not self.stopped.done():
+            self.stopped.set_result(reason)
+
+    def _send(self, item: Response | Update) -> None:
+        self._unsent.append(item)
+        self._something_unsent.set()
+
+    def handle(self, request: pb.StreamClassifyRequest) -> bool:
+        """One message after the config; True when it finished the call."""
+        self.messages += 1
+        self.last_message = self._clock()
+        kind = request.WhichOneof("message")
+        if kind == "audio":
+            audio = request.audio
+            start = audio.start_sample if audio.HasField("start_sample") else None
+            self.session.audio(audio.sequence, audio.data, start)
+            return False
+        if kind == "control":
+            return self._control(request.control)
+        if kind == "config":
+            raise FailedPrecondition("config", "only the first message of a stream may be a config")
+        raise InvalidArgument("message", "empty", "send config, audio or control")
+
+    def _control(self, control: pb.Control) -> bool:
+        action = control.WhichOneof("action")
+        if action == "discard":
+            self.session.discard(control.channels)
+        elif action in {"hold", "resume"}:
+            self.session.hold(control.channels, held=action == "hold")
+        elif action == "finish":
+            if control.channels:
+                raise InvalidArgument(
+                    "control.channels", list(control.channels), "finish ends the whole call"
+                )
+            return True
+        else:
+            raise InvalidArgument("control.action", "empty", "discard, hold, resume or finish")
+        return False
+
+    async def read_all(self, read: Callable[[], Awaitable[object]], end: object) -> None:
+        """Feed the session until the call is finished or half-closed (``read`` gives ``end``)."""
+        while True:
+            request = await read()
+            if request is end or not isinstance(request, pb.StreamClassifyRequest):
+                return
+            if self.handle(request):
+                return
+            while self.session.backlog > MAX_BACKLOG:
+                self._progress.clear()
+                await self._progress.wait()
+
+    async def finish(self) -> None:
+        """Flush the session and wait until every final prediction is queued.
+
+        Raises:
+            CallError: the student failed on this call.
+        """
+        if not self.session.finishing:
+            self.session.finish()
+        while not self.session.done:
+            if self._failure is not None:
+                raise self._failure
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def write_all(self, write: Callable[[Response], Awaitable[None]]) -> None:
+        """Send what is queued until :meth:`no_more_responses`."""
+        while not self._no_more:
+            await self._something_unsent.wait()
+            self._something_unsent.clear()
+            while self._unsent:
+                item = self._unsent.popleft()
+                if isinstance(item, Update):
+                    # Made into a message only now: an overtaken update would be wasted work.
+                    item = messages.prediction(
+                        item, self._decider, self.config.min_speech_seconds
+                    )
+                await write(item)
+
+    def no_more_responses(self) -> None:
+        """Let :meth:`write_all` return once everything queued is sent."""
+        self._no_more = True
+        self._something_unsent.set()
+
+    def close(self) -> None:
+        """Leave the engine."""
+        self.session.close()

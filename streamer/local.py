@@ -1,0 +1,78 @@
+"""A server process of one's own on a free loopback port: for the demo, tests and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass
+class LocalServer:
+    """A running server process.
+
+    Attributes:
+        target: HOST:PORT.
+        process: to signal or measure.
+        log: JSON log lines so far, oldest first.
+    """
+
+    target: str
+    process: subprocess.Popen[str]
+    log: list[dict[str, object]]
+
+
+@contextlib.contextmanager
+def local_server(*arguments: str, stop_seconds: float = 15.0) -> Iterator[LocalServer]:
+    """Start ``python -m streamer.serve`` with ``arguments``, wait until it serves, stop it after.
+
+    Raises:
+        RuntimeError: it ended before serving; the message is what it printed.
+    """
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", "streamer.serve", "--listen", "127.0.0.1:0", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines: list[dict[str, object]] = []
+    other: list[str] = []
+    serving = threading.Event()
+
+    def collect() -> None:
+        assert process.stderr is not None  # noqa: S101 - PIPE was asked for
+        for line in process.stderr:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                other.append(line)
+                continue
+            lines.append(entry)
+            if entry.get("event") == "serving":
+                serving.set()
+        serving.set()
+
+    collector = threading.Thread(target=collect, daemon=True)
+    collector.start()
+    try:
+        serving.wait()
+        target = next((str(e["address"]) for e in lines if e.get("event") == "serving"), None)
+        if target is None:
+            process.wait()
+            raise RuntimeError("".join(other).strip() or f"server ended with {process.returncode}")
+        yield LocalServer(target, process, lines)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(stop_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        collector.join()
+        if process.stderr is not None:
+            process.stderr.close()

@@ -1,0 +1,169 @@
+"""Start the server: ``python -m streamer.serve --help``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from streamer.engine import Engine
+from streamer.errors import ModelFileError
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.service import ClassifierService, Policy
+from streamer.settings import ServerSettings
+from streamer.student import Student
+
+log = structlog.get_logger()
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
+MAX_MESSAGE_BYTES = 1 << 20
+"""gRPC's own bound on a message; the duration limit of a chunk is tighter for every format."""
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
+    # A gateway whose host died never says goodbye: ask it once a minute.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Gateways ping through long silences; gRPC would answer GOAWAY below five minutes.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+def configure_log(level: str) -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class Server:
+    """A bound server; everything it needs is made here and taken down here.
+
+    Raises:
+        ModelFileError: the model cannot be served.
+        RuntimeError: the address cannot be bound.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.student = Student(
+            settings.model, provider=settings.provider, threads=settings.threads
+        )
+        self.engine = Engine(
+            self.student,
+            asyncio.get_running_loop().call_soon_threadsafe,
+            max_batch=settings.max_batch,
+        )
+        self.service = ClassifierService(
+            self.engine,
+            Policy(
+                max_calls=settings.max_calls,
+                max_chunk_seconds=settings.max_chunk_seconds,
+                idle_timeout=settings.idle_timeout,
+                update_seconds=settings.update_seconds,
+            ),
+        )
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=OPTIONS)
+        pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.port = self._server.add_insecure_port(settings.listen)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT that is bound."""
+        return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._server.start()
+        self._sweeper = asyncio.create_task(self._sweep())
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        log.info(
+            "serving",
+            address=self.address,
+            model=self.student.metadata.model_id,
+            providers=self.student.providers,
+            max_calls=self.settings.max_calls,
+        )
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.service.sweep()
+
+    async def stop(self) -> None:
+        """Drain, then close; safe to call once."""
+        log.info("draining", calls=self.service.running, seconds=self.settings.drain_seconds)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.service.drain(self.settings.drain_seconds)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._server.stop(grace=1.0)
+        await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
+        log.info("stopped")
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    server = Server(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await server.start()
+    await stop.wait()
+    await server.stop()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main() -> int:
+    """Command line; 2 for settings or a model that cannot be served."""
+    try:
+        settings = CliApp.run(ServerSettings)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"setting {name}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)  # noqa: T201
+        return 2
+    configure_log(settings.log_level)
+    try:
+        uvloop.run(serve(settings))
+    except (ModelFileError, RuntimeError) as error:
+        print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""gRPC on one side, calls on the other: admission, status codes, endings. No audio maths."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from streamer import messages
+from streamer.call import Call
+from streamer.decision import Decider
+from streamer.engine import Engine
+from streamer.errors import (
+    CallError,
+    Draining,
+    FailedPrecondition,
+    IdleTimeout,
+    LimitExceeded,
+)
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+
+log = structlog.get_logger()
+
+Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the service allows; see ``ServerSettings`` for the meaning of each."""
+
+    max_calls: int = 1000
+    max_chunk_seconds: float = 10.0
+    idle_timeout: float = 300.0
+    update_seconds: float = 0.5
+
+
+class ClassifierService(pb_grpc.ClassifierServiceServicer):
+    """The servicer.
+
+    Args:
+        engine: shared by all calls.
+        policy: limits.
+        clock: seconds, monotonic; injected so that tests need not wait.
+    """
+
+    def __init__(
+        self, engine: Engine, policy: Policy, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._clock = clock
+        self._metadata = engine.student.metadata
+        self._decider = Decider(self._metadata)
+        self._calls: set[Call] = set()
+        self._open_streams = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.draining = False
+
+    @property
+    def running(self) -> int:
+        """Streams that are open."""
+        return self._open_streams
+
+    async def StreamClassify(  # noqa: N802 - the name is the protocol's
+        self,
+        request_iterator: AsyncIterator[pb.StreamClassifyRequest],  # noqa: ARG002 - read() instead
+        context: Context,
+    ) -> None:
+        """One call, from config to status."""
+        self._open_streams += 1
+        self._empty.clear()
+        call: Call | None = None
+        ending = "CANCELLED"
+        try:
+            call = await self._open(context)
+            ending = await self._converse(call, context)
+        except CallError as error:
+            log.info("call_refused", status=error.status, reason=str(error))
+            await _abort(context, error)
+        finally:
+            self._open_streams -= 1
+            if not self._open_streams:
+                self._empty.set()
+            if call is not None:
+                self._calls.discard(call)
+                call.close()
+                _log_end(call, ending)
+
+    async def _open(self, context: Context) -> Call:
+        if self.draining:
+            raise Draining
+        if self._open_streams > self._policy.max_calls:
+            raise LimitExceeded(
+                "calls", self._open_streams, self._policy.max_calls, retry_after=1.0
+            )
+        first = await self._first_message(context)
+        config = messages.call_config(
+            first.config,
+            update_seconds=self._policy.update_seconds,
+            max_chunk_seconds=self._policy.max_chunk_seconds,
+        )
+        call = Call(config, self._engine, self._decider, self._clock)
+        self._calls.add(call)
+        log.info(
+            "call_started",
+            call_id=config.call_id,
+            encoding=config.encoding.name.lower(),
+            sample_rate=config.sample_rate,
+            channels=len(config.ignored),
+            model=self._metadata.model_id,
+        )
+        await context.write(
+            messages.started(config, self._metadata, idle_timeout=self._policy.idle_timeout)
+        )
+        return call
+
+    async def _first_message(self, context: Context) -> pb.StreamClassifyRequest:
+        try:
+            # The sweeper knows only calls; a stream that never says who it is waits here.
+            first: Any = await asyncio.wait_for(context.read(), self._policy.idle_timeout)
+        except TimeoutError:
+            raise IdleTimeout(self._policy.idle_timeout) from None
+        if not isinstance(first, pb.StreamClassifyRequest):
+            raise FailedPrecondition("config", "the stream ended before its first message")
+        if first.WhichOneof("message") != "config":
+            raise FailedPrecondition("config", "the first message of a stream must be the config")
+        return first
+
+    async def _converse(self, call: Call, context: Context) -> str:
+        """Run an open call to its end; returns the name of its status."""
+        reader = asyncio.create_task(call.read_all(context.read, grpc.aio.EOF))
+        writer = asyncio.create_task(call.write_all(context.write))
+        try:
+            await asyncio.wait(
+                {reader, writer, call.stopped}, return_when=asyncio.FIRST_COMPLETED
+            )
+            error = _why_over(call, reader, writer)
+            reader.cancel()
+            if error is None or isinstance(error, IdleTimeout | Draining):
+                try:
+                    await call.finish()
+                except CallError as raised:
+                    error = raised
+            call.close()
+            call.no_more_responses()
+            # A gateway that does not read cannot hold the call for ever.
+            await asyncio.wait({writer}, timeout=self._policy.idle_timeout)
+            if not writer.done():
+                error = error or IdleTimeout(self._policy.idle_timeout)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+        if error is None:
+            return "OK"
+        log.info("call_failed", call_id=call.config.call_id, reason=str(error))
+        await _abort(context, error)
+        return error.status
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._empty.wait(), seconds)
+        except TimeoutError:
+            log.warning("drain_deadline", calls=self._open_streams)
+            for call in list(self._calls):
+                call.stop(Draining())
+            await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
+
+    def sweep(self) -> None:
+        """End calls that have been silent on the wire for too long; call it about once a second."""
+        oldest = self._clock() - self._policy.idle_timeout
+        for call in self._calls:
+            if call.last_message < oldest:
+                call.stop(IdleTimeout(self._policy.idle_timeout))
+
+
+async def _abort(context: Context, error: CallError) -> None:
+    """End the stream with the error's status and, where it has one, its retry delay."""
+    code = grpc.StatusCode[error.status]
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    if error.retry_after is not None:
+        details = AnyMessage()
+        details.Pack(
+            error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after))
+        )
+        status = status_pb2.Status(
+            code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
+        )
+        metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, str(error), metadata)
+
+
+def _why_over(
+    call: Call, reader: asyncio.Task[None], writer: asyncio.Task[None]
+) -> CallError | None:
+    """Why the conversation is over; None for a half-close or a `finish`.
+
+    Raises:
+        Exception: the stream itself broke.
+    """
+    if writer.done():
+        writer.result()
+    if call.stopped.done():
+        return call.stopped.result()
+    try:
+        reader.result()
+    except CallError as error:
+        return error
+    return None
+
+
+def _log_end(call: Call, ending: str) -> None:
+    session = call.session
+    log.info(
+        "call_ended",
+        call_id=call.config.call_id,
+        status=ending,
+        messages=call.messages,
+        audio_seconds=round(session.audio_seconds, 3),
+        speech_seconds=round(session.speech_seconds, 3),
+        lost_seconds=round(session.lost_seconds, 3),
+        duplicates=session.duplicates,
+    )

@@ -1,0 +1,51 @@
+"""Settings of the server: every one a flag and an environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streamer.student import DEFAULT_MODEL
+
+
+class ServerSettings(BaseSettings):
+    """Serve running gender and age-group predictions for live telephone calls over gRPC.
+
+    Every flag is also an environment variable: --max-calls is VOICECOHORT_MAX_CALLS. Flags win.
+    The server logs JSON lines to standard error; the line "serving" names the bound address.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="VOICECOHORT_",
+        cli_prog_name="python -m streamer.serve",
+        cli_kebab_case=True,
+        cli_parse_args=False,
+        use_attribute_docstrings=True,
+    )
+
+    listen: str = Field("127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
+    """HOST:PORT to bind; port 0 takes a free one. There is no TLS yet: bind loopback or a
+    trusted network only"""
+    model: Path = DEFAULT_MODEL
+    """student to serve, an ONNX file written by train/"""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the student runs; auto takes a GPU if this onnxruntime has one"""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one student step; 1 is the cheapest per call"""
+    max_batch: int = Field(64, ge=1, le=1024)
+    """most calls advanced in one student step"""
+    max_calls: int = Field(1000, ge=1)
+    """calls at a time; more are refused with RESOURCE_EXHAUSTED and a retry delay"""
+    max_chunk_seconds: float = Field(10.0, gt=0, le=60)
+    """longest audio message"""
+    idle_timeout: float = Field(300.0, gt=0)
+    """seconds without any message after which a call ends with DEADLINE_EXCEEDED"""
+    update_seconds: float = Field(0.5, ge=0.1, le=60)
+    """audio between two predictions of a channel, where the call does not ask for another"""
+    drain_seconds: float = Field(30.0, ge=0)
+    """how long running calls may go on after SIGTERM or SIGINT"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """least level that is logged"""
