@@ -116,7 +116,9 @@ class DenseConv(nn.Module):
 class Res2Conv(nn.Module):
     """Res2 convolution: groups in a chain, each seeing the one before (Gao et al. 2019)."""
 
-    def __init__(self, channels: int, kernel: int, dilation: int, scale: int, *, causal: bool) -> None:
+    def __init__(
+        self, channels: int, kernel: int, dilation: int, scale: int, *, causal: bool
+    ) -> None:
         super().__init__()
         width = channels // scale
         self.convs = nn.ModuleList(
@@ -210,9 +212,7 @@ class Ecapa(nn.Module):
             causal=config.causal,
         )
         self.blocks = nn.ModuleList(Block(config, dilation) for dilation in config.dilations)
-        self.aggregate = PointwiseNorm(
-            config.channels * len(config.dilations), config.aggregated
-        )
+        self.aggregate = PointwiseNorm(config.channels * len(config.dilations), config.aggregated)
         self.pooling = AttentiveStatsPooling(
             config.aggregated, config.attention, global_context=config.global_context
         )

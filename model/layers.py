@@ -138,9 +138,7 @@ class SqueezeExcitation(nn.Module):
         """[..., C] means -> [..., C] factors in (0, 1)."""
         return torch.sigmoid(self.excite(torch.relu(self.squeeze(mean))))
 
-    def step(
-        self, x: Tensor, mask: Tensor, seen: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, mask: Tensor, seen: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, n, F, C] -> gated x and the next state [B, C]; see :class:`RunningMean`."""
         means = RunningMean.step(x, mask, seen, state)
         return x * self.gates(means)[:, :, None], means[:, -1]
@@ -215,7 +213,9 @@ class AttentiveStatsPooling(nn.Module):
         if self.global_context:
             count = mask.sum(dim=1, keepdim=True).clamp(min=1.0)
             mean = (x * mask).sum(dim=1, keepdim=True) / count
-            deviation = (((x - mean) * mask).square().sum(dim=1, keepdim=True) / count + 1e-5).sqrt()
+            deviation = (
+                ((x - mean) * mask).square().sum(dim=1, keepdim=True) / count + 1e-5
+            ).sqrt()
             context = torch.cat([x, mean.expand_as(x), deviation.expand_as(x)], dim=2)
         score = self.score(torch.tanh(self.hidden(context)))
         weight = torch.softmax(score.masked_fill(mask == 0, -torch.inf), dim=1)

@@ -141,9 +141,7 @@ class Student(nn.Module):
         state = torch.cat([heard[:, -CONTEXT:], seen, after], dim=1)
         return Output(logits, embedding, valid_frames[..., 0]), state
 
-    def forward(
-        self, samples: Tensor, lengths: Tensor, augment: Augment | None = None
-    ) -> Output:
+    def forward(self, samples: Tensor, lengths: Tensor, augment: Augment | None = None) -> Output:
         """Whole utterances.
 
         Args:

@@ -21,7 +21,10 @@ TARGET = ROOT / "streamer" / "rpc"
 def generate() -> dict[str, str]:
     """File name -> content of the generated package."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [f"--{kind}={folder}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
+        flags = [
+            f"--{kind}={folder}"
+            for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")
+        ]
         include = resources.files("grpc_tools") / "_proto"
         code = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", *flags, SOURCE])
         if code:
@@ -30,7 +33,10 @@ def generate() -> dict[str, str]:
         # The descriptor keeps its public name; only the Python import moves into our package.
         return {
             file.name: file.read_text()
-            .replace("from voicecohort.v1 import voicecohort_pb2", "from streamer.rpc import voicecohort_pb2")
+            .replace(
+                "from voicecohort.v1 import voicecohort_pb2",
+                "from streamer.rpc import voicecohort_pb2",
+            )
             .replace("from voicecohort.v1 import", "from streamer.rpc import")
             for file in files
         }
@@ -38,7 +44,9 @@ def generate() -> dict[str, str]:
 
 def main() -> int:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
     check = parser.parse_args().check
     stale = []

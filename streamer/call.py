@@ -158,9 +158,7 @@ class Call:
                 item = self._unsent.popleft()
                 if isinstance(item, Update):
                     # Made into a message only now: an overtaken update would be wasted work.
-                    item = messages.prediction(
-                        item, self._decider, self.config.min_speech_seconds
-                    )
+                    item = messages.prediction(item, self._decider, self.config.min_speech_seconds)
                 await write(item)
 
     def no_more_responses(self) -> None:

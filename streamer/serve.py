@@ -67,9 +67,7 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.student = Student(
-            settings.model, provider=settings.provider, threads=settings.threads
-        )
+        self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self.engine = Engine(
             self.student,
             asyncio.get_running_loop().call_soon_threadsafe,

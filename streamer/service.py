@@ -140,9 +140,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         reader = asyncio.create_task(call.read_all(context.read, grpc.aio.EOF))
         writer = asyncio.create_task(call.write_all(context.write))
         try:
-            await asyncio.wait(
-                {reader, writer, call.stopped}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({reader, writer, call.stopped}, return_when=asyncio.FIRST_COMPLETED)
             error = _why_over(call, reader, writer)
             reader.cancel()
             if error is None or isinstance(error, IdleTimeout | Draining):
@@ -191,9 +189,7 @@ async def _abort(context: Context, error: CallError) -> None:
     metadata: tuple[tuple[str, bytes], ...] = ()
     if error.retry_after is not None:
         details = AnyMessage()
-        details.Pack(
-            error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after))
-        )
+        details.Pack(error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after)))
         status = status_pb2.Status(
             code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
         )

@@ -13,9 +13,7 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 
 
-def macro_scores(
-    truth: Ints, predicted: Ints, classes: Sequence[str]
-) -> dict[str, Any]:
+def macro_scores(truth: Ints, predicted: Ints, classes: Sequence[str]) -> dict[str, Any]:
     """Macro precision, recall and F1 over the classes that occur in ``truth``.
 
     Args:
@@ -52,7 +50,9 @@ def macro_scores(
     }
 
 
-def expected_calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
+def expected_calibration_error(
+    confidence: Floats, correct: NDArray[np.bool_], bins: int = 15
+) -> float:
     """ECE of top-1 confidences in [0, 1] over equally wide bins (Guo et al. 2017); 0 if empty."""
     if not len(confidence):
         return 0.0

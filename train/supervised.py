@@ -44,7 +44,9 @@ class Supervised(BaseSettings):
     """Train a student by plain supervised multi-task learning on simulated telephone speech."""
 
     model_config = SettingsConfigDict(
-        cli_kebab_case=True, cli_prog_name="python -m train.supervised", use_attribute_docstrings=True
+        cli_kebab_case=True,
+        cli_prog_name="python -m train.supervised",
+        use_attribute_docstrings=True,
     )
 
     manifest: Path
@@ -103,9 +105,7 @@ class Trainer:
         self.tree = config.tree
         train = DecodedCorpus(read_manifest(settings.manifest, "train"), settings.cache)
         dev = DecodedCorpus(read_manifest(settings.manifest, "dev"), settings.cache)
-        self.dataset = CallDataset(
-            train, self.tree, seed=settings.seed, crop_seconds=settings.crop
-        )
+        self.dataset = CallDataset(train, self.tree, seed=settings.seed, crop_seconds=settings.crop)
         weights = sampling_weights(train.utterances, settings.balance)
         self.sampler = BalancedSampler(weights, settings.seed)
         self.dev = evaluation_batches(

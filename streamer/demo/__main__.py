@@ -1,0 +1,25 @@
+"""Start a server, stream the demo call through it, show running predictions, stop.
+
+``python -m streamer.demo [options of streamer.client]``
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from streamer import cli
+from streamer.local import local_server
+
+CALL = Path(__file__).parent / "dialogue.wav"
+
+
+def main() -> int:
+    """0 when every channel got its final prediction."""
+    options = sys.argv[1:] or ["--realtime"]
+    with local_server() as server:
+        return cli.main([str(CALL), "--target", server.target, *options])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

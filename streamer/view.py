@@ -1,0 +1,68 @@
+"""The live view of a call in a terminal: a bar per class, moving as the call goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from streamer.client import Prediction, SpeechEvent, Task
+
+BAR = 24
+NOTE = "perceived binary gender and an age band, as a model hears them; not identity"
+
+
+class CallView:
+    """Keeps the latest of every channel and renders it.
+
+    Args:
+        title: shown above.
+        roles: name of each channel.
+        seconds: length of the call, for the time line.
+    """
+
+    def __init__(self, title: str, roles: Sequence[str], seconds: float) -> None:
+        self._title, self._roles, self._seconds = title, roles, seconds
+        self._latest: dict[int, Prediction] = {}
+        self._speaking: set[int] = set()
+
+    def show(self, event: Prediction | SpeechEvent) -> None:
+        """Take in one event."""
+        if isinstance(event, Prediction):
+            self._latest[event.channel] = event
+        elif event.started:
+            self._speaking.add(event.channel)
+        else:
+            self._speaking.discard(event.channel)
+
+    def __rich__(self) -> RenderableType:
+        panels = [self._panel(channel) for channel in range(len(self._roles))]
+        return Group(Text(self._title, style="bold"), Columns(panels), Text(NOTE, style="dim"))
+
+    def _panel(self, channel: int) -> Panel:
+        prediction = self._latest.get(channel)
+        mark = " ● speaking" if channel in self._speaking else ""
+        title = f"{channel}: {self._roles[channel]}{mark}"
+        if prediction is None:
+            return Panel(Text("listening"), title=title, width=BAR + 30)
+        rows = Table.grid(padding=(0, 1))
+        for name in ("gender", "age_group", "age_band"):
+            _task_rows(rows, name, getattr(prediction, name))
+        heard = (
+            f"{prediction.audio_time:5.1f} of {self._seconds:.1f} s, "
+            f"speech {prediction.speech_time:.1f} s{', final' if prediction.final else ''}"
+        )
+        return Panel(Group(Text(heard), rows), title=title, width=BAR + 30)
+
+
+def _task_rows(rows: Table, name: str, task: Task) -> None:
+    verdict = task.label or f"undecided ({task.undecided.replace('_', ' ')})"
+    rows.add_row(Text(name, style="bold"), Text(verdict, style="green" if task.label else "yellow"))
+    for label, probability in task.posterior.items():
+        bar = ProgressBar(total=1.0, completed=probability, width=BAR)
+        rows.add_row(f"  {label}", bar, f"{probability:4.0%}")
