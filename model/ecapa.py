@@ -121,21 +121,23 @@ class Res2Conv(nn.Module):
     ) -> None:
         super().__init__()
         width = channels // scale
-        self.convs = nn.ModuleList(
+        convs = [
             DenseConv(width, width, kernel, dilation=dilation, stride=1, causal=causal)
             for _ in range(scale - 1)
-        )
+        ]
+        self.convs = nn.ModuleList(convs)
         self.width = width
+        self.cache_size = convs[0].state_size
 
     @property
     def state_size(self) -> int:
         """Caches of all groups but the first, which is passed through."""
-        return sum(int(conv.state_size) for conv in self.convs)  # type: ignore[arg-type]
+        return self.cache_size * len(self.convs)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C] and state -> same shapes."""
         first, *groups = x.split(self.width, dim=2)
-        caches = state.split(self.convs[0].state_size, dim=1)  # type: ignore[arg-type]
+        caches = state.split(self.cache_size, dim=1)
         outputs, states = [first], []
         previous: Tensor | None = None
         for conv, group, cache in zip(self.convs, groups, caches, strict=True):
@@ -192,8 +194,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Whole utterances, x [B, T, C] and mask [B, T, 1] (not causal)."""
         y = torch.relu(self.expand(x)) * mask  # centred taps must not see padding
-        y = self.project(self.temporal(y))
-        return x + self.squeeze(y, mask)
+        gated: Tensor = self.squeeze(self.project(self.temporal(y)), mask)
+        return x + gated
 
 
 class Ecapa(nn.Module):

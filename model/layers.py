@@ -24,7 +24,8 @@ class PointwiseNorm(nn.Module):
         """[..., inputs] -> [..., outputs]."""
         if self.training:
             y: Tensor = self.linear(x)
-            return self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+            normed: Tensor = self.norm(y.reshape(-1, y.shape[-1]))
+            return normed.reshape(y.shape)
         weight, bias = self.folded()
         return x @ weight + bias
 
@@ -36,7 +37,8 @@ class PointwiseNorm(nn.Module):
 
 def folded_norm(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Scale and shift, [C] each, of a batch normalisation with its running statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
 
@@ -68,7 +70,8 @@ class DepthwiseConv(nn.Module):
         return self.context * self.channels
 
     def _convolve(self, padded: Tensor, frames: int) -> Tensor:
-        weight, shift = self.weight, None
+        weight: Tensor = self.weight
+        shift: Tensor | None = None
         if not self.training:
             scale, shift = folded_norm(self.norm)
             weight = weight * scale
@@ -186,7 +189,9 @@ class AttentiveStatsPooling(nn.Module):
         """Statistics after each of n blocks.
 
         Args:
-            x: [B, n, F, C]; mask: [B, n, F, 1]; state: [B, 3 C].
+            x: [B, n, F, C].
+            mask: [B, n, F, 1], 1.0 for valid frames.
+            state: [B, 3 C].
 
         Returns:
             [B, n, 2 C] mean and deviation, and the next state.

@@ -7,6 +7,7 @@ a call was cut into chunks, to the last bit.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,12 @@ _LEVELS = {Encoding.MULAW: _mulaw_levels(), Encoding.ALAW: _alaw_levels()}
 _CODES = {encoding: _encoder_table(levels) for encoding, levels in _LEVELS.items()}
 
 
+def to_int16(values: NDArray[np.floating[Any]]) -> Samples:
+    """Nearest int16 of values at 16-bit scale, saturating."""
+    rounded: Samples = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return rounded
+
+
 def encode(samples: Samples, encoding: Encoding) -> bytes:
     """Samples (any shape, written in C order) to bytes; linear16 is little-endian."""
     if encoding is Encoding.LINEAR16:
@@ -84,7 +91,8 @@ def _half_band_taps(half: int = 27, beta: float = 6.0) -> NDArray[np.float64]:
     """
     n = np.arange(-half, half + 1)
     ideal = 0.5 * np.sinc(n / 2) * np.kaiser(2 * half + 1, beta)
-    return np.round(ideal / ideal.sum() * 2**15)
+    taps: NDArray[np.float64] = np.round(ideal / ideal.sum() * 2**15)
+    return taps
 
 
 class Halver:
@@ -113,7 +121,7 @@ class Halver:
         y = np.convolve(x[: used + len(self._TAPS) - 2 : 2], self._EVEN, "valid")
         y += self._CENTRE * x[half : half + used : 2]
         self.history = x[used:]
-        return np.clip(np.rint(y / 2**15), -32768, 32767).astype(np.int16)
+        return to_int16(y / 2**15)
 
 
 class Decoder:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from streamer.codec import Samples
 from streamer.errors import StudentFailed
@@ -32,7 +33,7 @@ class Stepper(Protocol):
     metadata: Metadata
 
     def step(
-        self, samples: Floats, valid: np.ndarray[tuple[int], np.dtype[np.int64]], state: Floats
+        self, samples: Floats, valid: NDArray[np.int64], state: Floats
     ) -> tuple[list[Floats], Floats]:
         """See :meth:`streamer.student.Student.step`."""
         ...
@@ -161,14 +162,13 @@ class Engine:
             posteriors, after = self.student.step(
                 self._samples[:size], self._valid[:size], self._states[:size]
             )
-        except Exception as error:  # noqa: BLE001 - whatever it is, other calls must go on
+        except Exception as error:
             if size > 1:
                 return [result for item in batch for result in self._step([item])]
-            log.error("student_failed", error=type(error).__name__, reason=str(error)[:200])
+            log.exception("student_failed")
             return [(batch[0][0], StudentFailed(type(error).__name__))]
-        sound = np.isfinite(after).all(axis=1)
-        for posterior in posteriors:
-            sound &= np.isfinite(posterior).all(axis=1)
+        # One pass over everything the student answered; a NaN anywhere makes the row's sum one.
+        sound = np.isfinite(sum(a.sum(axis=1) for a in (*posteriors, after))).tolist()
         lists = [posterior.tolist() for posterior in posteriors]
         results: list[tuple[Lane, Posteriors | StudentFailed]] = []
         for row, (lane, _) in enumerate(batch):

@@ -70,7 +70,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """Streams that are open."""
         return self._open_streams
 
-    async def StreamClassify(  # noqa: N802 - the name is the protocol's
+    async def StreamClassify(  # type: ignore[override]  # noqa: N802 - the name is the protocol's
         self,
         request_iterator: AsyncIterator[pb.StreamClassifyRequest],  # noqa: ARG002 - read() instead
         context: Context,
@@ -140,7 +140,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         reader = asyncio.create_task(call.read_all(context.read, grpc.aio.EOF))
         writer = asyncio.create_task(call.write_all(context.write))
         try:
-            await asyncio.wait({reader, writer, call.stopped}, return_when=asyncio.FIRST_COMPLETED)
+            over: set[asyncio.Future[Any]] = {reader, writer, call.stopped}
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
             error = _why_over(call, reader, writer)
             reader.cancel()
             if error is None or isinstance(error, IdleTimeout | Draining):

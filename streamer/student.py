@@ -125,7 +125,7 @@ class Student:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=_providers(provider)
             )
-        except Exception as error:  # noqa: BLE001 - onnxruntime's own errors share no base class
+        except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
         self.providers: list[str] = self._session.get_providers()
@@ -166,7 +166,9 @@ class Student:
         """One block for each of B calls.
 
         Args:
-            samples: [B, block] in [-1, 1]; valid: [B] samples that are real; state: [B, D].
+            samples: [B, block] in [-1, 1].
+            valid: [B], samples that are real.
+            state: [B, D].
 
         Returns:
             Posteriors of :data:`TASKS`, each [B, classes], and the next state [B, D].

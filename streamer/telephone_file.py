@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
 import soxr
 
-from streamer.codec import SAMPLE_RATE, Encoding, encode
+from streamer.codec import SAMPLE_RATE, Encoding, encode, to_int16
 
 
 class TelephoneCall(NamedTuple):
@@ -51,5 +50,4 @@ def read_as_call(path: Path) -> TelephoneCall:
         raise ValueError(f"{path}: {channels} channels; a call has 1 or 2")
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
-    integers = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
-    return TelephoneCall(encode(integers, Encoding.MULAW), channels)
+    return TelephoneCall(encode(to_int16(samples * 32768), Encoding.MULAW), channels)

@@ -18,7 +18,7 @@ import soxr
 from numpy.typing import NDArray
 from rich.progress import track
 
-from streamer.codec import SAMPLE_RATE, Samples
+from streamer.codec import SAMPLE_RATE, Samples, to_int16
 
 COLUMNS = ("id", "corpus", "speaker", "gender", "age_band", "split", "path")
 
@@ -74,7 +74,7 @@ def read_audio(path: Path, rate: int = SAMPLE_RATE) -> Samples:
     """First channel of any soundfile-readable file as int16 at ``rate`` Hz."""
     samples, source_rate = soundfile.read(path, dtype="float32", always_2d=True)
     resampled = soxr.resample(samples[:, 0], source_rate, rate, quality="HQ")
-    return np.clip(np.rint(resampled * 32767), -32768, 32767).astype(np.int16)
+    return to_int16(resampled * 32768)
 
 
 class DecodedCorpus:

@@ -34,13 +34,13 @@ class Batch(NamedTuple):
         samples: float32 [B, L] in [-1, 1], zero-padded, L a multiple of the block.
         lengths: int64 [B], samples of each.
         targets: int64 [B] by task; -1 where unknown.
-        index: int64 [B], utterance of the corpus.
+        rows: int64 [B], utterance of the corpus.
     """
 
     samples: Tensor
     lengths: Tensor
     targets: dict[str, Tensor]
-    index: Tensor
+    rows: Tensor
 
 
 def targets_of(utterance: Utterance, tree: LabelTree) -> dict[str, int]:
@@ -108,7 +108,7 @@ def collate(examples: list[tuple[Samples, dict[str, int], int]]) -> Batch:
         samples=torch.from_numpy(padded),
         lengths=torch.tensor([len(speech) for speech, _, _ in examples]),
         targets={task: torch.tensor([t[task] for _, t, _ in examples]) for task in TASKS},
-        index=torch.tensor([index for _, _, index in examples]),
+        rows=torch.tensor([index for _, _, index in examples]),
     )
 
 
@@ -128,7 +128,8 @@ def sampling_weights(utterances: list[Utterance], power: float) -> NDArray[np.fl
             for u in utterances
         ]
     )
-    return weights / weights.sum()
+    normalised: NDArray[np.float64] = weights / weights.sum()
+    return normalised
 
 
 class BalancedSampler(Sampler[int]):

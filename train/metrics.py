@@ -17,7 +17,9 @@ def macro_scores(truth: Ints, predicted: Ints, classes: Sequence[str]) -> dict[s
     """Macro precision, recall and F1 over the classes that occur in ``truth``.
 
     Args:
-        truth: int [n] class indices; predicted: int [n]; classes: names.
+        truth: int [n] class indices.
+        predicted: int [n].
+        classes: names.
 
     Returns:
         ``n``, ``precision``, ``recall``, ``f1``, ``accuracy`` (None for an empty split),

@@ -175,8 +175,8 @@ class Trainer:
 
     def _loader(self) -> DataLoader[Batch]:
         self.dataset.epoch = self.sampler.epoch = self.epoch
-        return DataLoader(  # type: ignore[return-value]
-            self.dataset,
+        return DataLoader(
+            self.dataset,  # type: ignore[arg-type]
             batch_size=self.settings.batch_size,
             sampler=self.sampler,
             collate_fn=collate,
@@ -217,7 +217,8 @@ class Trainer:
 
     def released(self) -> Student:
         """The averaged weights as a student ready for evaluation."""
-        student: Student = self.averaged.module
+        student = self.averaged.module
+        assert isinstance(student, Student)
         student.eval()
         return student
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from streamer.codec import SAMPLE_RATE, Encoding, Samples, decode, encode
+from streamer.codec import SAMPLE_RATE, Encoding, Samples, decode, encode, to_int16
 
 BAND_LIMITED = 0.6
 """Share of calls whose band is cut."""
@@ -23,7 +23,7 @@ def band_limit(samples: Samples, low: float, high: float, order: int = 4) -> Sam
     """Butterworth band-pass, ``low``..``high`` Hz at -3 dB; int16 [n] at 8 kHz in and out."""
     sos = butter(order, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos")
     filtered = sosfilt(sos, samples.astype(np.float64))
-    return np.clip(np.rint(filtered), -32768, 32767).astype(np.int16)
+    return to_int16(filtered)
 
 
 def at_level(samples: Samples, level_db: float) -> Samples:
@@ -32,7 +32,7 @@ def at_level(samples: Samples, level_db: float) -> Samples:
     if rms == 0.0:
         return samples
     gain = 10 ** (level_db / 20) / rms
-    return np.clip(np.rint(samples * gain), -32768, 32767).astype(np.int16)
+    return to_int16(samples * gain)
 
 
 def telephone(samples: Samples, random: np.random.Generator) -> Samples:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from streamer import cli
+from streamer.client import cli
 from streamer.local import local_server
 
 CALL = Path(__file__).parent / "dialogue.wav"

@@ -1,14 +1,4 @@
-"""A client that a gateway embeds.
-
-    async with Client("127.0.0.1:50051") as client:
-        async with client.call(encoding="mulaw", channels=["caller"]) as call:
-            await call.send(chunk)
-            ...
-            for final in await call.finish():
-                print(final.gender.label, final.age_group.label)
-
-The command line lives in ``streamer.client`` too: ``python -m streamer.client --help``.
-"""
+"""The calls and the connection of a client."""
 
 from __future__ import annotations
 
@@ -16,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -73,8 +64,8 @@ def _task(message: pb.TaskPrediction, labels: Sequence[str]) -> Task:
     )
 
 
-def _seconds(message: Any) -> float:
-    return float(message.seconds + message.nanos / 1e9)
+def _seconds(message: Duration) -> float:
+    return message.seconds + message.nanos / 1e9
 
 
 class Call:
@@ -253,11 +244,3 @@ class Client:
         if min_speech_seconds is not None:
             config.min_speech.FromNanoseconds(round(min_speech_seconds * 1e9))
         return Call(self._stub, config)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from streamer.cli import main
-
-    sys.exit(main())

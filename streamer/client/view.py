@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streamer.client import Prediction, SpeechEvent, Task
+from streamer.client.api import Prediction, SpeechEvent, Task
 
 BAR = 24
 NOTE = "perceived binary gender and an age band, as a model hears them; not identity"

@@ -16,9 +16,9 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.live import Live
 
-from streamer.client import Call, Client, Event, Role
+from streamer.client.api import Call, Client, Event, Role
+from streamer.client.view import CallView
 from streamer.telephone_file import TelephoneCall, read_as_call
-from streamer.view import CallView
 
 ROLES: tuple[Role, ...] = ("caller", "agent")
 

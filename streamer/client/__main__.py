@@ -1,0 +1,7 @@
+"""``python -m streamer.client``."""
+
+import sys
+
+from streamer.client.cli import main
+
+sys.exit(main())
