@@ -222,29 +222,32 @@ class Trainer:
         student.eval()
         return student
 
-    def train(self) -> None:
-        """All remaining epochs, then calibration and the model file."""
+    def train_one(self) -> dict[str, Any]:
+        """One epoch, from the last finished one: train, evaluate on dev, save, log."""
         self.settings.out.mkdir(parents=True, exist_ok=True)
-        self.resume()
         if self.epoch == 0:
             self.fit_normalisation()
-            self.averaged.module.load_state_dict(self.student.state_dict())
+        began = time.monotonic()
+        losses = self.train_epoch()
+        scores = summary(run(self.released(), self.dev), self.tree)
+        self.epoch += 1
+        self.save()
+        entry = {
+            "epoch": self.epoch,
+            "seconds": round(time.monotonic() - began, 1),
+            "loss": losses,
+            "dev_f1": {task: s["f1"] for task, s in scores.items()},
+            "dev_ece": {task: s["ece"] for task, s in scores.items()},
+        }
+        with (self.settings.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(entry) + os.linesep)
+        return entry
+
+    def train(self) -> None:
+        """All remaining epochs, then calibration and the model file."""
+        self.resume()
         while self.epoch < self.settings.epochs:
-            began = time.monotonic()
-            losses = self.train_epoch()
-            scores = summary(run(self.released(), self.dev), self.tree)
-            self.epoch += 1
-            self.save()
-            entry = {
-                "epoch": self.epoch,
-                "seconds": round(time.monotonic() - began, 1),
-                "loss": losses,
-                "dev_f1": {task: s["f1"] for task, s in scores.items()},
-                "dev_ece": {task: s["ece"] for task, s in scores.items()},
-            }
-            with (self.settings.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + os.linesep)
-            print(json.dumps(entry), flush=True)
+            print(json.dumps(self.train_one()), flush=True)
         release(
             self.released(),
             self.dev,

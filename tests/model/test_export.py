@@ -1,0 +1,101 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from model.ecapa import EcapaConfig
+from model.export import CONTRACT, METADATA_KEY, export
+from model.labels import TASKS
+from model.student import BLOCK, Student, StudentConfig
+
+
+@pytest.fixture(scope="module")
+def exported(compact, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "student.onnx"
+    model_id = export(compact, path, calibration={"calibration": {}}, provenance={"seed": 1})
+    return path, model_id
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_file_streams_to_the_offline_posterior(exported, compact, batch):
+    torch.manual_seed(batch)
+    samples = torch.randn(batch, 6 * BLOCK) * 0.1
+    lengths = torch.randint(160, 6 * BLOCK, (batch,))
+    with torch.no_grad():
+        offline = compact(samples, lengths)
+    run = session(exported[0])
+    state = np.zeros((batch, compact.state_size), np.float32)
+    for k in range(6):
+        valid = (lengths - k * BLOCK).clamp(0, BLOCK).numpy()
+        block = samples[:, k * BLOCK : (k + 1) * BLOCK].numpy()
+        *posteriors, state = run.run(None, {"samples": block, "valid": valid, "state": state})
+        heard = offline.ended[:, k].numpy()
+        for task, posterior in zip(TASKS, posteriors, strict=True):
+            expected = offline.logits[task][:, k].softmax(dim=1).numpy()
+            np.testing.assert_allclose(posterior[heard], expected[heard], atol=1e-4)
+
+
+def test_contract(exported, compact):
+    path, model_id = exported
+    inputs = {node.name: (node.type, node.shape[1:]) for node in session(path).get_inputs()}
+    outputs = {node.name: node.shape[1:] for node in session(path).get_outputs()}
+    assert inputs == {
+        "samples": ("tensor(float)", [BLOCK]),
+        "valid": ("tensor(int64)", []),
+        "state": ("tensor(float)", [compact.state_size]),
+    }
+    assert outputs == {
+        "gender": [2],
+        "age_group": [4],
+        "age_band": [7],
+        "state_out": [compact.state_size],
+    }
+    metadata = json.loads(session(path).get_modelmeta().custom_metadata_map[METADATA_KEY])
+    assert metadata["contract"] == CONTRACT
+    assert metadata["model_id"] == model_id
+    assert metadata["block"] == BLOCK
+    assert metadata["labels"]["age_group"] == ["child", "young", "middle", "senior"]
+    assert metadata["provenance"] == {"seed": 1}
+    assert StudentConfig.from_dict(metadata["student"]) == compact.config
+
+
+def test_file_has_no_paths_of_the_machine(exported):
+    content = exported[0].read_bytes()
+    assert b"/model/" not in content
+    assert b"site-packages" not in content
+
+
+def test_same_weights_same_id_and_other_weights_another(exported, compact, tmp_path):
+    again = export(compact, tmp_path / "a.onnx", calibration={}, provenance={})
+    other = Student(compact.config).eval()
+    assert again == exported[1]
+    assert export(other, tmp_path / "b.onnx", calibration={}, provenance={}) != again
+
+
+def test_batch_norm_and_transposes_are_folded_away(exported):
+    operators = {node.op_type for node in onnx.load(exported[0]).graph.node}
+    assert not operators & {"BatchNormalization", "Transpose", "Conv", "Gemm", "Loop", "If"}
+
+
+def test_offline_student_is_refused(tmp_path):
+    config = StudentConfig(encoder=replace(EcapaConfig(channels=16), causal=False))
+    with pytest.raises(ValueError, match="causal=False"):
+        export(Student(config).eval(), tmp_path / "x.onnx", calibration={}, provenance={})
+
+
+def test_attention_that_could_overflow_is_refused(tmp_path):
+    student = Student(StudentConfig(encoder=EcapaConfig(channels=16))).eval()
+    with torch.no_grad():
+        student.encoder.pooling.score.weight.mul_(1e4)
+    with pytest.raises(ValueError, match="attention scores"):
+        export(student, tmp_path / "x.onnx", calibration={}, provenance={})
