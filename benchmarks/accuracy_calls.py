@@ -111,7 +111,7 @@ def plans(
         groups.setdefault(key, []).append(utterance)
     result = [
         Plan(
-            id=f"{group[0].corpus}/{group[0].speaker}" if len(key) == 2 else group[0].id,  # noqa: PLR2004
+            id=f"{group[0].corpus}/{group[0].speaker}" if len(key) == 2 else group[0].id,
             corpus=group[0].corpus,
             gender=_agreed("gender", group),
             age_band=_agreed("age_band", group),

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from accuracy_calls import TASKS, Heard, Outcome, Plan, likeliest
 
-from accuracy_calls import TASKS, Heard, Outcome, likeliest
 from streamer.rpc import voicecohort_pb2 as pb
 from train.metrics import expected_calibration_error, macro_scores
 
@@ -60,10 +60,12 @@ class Classes:
             return band
         return self.names["age_group"][self.parents[self.names["age_band"].index(band)]]
 
-    def check(self, field: str, value: str) -> None:
-        """Raise ValueError naming field and value unless ``value`` is a class or empty."""
-        if value and value not in self.names[field]:
-            raise ValueError(f"{field}: {value!r} is none of {', '.join(self.names[field])}")
+    def wrong(self, plan: Plan) -> str:
+        """What is wrong with a call's labels, naming the field; empty if they are classes."""
+        for field, value in (("gender", plan.gender), ("age_band", plan.age_band)):
+            if value and value not in self.names[field]:
+                return f"{field}: {value!r} of {plan.id} is none of {', '.join(self.names[field])}"
+        return ""
 
 
 def final_choice(outcome: Outcome, task: str) -> str:
@@ -88,7 +90,7 @@ def choice_after(outcome: Outcome, task: str, seconds: float) -> str:
 def score(outcomes: Iterable[Outcome], classes: Classes, task: str, pick: Pick) -> Scores:
     """Macro scores of one task over the calls whose label is known; see ``macro_scores``."""
     names = classes.names[task]
-    pairs = [(truth, pick(o)) for o in outcomes if (truth := classes.truth(o, task))]
+    pairs = [(true, pick(o)) for o in outcomes if (true := classes.truth(o, task))]
     truth = np.array([names.index(true) for true, _ in pairs], np.int64)
     # No prediction is -1, which is no class and therefore wrong.
     predicted = np.array([names.index(p) if p else -1 for _, p in pairs], np.int64)

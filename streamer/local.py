@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 
+START_SECONDS = 60.0
+"""A server that logs no "serving" by then (say, at --log-level error) is given up."""
+
+
 @dataclass
 class LocalServer:
     """A running server process.
@@ -59,7 +63,8 @@ def local_server(*arguments: str, stop_seconds: float = 15.0) -> Iterator[LocalS
     collector = threading.Thread(target=collect, daemon=True)
     collector.start()
     try:
-        serving.wait()
+        if not serving.wait(START_SECONDS):
+            raise RuntimeError(f"the server did not say within {START_SECONDS:g} s that it serves")
         target = next((str(e["address"]) for e in lines if e.get("event") == "serving"), None)
         if target is None:
             process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -186,3 +187,19 @@ def _providers(choice: str) -> list[str]:
     if choice != "cpu" and "CUDAExecutionProvider" in available:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
+
+
+def main() -> int:
+    """Print the metadata of a model file: labels, calibration, decision rules, provenance."""
+    path = Path(sys.argv[1]) if sys.argv[1:] else DEFAULT_MODEL
+    try:
+        student = Student(path, provider="cpu")
+    except ModelFileError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command line's answer
+        return 2
+    print(student.metadata.model_dump_json(indent=1))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,14 +42,23 @@ def read_manifest(manifest: Path, split: str | None = None) -> list[Utterance]:
     """Rows of ``manifest``, of one split or of all.
 
     Raises:
-        ValueError: a column is missing, or no row has that split; the message names it.
+        ValueError: not UTF-8, a column or a cell is missing, or no row has that split; the
+            message names which.
     """
-    with manifest.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{manifest}: no column {', '.join(missing)}")
-        rows = [
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{manifest}: not UTF-8 at byte {error.start}") from error
+    reader = csv.DictReader(text.splitlines(), delimiter="\t")
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"{manifest}: no column {', '.join(missing)}")
+    rows = []
+    for row in reader:
+        absent = [column for column in COLUMNS if row[column] is None]
+        if absent:
+            raise ValueError(f"{manifest} line {reader.line_num}: no {', '.join(absent)}")
+        rows.append(
             Utterance(
                 id=row["id"],
                 corpus=row["corpus"],
@@ -61,8 +70,7 @@ def read_manifest(manifest: Path, split: str | None = None) -> list[Utterance]:
                 language=row.get("language") or "",
                 licence=row.get("licence") or "",
             )
-            for row in reader
-        ]
+        )
     chosen = [row for row in rows if split is None or row.split == split]
     if not chosen:
         splits = sorted({row.split for row in rows})

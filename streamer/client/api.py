@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -152,7 +152,7 @@ class Call:
         """Half-close: final predictions follow."""
         await self._stream.done_writing()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncGenerator[Event]:
         while True:
             response = await self._stream.read()
             if not isinstance(response, pb.StreamClassifyResponse):

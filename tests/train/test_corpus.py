@@ -49,3 +49,16 @@ def test_an_interrupted_decoding_starts_again(manifest, tmp_path, monkeypatch):
     monkeypatch.undo()
     whole = DecodedCorpus(rows, tmp_path)
     np.testing.assert_array_equal(whole.samples(9), read_audio(rows[9].path))
+
+
+def test_a_short_row_is_named_by_its_line(manifest, tmp_path):
+    header, first, *_ = manifest.read_text().splitlines()
+    (tmp_path / "m.tsv").write_text("\n".join([header, first, "only-an-id\tcorpus"]))
+    with pytest.raises(ValueError, match=r"line 3: no speaker, gender, age_band, split, path"):
+        read_manifest(tmp_path / "m.tsv")
+
+
+def test_a_manifest_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "m.tsv").write_bytes("id\tcorpus\tschön".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"m\.tsv: not UTF-8 at byte 13"):
+        read_manifest(tmp_path / "m.tsv")

@@ -1,0 +1,267 @@
+"""How good the predictions are: labelled speech through the real server, as telephone calls.
+
+Every utterance of a manifest's split becomes an 8 kHz mu-law call in messages of 100 ms; with
+``--per-speaker`` the utterances of a speaker are joined into one call of up to 60 s with pauses of
+0.6 s. The prediction of a call is the likeliest class of its final calibrated posterior, whether
+the server decided or not; a call in which no speech was heard counts as wrong.
+
+JSON written by ``--json`` (figures are null where nothing could be measured, never NaN):
+
+``model``, ``manifest`` (name only), ``split``, ``per_speaker``, ``band``, ``limit``
+    what was measured
+``calls``, ``failed``, ``failures`` [{id, reason}]
+    calls made; those without a final prediction, which count in no other figure; the first 20
+``no_speech``
+    finished calls in which the server heard no speech: wrong in every accuracy, undecided
+``seconds_of_audio``, ``updates`` {due, received}
+    of finished calls; running predictions owed by the server and received
+``gender.all``, ``gender.adult``, ``gender.child``, ``age_group``, ``age_band``
+    {n, precision, recall, f1, accuracy, per_class, absent}: macro averages over the classes that
+    occur; ``absent`` names the others. Child is age band "child", adult any other known band
+``ece.<task>``, ``reliability.<task>`` [{confidence, accuracy, n}]
+    expected calibration error (15 bins) and the bins of a diagram (10); calls with speech only
+``decided.<task>`` {n, decided, coverage, accuracy}
+    share of the n calls that ended with a label instead of "undecided"; share of those right
+``by_speech.<task>`` [{speech_seconds, n, accuracy, f1, n_all, accuracy_all}]
+    from the last prediction that rests on at most so much speech: over calls with at least that
+    much, and over all calls, where shorter ones count with their final prediction
+``per_corpus.<corpus>`` {calls, <task> {n, accuracy, f1}}
+``per_band.<band>`` {calls, age_group_recall, age_band_recall, gender.<name> {recall, n}}
+``child_vs_20s`` {corpus, n, age_band, age_group, forced}, or null
+    inside speechocean762, the only corpus with children: a model can learn the corpus instead of
+    the age. ``forced`` takes the likelier of the two bands; scores as above
+
+Tasks are gender, age_group and age_band. Exit status: 0, 1 if every call failed, 2 for arguments
+or a manifest that cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import csv
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from accuracy_calls import Outcome, Plan, make_calls, plans
+from accuracy_report import markdown, picture, show
+from accuracy_scores import Classes, assemble
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from streamer.client import Client
+from streamer.local import local_server
+from train.corpus import read_manifest
+
+PATH_FLAGS = ("--manifest", "--model", "--json", "--markdown", "--picture")
+
+
+class Unusable(Exception):
+    """Arguments, manifest or model with which nothing can be measured; one line, says which."""
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python benchmarks/accuracy.py",
+        description="Measure the accuracy of a voicecohort server: labelled utterances become\n"
+        "8 kHz mu-law telephone calls, are streamed over gRPC, and the predictions are\n"
+        "compared with the labels.",
+        epilog="JSON keys, and what each figure means:\n\n"
+        + (__doc__ or "").partition("JSON written by")[2].partition(":\n\n")[2]
+        + "\nExample, a quick look at the dev split with 100 calls:\n"
+        "  python benchmarks/accuracy.py --manifest manifest.tsv --split dev --limit 100\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # the command is shown in the results as it was typed
+    )
+    made.add_argument(
+        "--manifest",
+        type=Path,
+        required=True,
+        help="tab-separated, with columns id, corpus, speaker, gender, age_band, split, path; "
+        "paths are relative to it; an empty age_band is unknown age",
+    )
+    made.add_argument("--split", required=True, help="value of the column split to measure")
+    made.add_argument(
+        "--per-speaker", action="store_true", help="join a speaker's utterances into one call"
+    )
+    made.add_argument(
+        "--band",
+        choices=("full", "telephone"),
+        default="full",
+        help="telephone: cut to 300-3400 Hz before coding (%(default)s)",
+    )
+    made.add_argument(
+        "--limit", type=_positive, help="at most so many calls, spread evenly over the split"
+    )
+    made.add_argument(
+        "--target", metavar="HOST:PORT", help="a running server; without it one is started"
+    )
+    made.add_argument(
+        "--model", type=Path, help="ONNX file for the server that is started (its own default)"
+    )
+    made.add_argument(
+        "--concurrency", type=_positive, default=16, help="calls at a time (%(default)s)"
+    )
+    for flag, what in (
+        ("--json", "all figures"),
+        ("--markdown", "the tables"),
+        ("--picture", "a PNG of accuracy by speech heard and of calibration"),
+    ):
+        made.add_argument(flag, type=Path, metavar="OUT", help=f"write {what} to this file")
+    return made
+
+
+def shown_command(argv: Sequence[str]) -> str:
+    """The command line with every path reduced to its name and the target to a placeholder."""
+    words: list[str] = []
+    flag = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("--"):
+            words.append(f"{name}={_public(name, value)}")
+        else:
+            words.append(_public(flag, word))
+        flag = word
+    return shlex.join(["python", "benchmarks/accuracy.py", *words])
+
+
+def _public(flag: str, value: str) -> str:
+    if flag in PATH_FLAGS:
+        return Path(value).name
+    return "HOST:PORT" if flag == "--target" else value
+
+
+def planned(arguments: argparse.Namespace) -> list[Plan]:
+    """Calls to make; raises Unusable for a manifest that is none."""
+    try:
+        utterances = read_manifest(arguments.manifest, arguments.split)
+        return plans(utterances, per_speaker=arguments.per_speaker, limit=arguments.limit)
+    except OSError as error:
+        raise Unusable(f"--manifest {arguments.manifest}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Unusable(f"--manifest {arguments.manifest}: not a table: {error}") from error
+    except ValueError as error:
+        raise Unusable(f"--manifest: {error}") from error
+    except TypeError as error:  # csv gives None for the cells that a short row lacks
+        raise Unusable(f"--manifest {arguments.manifest}: a row lacks columns") from error
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise Unusable for an output in no folder: better now than after an hour."""
+    for flag in ("json", "markdown", "picture"):
+        path: Path | None = getattr(arguments, flag)
+        if path is not None and not path.parent.is_dir():
+            raise Unusable(f"--{flag} {path}: no such folder")
+
+
+@contextlib.contextmanager
+def server(arguments: argparse.Namespace) -> Iterator[str]:
+    """HOST:PORT of the server to measure; raises Unusable if none can be started."""
+    if arguments.target:
+        yield arguments.target
+        return
+    model = ("--model", str(arguments.model)) if arguments.model else ()
+    with contextlib.ExitStack() as stack:
+        try:
+            started = stack.enter_context(local_server(*model))
+        except RuntimeError as error:
+            raise Unusable(f"the server does not start: {' '.join(str(error).split())}") from error
+        yield started.target
+
+
+async def measure(
+    target: str, todo: Sequence[Plan], arguments: argparse.Namespace, console: Console
+) -> dict[str, Any]:
+    """Make all calls and score them.
+
+    Raises:
+        Unusable: a label of the manifest is no class of the server's model.
+        grpc.aio.AioRpcError: the server cannot be reached.
+    """
+    columns = (TextColumn("calls"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with Client(target) as client:
+        async with client.call() as probe:
+            classes = Classes.of(probe.started)
+            await probe.finish()
+        for wrong in filter(None, map(classes.wrong, todo)):
+            raise Unusable(f"--manifest: {wrong}")
+        off = not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=off) as progress:
+            bar = progress.add_task("calls", total=len(todo))
+
+            def done(_: Outcome) -> None:
+                progress.advance(bar)
+
+            began = time.monotonic()
+            outcomes = await make_calls(
+                client, todo, band=arguments.band, concurrency=arguments.concurrency, done=done
+            )
+            wall = time.monotonic() - began
+    result = {
+        "model": ", ".join(sorted({o.model for o in outcomes} - {""})),
+        "manifest": arguments.manifest.name,
+        "split": arguments.split,
+        "per_speaker": arguments.per_speaker,
+        "band": arguments.band,
+        "limit": arguments.limit,
+        **assemble(outcomes, classes),
+    }
+    rate = result["seconds_of_audio"] / wall
+    console.print(f"{wall:.1f} s: {len(todo) / wall:.1f} calls/s, {rate:.0f} s of audio per second")
+    return result
+
+
+def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -> None:
+    """Write the files that were asked for."""
+    if arguments.json:
+        text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(result, command), encoding="utf-8")
+    if arguments.picture:
+        picture(result, arguments.picture)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; see the module's last lines for the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    made = parser()
+    arguments = made.parse_args(words)
+    if arguments.target and arguments.model:
+        made.error("--model is for a server that is started here; --target names a running one")
+    console = Console(stderr=True)
+    try:
+        check_outputs(arguments)
+        todo = planned(arguments)
+        with server(arguments) as target:
+            result = asyncio.run(measure(target, todo, arguments, console))
+    except Unusable as error:
+        print(error, file=sys.stderr)
+        return 2
+    except grpc.aio.AioRpcError as error:
+        print(f"--target {target}: {error.code().name}: {error.details()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    # Files first: the terminal may be a pipe that somebody closed.
+    write(result, arguments, shown_command(words))
+    show(result, Console())
+    return 1 if result["failed"] == result["calls"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
