@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
 START_SECONDS = 60.0
 """A server that logs no "serving" by then (say, at --log-level error) is given up."""
 
