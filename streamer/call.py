@@ -123,12 +123,11 @@ class Call:
             raise InvalidArgument("control.action", "empty", "discard, hold, resume or finish")
         return False
 
-    async def read_all(self, read: Callable[[], Awaitable[object]], end: object) -> None:
-        """Feed the session until the call is finished or half-closed (``read`` gives ``end``)."""
-        while True:
-            request = await read()
-            if request is end or not isinstance(request, pb.StreamClassifyRequest):
-                return
+    async def read_all(
+        self, read: Callable[[], Awaitable[pb.StreamClassifyRequest | None]]
+    ) -> None:
+        """Feed the session until the call is finished or half-closed (``read`` gives None)."""
+        while (request := await read()) is not None:
             if self.handle(request):
                 return
             while self.session.backlog > MAX_BACKLOG:

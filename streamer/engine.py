@@ -162,21 +162,22 @@ class Engine:
             posteriors, after = self.student.step(
                 self._samples[:size], self._valid[:size], self._states[:size]
             )
+            answers = (*posteriors, after)
+            finite = [np.isfinite(answer).all(axis=1) for answer in answers]
+            fine: list[bool] = np.logical_and.reduce(finite).tolist()
+            lists = [posterior.tolist() for posterior in posteriors]
         except Exception as error:
             if size > 1:
                 return [result for item in batch for result in self._step([item])]
             log.exception("student_failed")
             return [(batch[0][0], StudentFailed(type(error).__name__))]
-        # One pass over everything the student answered; a NaN anywhere makes the row's sum one.
-        sound = np.isfinite(sum(a.sum(axis=1) for a in (*posteriors, after))).tolist()
-        lists = [posterior.tolist() for posterior in posteriors]
         results: list[tuple[Lane, Posteriors | StudentFailed]] = []
         for row, (lane, _) in enumerate(batch):
-            if sound[row]:
+            if fine[row]:
                 lane.state[:] = after[row]
                 results.append((lane, tuple(task[row] for task in lists)))
             else:
-                log.error("student_failed", error="NotFinite", reason="not a finite posterior")
+                log.error("student_failed", reason="not finite")
                 results.append((lane, StudentFailed("its answer is not finite")))
         return results
 

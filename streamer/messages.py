@@ -31,8 +31,8 @@ MAX_CALL_ID = 128
 
 def duration(seconds: float) -> Duration:
     """Seconds, to the nanosecond."""
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
+    whole, nanos = divmod(round(seconds * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, default: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 
 import grpc
@@ -26,10 +27,9 @@ from streamer.student import Student
 log = structlog.get_logger()
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
-MAX_MESSAGE_BYTES = 1 << 20
-"""gRPC's own bound on a message; the duration limit of a chunk is tighter for every format."""
+WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
+"""linear16 at 16 kHz on two channels."""
 OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
     # A gateway whose host died never says goodbye: ask it once a minute.
     ("grpc.keepalive_time_ms", 60_000),
@@ -57,6 +57,24 @@ def configure_log(level: str) -> None:
     )
 
 
+def check_address(listen: str) -> None:
+    """Try to bind before gRPC does: its own failure is many lines of C++ log.
+
+    Raises:
+        RuntimeError: one line naming the address and the reason.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise RuntimeError(f"cannot listen on {listen}: {error.strerror}") from error
+
+
 class Server:
     """A bound server; everything it needs is made here and taken down here.
 
@@ -67,6 +85,7 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        check_address(settings.listen)
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self.engine = Engine(
             self.student,
@@ -83,7 +102,11 @@ class Server:
             ),
         )
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=OPTIONS)
+        # A longer message than any valid chunk is not even read into memory.
+        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
+        self._server = grpc.aio.server(
+            options=(*OPTIONS, ("grpc.max_receive_message_length", longest))
+        )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from streamer import messages
@@ -22,12 +23,16 @@ from streamer.errors import (
     Draining,
     FailedPrecondition,
     IdleTimeout,
+    InvalidArgument,
     LimitExceeded,
 )
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
 log = structlog.get_logger()
+
+ABORT_SECONDS = 5.0
+"""How long a status may wait for a gateway that does not read."""
 
 Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
 
@@ -63,7 +68,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._open_streams = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        self.draining = False
+        self.draining = asyncio.Event()
 
     @property
     def running(self) -> int:
@@ -79,13 +84,23 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._open_streams += 1
         self._empty.clear()
         call: Call | None = None
+        error: CallError | None = None
         ending = "CANCELLED"
         try:
-            call = await self._open(context)
-            ending = await self._converse(call, context)
-        except CallError as error:
-            log.info("call_refused", status=error.status, reason=str(error))
-            await _abort(context, error)
+            try:
+                call = await self._admit(context)
+                await self._greet(call, context)
+                error = await self._converse(call, context)
+            except CallError as raised:
+                error = raised
+            ending = error.status if error else "OK"
+            if error is not None:
+                _log_error(call, error)
+                # A gateway that does not read would leave even the status waiting.
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await _abort(context, error)
+        except TimeoutError:
+            log.warning("status_unread", status=ending)
         finally:
             self._open_streams -= 1
             if not self._open_streams:
@@ -95,8 +110,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 call.close()
                 _log_end(call, ending)
 
-    async def _open(self, context: Context) -> Call:
-        if self.draining:
+    async def _admit(self, context: Context) -> Call:
+        if self.draining.is_set():
             raise Draining
         if self._open_streams > self._policy.max_calls:
             raise LimitExceeded(
@@ -108,36 +123,47 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        call = Call(config, self._engine, self._decider, self._clock)
+        return Call(config, self._engine, self._decider, self._clock)
+
+    async def _greet(self, call: Call, context: Context) -> None:
         self._calls.add(call)
         log.info(
             "call_started",
-            call_id=config.call_id,
-            encoding=config.encoding.name.lower(),
-            sample_rate=config.sample_rate,
-            channels=len(config.ignored),
+            call_id=call.config.call_id,
+            encoding=call.config.encoding.name.lower(),
+            sample_rate=call.config.sample_rate,
+            channels=len(call.config.ignored),
             model=self._metadata.model_id,
         )
         await context.write(
-            messages.started(config, self._metadata, idle_timeout=self._policy.idle_timeout)
+            messages.started(call.config, self._metadata, idle_timeout=self._policy.idle_timeout)
         )
-        return call
 
     async def _first_message(self, context: Context) -> pb.StreamClassifyRequest:
+        """The config; a stream that never sends it ends with the idle limit or the server."""
+        reading = asyncio.create_task(_read(context))
+        draining = asyncio.create_task(self.draining.wait())
         try:
-            # The sweeper knows only calls; a stream that never says who it is waits here.
-            first: Any = await asyncio.wait_for(context.read(), self._policy.idle_timeout)
-        except TimeoutError:
-            raise IdleTimeout(self._policy.idle_timeout) from None
-        if not isinstance(first, pb.StreamClassifyRequest):
+            await asyncio.wait(
+                (reading, draining),
+                timeout=self._policy.idle_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not reading.done():
+                raise Draining if draining.done() else IdleTimeout(self._policy.idle_timeout)
+            first = reading.result()
+        finally:
+            reading.cancel()
+            draining.cancel()
+        if first is None:
             raise FailedPrecondition("config", "the stream ended before its first message")
         if first.WhichOneof("message") != "config":
             raise FailedPrecondition("config", "the first message of a stream must be the config")
         return first
 
-    async def _converse(self, call: Call, context: Context) -> str:
-        """Run an open call to its end; returns the name of its status."""
-        reader = asyncio.create_task(call.read_all(context.read, grpc.aio.EOF))
+    async def _converse(self, call: Call, context: Context) -> CallError | None:
+        """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
+        reader = asyncio.create_task(call.read_all(lambda: _read(context)))
         writer = asyncio.create_task(call.write_all(context.write))
         try:
             over: set[asyncio.Future[Any]] = {reader, writer, call.stopped}
@@ -155,19 +181,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.wait({writer}, timeout=self._policy.idle_timeout)
             if not writer.done():
                 error = error or IdleTimeout(self._policy.idle_timeout)
+            return error
         finally:
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-        if error is None:
-            return "OK"
-        log.info("call_failed", call_id=call.config.call_id, reason=str(error))
-        await _abort(context, error)
-        return error.status
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
-        self.draining = True
+        self.draining.set()
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -182,6 +204,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         for call in self._calls:
             if call.last_message < oldest:
                 call.stop(IdleTimeout(self._policy.idle_timeout))
+
+
+async def _read(context: Context) -> pb.StreamClassifyRequest | None:
+    """Next request, or None at the half-close."""
+    try:
+        request: Any = await context.read()
+    except DecodeError as error:
+        raise InvalidArgument("message", "undecodable", str(error)) from error
+    return request if isinstance(request, pb.StreamClassifyRequest) else None
 
 
 async def _abort(context: Context, error: CallError) -> None:
@@ -215,6 +246,13 @@ def _why_over(
     except CallError as error:
         return error
     return None
+
+
+def _log_error(call: Call | None, error: CallError) -> None:
+    if call is None:
+        log.info("call_refused", status=error.status, reason=str(error))
+    else:
+        log.info("call_failed", call_id=call.config.call_id, reason=str(error))
 
 
 def _log_end(call: Call, ending: str) -> None:

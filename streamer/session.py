@@ -122,6 +122,8 @@ class _Channel:
     def discard(self) -> None:
         """Another person speaks from now on."""
         self._engine.close_lane(self.lane)
+        _, events = self.gate.flush()
+        self._heard((), events)
         position = self.gate.position
         self.gate = SpeechGate()
         self.gate.skip(position)

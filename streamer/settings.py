@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streamer.student import DEFAULT_MODEL
+
+
+def _address(value: str) -> str:
+    """HOST:PORT; gRPC itself would take port 99999 for 34463."""
+    host, _, port = value.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+        raise ValueError("must be HOST:PORT with a port of 0 to 65535")
+    return value
 
 
 class ServerSettings(BaseSettings):
@@ -26,7 +34,7 @@ class ServerSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    listen: str = Field("127.0.0.1:50051", pattern=r"^.+:\d{1,5}$")
+    listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:50051"
     """HOST:PORT to bind; port 0 takes a free one. There is no TLS yet: bind loopback or a
     trusted network only"""
     model: Path = DEFAULT_MODEL

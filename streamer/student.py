@@ -122,10 +122,9 @@ class Student:
         options.log_severity_level = 3
         # A spinning worker burns a core between blocks; a block can wait for a wake-up.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers(provider)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=_providers(provider)
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
@@ -160,6 +159,9 @@ class Student:
         found = {node.name: node.shape[-1] for node in nodes if len(node.shape) > 1}
         if found != wanted:
             raise ModelFileError(f"model file {path}: shapes {found} are not {wanted}")
+        fixed = {node.name: node.shape[0] for node in nodes if isinstance(node.shape[0], int)}
+        if fixed:
+            raise ModelFileError(f"model file {path}: shapes fix the batch size: {fixed}")
 
     def step(
         self, samples: Floats, valid: NDArray[np.int64], state: Floats

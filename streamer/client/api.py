@@ -68,6 +68,31 @@ def _seconds(message: Duration) -> float:
     return message.seconds + message.nanos / 1e9
 
 
+class _PatientCall:
+    """Delegates to gRPC's call, except for the status it invents.
+
+    A write that meets the end of the stream makes grpc.aio report INTERNAL, "Internal error from
+    Core", and drop the server's own status, which comes a moment later. Without the invented one
+    it waits for that, and a gateway learns why its call ended and when to try again.
+    """
+
+    def __init__(self, call: object) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._call, name)
+
+    def set_internal_error(self, error: str) -> None:
+        """Leave the status to the server."""
+
+
+def _keep_servers_status(stream: object) -> None:
+    # Private to grpc.aio: if it is gone, errors are merely less precise.
+    inner = getattr(stream, "_cython_call", None)
+    if inner is not None:
+        stream._cython_call = _PatientCall(inner)  # type: ignore[attr-defined]
+
+
 class Call:
     """One call in progress; made by :meth:`Client.call`, used as an async context manager.
 
@@ -78,6 +103,7 @@ class Call:
 
     def __init__(self, stub: pb_grpc.ClassifierServiceAsyncStub, config: pb.StreamConfig) -> None:
         self._stream = stub.StreamClassify()
+        _keep_servers_status(self._stream)
         self._config = config
         self._sequence = 0
         self.started = pb.Started()
@@ -85,9 +111,8 @@ class Call:
 
     async def __aenter__(self) -> Self:
         await self._write(pb.StreamClassifyRequest(config=self._config))
-        first = await self._stream.read()
-        if not isinstance(first, pb.StreamClassifyResponse):
-            await self._raise_status()
+        first = await self._read()
+        if first is None:
             raise ConnectionError("the server ended the call before it began")
         self.started = first.started
         return self
@@ -103,9 +128,21 @@ class Call:
     async def _write(self, request: pb.StreamClassifyRequest) -> None:
         try:
             await self._stream.write(request)
-        except asyncio.InvalidStateError:
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._raise_status()
             raise
+
+    async def _read(self) -> pb.StreamClassifyResponse | None:
+        """Next response; None after the last of a call that ended well."""
+        try:
+            response = await self._stream.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._raise_status()
+            raise
+        if isinstance(response, pb.StreamClassifyResponse):
+            return response
+        await self._raise_status()
+        return None
 
     async def _raise_status(self) -> None:
         """Raise the server's error, if the call ended with one."""
@@ -154,9 +191,8 @@ class Call:
 
     async def __aiter__(self) -> AsyncGenerator[Event]:
         while True:
-            response = await self._stream.read()
-            if not isinstance(response, pb.StreamClassifyResponse):
-                await self._raise_status()
+            response = await self._read()
+            if response is None:
                 return
             event = self._event(response)
             if event is not None:

@@ -1,0 +1,466 @@
+import asyncio
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+import time
+
+import grpc
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from streamer.client import Client, Prediction, SpeechEvent, Task, cli
+from streamer.client.view import CallView
+from streamer.codec import Encoding, decode, encode
+from streamer.local import local_server
+from streamer.telephone_file import TelephoneCall, read_as_call
+
+RATE = 8000
+TASKS = ("gender", "age_group", "age_band")
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def run(run_async):
+    """Have a call with the embedded client; returns what the scenario returns."""
+
+    async def main(target, scenario, config):
+        async with Client(target) as client, client.call(**config) as call:
+            return await scenario(call)
+
+    return lambda target, scenario, **config: run_async(main(target, scenario, config))
+
+
+@pytest.fixture(scope="module")
+def speech(voices):
+    """3 s of a speaking caller, mu-law."""
+    return encode(voices.caller[5 * RATE : 8 * RATE], Encoding.MULAW)
+
+
+def parts(data, size=800):
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+# --- the class ---
+
+
+def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
+    async def scenario(call):
+        numbers = [await call.send(part) for part in parts(speech)]
+        return numbers, await call.finish()
+
+    numbers, (final,) = run(server.target, scenario)
+    assert numbers == list(range(1, 31))
+    raw = line.run(
+        request_of.config(), *(request_of.audio(n, p) for n, p in enumerate(parts(speech), start=1))
+    )
+    (started,), wanted = raw.of("started"), raw.finals[0]
+    assert (final.channel, final.sequence, final.final) == (0, 30, True)
+    assert final.audio_time == 3.0
+    assert final.speech_time == wanted.speech_time.ToTimedelta().total_seconds() > 2
+    assert final.lost_time == 0.0
+    for name in TASKS:
+        task, message = getattr(final, name), getattr(wanted, name)
+        assert list(task.posterior) == list(getattr(started, name).labels)
+        np.testing.assert_allclose(list(task.posterior.values()), message.posterior, atol=1e-5)
+        assert (task.label, bool(task.undecided)) == (message.label, not message.label)
+        assert task.confidence == pytest.approx(max(message.posterior), abs=1e-5)
+
+
+def test_started_says_who_answers(run, server, student):
+    async def scenario(call):
+        return call.started
+
+    started = run(server.target, scenario, call_id="mine", update_seconds=0.25)
+    assert started.call_id == "mine"
+    assert started.model.model_id == student.metadata.model_id
+    assert started.update_interval.ToTimedelta().total_seconds() == 0.25
+
+
+def test_events_come_while_audio_goes_out(run, server, speech):
+    """A gateway reads a prediction of what it has sent before it sends on."""
+
+    async def scenario(call):
+        events = aiter(call)
+        seen = []
+        for part in parts(speech, 4000):
+            sequence = await call.send(part)
+            while True:
+                event = await anext(events)
+                seen.append(event)
+                if isinstance(event, Prediction):
+                    assert (event.sequence, event.final) == (sequence, False)
+                    break
+        await call.end_of_audio()
+        return seen, [event async for event in events]
+
+    seen, rest = run(server.target, scenario, update_seconds=0.5, speech_events=True)
+    predictions = [event for event in seen if isinstance(event, Prediction)]
+    assert [p.audio_time for p in predictions] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert SpeechEvent in {type(event) for event in seen}
+    assert isinstance(rest[-1], Prediction)
+    assert rest[-1].final
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rest[-1].final = False
+
+
+def test_two_channels_in_order(run, server, demo_call):
+    async def scenario(call):
+        await call.send(demo_call.data[: 2 * 5 * RATE])
+        return await call.finish()
+
+    finals = run(server.target, scenario, channels=["caller", "agent"])
+    assert [final.channel for final in finals] == [0, 1]
+    assert finals[0].speech_time != finals[1].speech_time
+
+
+def test_ignored_role(run, server, demo_call):
+    async def scenario(call):
+        await call.send(demo_call.data[: 2 * 5 * RATE])
+        return await call.finish()
+
+    finals = run(server.target, scenario, channels=["ignored", "agent"])
+    assert [final.channel for final in finals] == [1]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rate", "size"), [("alaw", 8000, 1), ("linear16", 8000, 2), ("linear16", 16000, 2)]
+)
+def test_formats(run, server, encoding, rate, size):
+    async def scenario(call):
+        await call.send(bytes(rate * size))
+        return await call.finish()
+
+    (final,) = run(server.target, scenario, encoding=encoding, sample_rate=rate)
+    assert final.audio_time == 1.0
+
+
+def test_loss(run, server, speech):
+    async def scenario(call):
+        first = await call.send(speech[:8000])
+        second = await call.send(speech[8000:16000], lost_before=2)
+        third = await call.send(speech[16000:], start_sample=5 * RATE)
+        return (first, second, third), await call.finish()
+
+    numbers, (final,) = run(server.target, scenario)
+    assert numbers == (1, 4, 5)
+    assert (final.lost_time, final.audio_time) == (3.0, 6.0)
+
+
+def test_control(run, server, speech):
+    async def scenario(call):
+        await call.send(speech)
+        await call.discard()
+        await call.hold(0)
+        await call.send(speech)
+        await call.resume()
+        await call.send(bytes([0xFF]) * 8000)
+        return await call.finish()
+
+    (final,) = run(server.target, scenario)
+    assert (final.audio_time, final.speech_time) == (7.0, 0.0)
+    assert final.gender.undecided == "no_speech"
+    assert final.gender.label == ""
+    assert final.gender.posterior == {"female": 0.5, "male": 0.5}
+
+
+def test_min_speech(run, server, speech):
+    async def scenario(call):
+        await call.send(speech)
+        return await call.finish()
+
+    (final,) = run(server.target, scenario, min_speech_seconds=30)
+    assert final.gender.undecided == "little_speech"
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"sample_rate": 44100}, "config.sample_rate: 44100"),
+        ({"channels": ["ignored"]}, "config.channels: every channel ignored"),
+        ({"update_seconds": 0.01}, "config.update_interval: 0.01 s"),
+    ],
+)
+def test_refused_config_raises_the_servers_error(run, server, config, field):
+    async def scenario(_):
+        raise AssertionError("the call began")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        run(server.target, scenario, **config)
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    assert caught.value.details().startswith(field)
+
+
+def test_bad_audio_raises_at_the_next_read(run, server):
+    async def scenario(call):
+        await call.send(b"abc")
+        return [event async for event in call]
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        run(server.target, scenario, encoding="linear16")
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+    assert caught.value.details().startswith("audio.data: 3 bytes is not valid")
+
+
+@pytest.mark.parametrize("reading", [False, True], ids=["sending", "sending and reading"])
+def test_failed_call_raises_the_servers_error_while_sending(run, server, reading):
+    """Whatever the two do when they meet: the gateway must learn what the server said.
+
+    Neither asyncio's InvalidStateError nor gRPC's "Internal error from Core" says why.
+    """
+
+    async def send(call):
+        await call.send(b"abc")
+        for _ in range(1000):
+            await call.send(bytes(1600))
+
+    async def both(call):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send(call))
+            group.create_task(read(call))
+
+    async def read(call):
+        return [event async for event in call]
+
+    seen = set()
+    for _ in range(20):
+        try:
+            run(server.target, both if reading else send, encoding="linear16")
+        except* grpc.aio.AioRpcError as raised:
+            seen |= {(error.code(), error.details()) for error in raised.exceptions}
+    message = "audio.data: 3 bytes is not valid; a sample of every channel takes 2 bytes"
+    assert seen == {(Code.INVALID_ARGUMENT, message)}
+
+
+def test_finish_of_a_failed_call_raises_the_servers_error(run, server):
+    async def scenario(call):
+        await call.send(b"abc")
+        await asyncio.sleep(0.3)
+        return await call.finish()
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        run(server.target, scenario, encoding="linear16")
+    assert caught.value.code() is Code.INVALID_ARGUMENT
+
+
+def test_no_server_raises_unavailable(run, free_port):
+    async def scenario(_):
+        raise AssertionError("the call began")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        run(f"127.0.0.1:{free_port}", scenario)
+    assert caught.value.code() is Code.UNAVAILABLE
+
+
+def test_leaving_early_cancels_the_call(run, server, log_entry):
+    async def scenario(call):
+        await call.send(bytes(800))
+
+    run(server.target, scenario, call_id="left-early")
+    assert log_entry(server, "call_ended", call_id="left-early")["status"] == "CANCELLED"
+
+
+def test_many_calls_on_one_connection(run_async, server, speech):
+    async def one(client, count):
+        async with client.call() as call:
+            for part in parts(speech, 1600)[:count]:
+                await call.send(part)
+                await asyncio.sleep(0)
+            return await call.finish()
+
+    async def main():
+        async with Client(server.target) as client:
+            return await asyncio.gather(*(one(client, count) for count in range(1, 16)))
+
+    finals = run_async(main())
+    assert [final.audio_time for (final,) in finals] == pytest.approx(
+        [0.2 * count for count in range(1, 16)]
+    )
+
+
+# --- the command line ---
+
+
+def command(*arguments, module="streamer.client", timeout=60):
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def check_json(lines, seconds, channels):
+    """The output of --json: started, then events, finals of all channels at the end."""
+    entries = [json.loads(line) for line in lines]
+    assert all(len(entry) == 1 for entry in entries)
+    kinds = [next(iter(entry)) for entry in entries]
+    assert kinds[0] == "started"
+    assert set(kinds[1:]) == {"prediction", "speech"}
+    started = entries[0]["started"]
+    finals = [e["prediction"] for e in entries[-channels:]]
+    assert sorted(f["channel"] for f in finals) == list(range(channels))
+    assert [e["prediction"]["final"] for e in entries if "prediction" in e].count(True) == channels
+    for final in finals:
+        assert final["final"]
+        assert final["audio_time"] == pytest.approx(seconds)
+        for name in TASKS:
+            assert list(final[name]["posterior"]) == started[name]["labels"]
+            assert sum(final[name]["posterior"].values()) == pytest.approx(1.0, abs=1e-5)
+    return entries
+
+
+def test_command_line_streams_a_file(server, demo_file, demo_call):
+    done = command(demo_file, "--target", server.target, "--json", "--update-ms", 2000)
+    assert (done.returncode, done.stderr) == (0, "")
+    entries = check_json(done.stdout.splitlines(), demo_call.seconds, 2)
+    running = [
+        e["prediction"]["audio_time"]
+        for e in entries
+        if "prediction" in e and not e["prediction"]["final"]
+    ]
+    assert running
+    assert all(seconds % 2 == pytest.approx(0) for seconds in running)
+    # 100 ms a message
+    assert entries[-1]["prediction"]["sequence"] == int(np.ceil(demo_call.seconds * 10))
+
+
+def test_command_line_shows_a_view(server, demo_file, capsys):
+    assert cli.main([str(demo_file), "--target", server.target]) == 0
+    shown = capsys.readouterr().out
+    for word in ("0: caller", "1: agent", "gender", "age_group", "final", "not identity"):
+        assert word in shown
+
+
+def test_realtime_takes_as_long_as_the_call(server, tmp_path, capsys):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros(12000, np.int16), RATE)
+    began = time.monotonic()
+    assert cli.main([str(path), "--target", server.target, "--json", "--realtime"]) == 0
+    assert 1.5 <= time.monotonic() - began < 10
+    final = json.loads(capsys.readouterr().out.splitlines()[-1])["prediction"]
+    assert (final["final"], final["audio_time"]) == (True, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no/such/file.wav"], "no/such/file.wav: no such file"),
+        ([__file__], f"{__file__}: not a readable sound file: "),
+    ],
+)
+def test_file_that_cannot_be_read(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(message)
+    assert shown.err.count("\n") == 1
+
+
+def test_file_of_three_channels(tmp_path, capsys):
+    path = tmp_path / "three.wav"
+    soundfile.write(path, np.zeros((800, 3), np.int16), RATE)
+    assert cli.main([str(path)]) == 2
+    assert capsys.readouterr().err == f"{path}: 3 channels; a call has 1 or 2\n"
+
+
+def test_no_server_is_one_line(demo_file, free_port):
+    done = command(demo_file, "--target", f"127.0.0.1:{free_port}", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    (message,) = done.stderr.splitlines()
+    assert message.startswith(f"127.0.0.1:{free_port}: UNAVAILABLE: ")
+
+
+def test_servers_refusal_is_one_line(server, demo_file):
+    """Chunks of 11 s are too long: the status, and no traceback behind it."""
+    done = command(demo_file, "--target", server.target, "--json", "--chunk-ms", 11000)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{server.target}: RESOURCE_EXHAUSTED: audio.data: 11 s exceeds the limit of 10 s a message"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "least"), [("--chunk-ms", "0", 1), ("--update-ms", "99", 100)]
+)
+def test_flags_out_of_range(demo_file, flag, value, least, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(demo_file), flag, value])
+    assert caught.value.code == 2
+    assert f"{flag} {value}: at least {least}" in capsys.readouterr().err
+
+
+def test_demo_needs_nothing(demo_call):
+    """Its own server, the call, running predictions, the end; all in JSON for a script."""
+    done = command("--json", module="streamer.demo")
+    assert done.returncode == 0, done.stderr
+    entries = check_json(done.stdout.splitlines(), demo_call.seconds, 2)
+    running = [e for e in entries if "prediction" in e and not e["prediction"]["final"]]
+    assert len(running) >= 2
+    assert {e["speech"]["channel"] for e in entries if "speech" in e} == {0, 1}
+
+
+# --- what the command line is made of ---
+
+
+def test_view_before_and_after_the_first_prediction():
+
+    def shown(view):
+        console = Console(width=140, record=True, file=io.StringIO())
+        console.print(view)
+        return console.export_text()
+
+    view = CallView("a call", ["caller", "agent"], 20.0)
+    assert shown(view).count("listening") == 2
+    task = Task({"female": 0.25, "male": 0.75}, "male", 0.75, "")
+    unsure = Task({"20s": 0.5, "60s": 0.5}, "", 0.5, "little_speech")
+    view.show(Prediction(1, 4, 2.0, 1.5, 0.0, task, unsure, unsure, final=False))
+    view.show(SpeechEvent(0, started=True, audio_time=1.0))
+    text = shown(view)
+    assert text.count("listening") == 1
+    assert "0: caller ● speaking" in text
+    assert "2.0 of 20.0 s, speech 1.5 s" in text
+    assert "male" in text
+    assert "75%" in text
+    assert "undecided (little speech)" in text
+    view.show(SpeechEvent(0, started=False, audio_time=2.0))
+    assert "speaking" not in shown(view)
+
+
+def test_telephone_call_in_chunks():
+    call = TelephoneCall(bytes(range(250)) * 8, 2)
+    assert call.seconds == 0.125
+    chunks = call.chunks(0.05)
+    assert list(map(len, chunks)) == [800, 800, 400]
+    assert b"".join(chunks) == call.data
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_files_of_any_rate_become_calls(tmp_path, rate):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, np.stack([tone, -tone], axis=1), rate, subtype="FLOAT")
+    call = read_as_call(path)
+    assert (call.channels, call.seconds) == (2, pytest.approx(2.0, abs=0.001))
+    expected = encode(
+        np.rint(16384 * np.sin(2 * np.pi * 440 * np.arange(16000) / RATE)).astype(np.int16),
+        Encoding.MULAW,
+    )
+    left = np.frombuffer(call.data[0::2], np.uint8)[800:-800]
+    wanted = np.frombuffer(expected, np.uint8)[800:-800]
+    got = decode(left.tobytes(), Encoding.MULAW).astype(int)
+    right = decode(call.data[1::2], Encoding.MULAW)[800:-800].astype(int)
+    assert np.abs(got - decode(wanted.tobytes(), Encoding.MULAW)).max() <= 1024
+    assert np.abs(got + right).max() <= 1024
+
+
+def test_local_server_that_cannot_start_says_why(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=r"no\.onnx: not found$"),
+        local_server("--model", str(tmp_path / "no.onnx")),
+    ):
+        raise AssertionError("it serves")
