@@ -26,10 +26,11 @@ import soundfile
 from latency import DEMO, device_name
 from rich.progress import track
 
+from streamer.channel import Update
 from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.engine import Engine
 from streamer.errors import CallError
-from streamer.session import CallConfig, CallSession, Update
+from streamer.session import CallConfig, CallSession
 from streamer.student import DEFAULT_MODEL, Student
 
 

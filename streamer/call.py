@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from streamer import messages
+from streamer.channel import Update
 from streamer.decision import Decider
 from streamer.engine import Engine
 from streamer.errors import (
@@ -16,7 +17,7 @@ from streamer.errors import (
     LimitExceeded,
 )
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session import CallConfig, CallSession, Update
+from streamer.session import CallConfig, CallSession
 
 MAX_BACKLOG = 32
 """Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""

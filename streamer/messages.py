@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
+from streamer.channel import Update
 from streamer.codec import SAMPLE_RATES, Encoding
 from streamer.decision import Decider, Decision, Undecided
 from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session import CallConfig, Update
+from streamer.session import CallConfig
 from streamer.student import Metadata
 
 ENCODINGS = {

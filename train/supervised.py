@@ -55,16 +55,16 @@ class Supervised(BaseSettings):
     """folder for checkpoints, log and model file; an unfinished run there is continued"""
     cache: Path = Path("runs/cache")
     """folder for decoded audio, reused between runs"""
-    epochs: int = Field(28, ge=1)
-    """passes, each as many utterances as the train split has"""
+    epochs: int = Field(13, ge=1)
+    """passes, each as many utterances as the train split has; more than this overfits"""
     batch_size: int = Field(64, ge=2)
     """utterances per step"""
     learning_rate: float = Field(2e-3, gt=0)
     """peak, after one epoch of warm-up; falls to zero along a cosine"""
-    weight_decay: float = Field(0.02, ge=0)
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
-    dropout: float = Field(0.2, ge=0, lt=1)
-    balance: float = Field(0.5, ge=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    balance: float = Field(0.65, ge=0, le=1)
     """0 trains on gender x band cells as frequent as they are, 1 makes all equal"""
     crop: float = Field(4.0, gt=0)
     """longest stretch of speech of one utterance, seconds; every prefix of it is trained on"""
@@ -112,7 +112,7 @@ class Trainer:
             CallDataset(dev, self.tree, seed=settings.seed, crop_seconds=None)
         )
         self.student = Student(config)
-        self.augment = torch.nn.Sequential(ChannelTilt(BINS), FrequencyMask())
+        self.augment = torch.nn.Sequential(ChannelTilt(BINS, tilt_db=4.0), FrequencyMask(widest=14))
         self.averaged = AveragedModel(
             self.student, avg_fn=_warmed_average(settings.ema), use_buffers=True
         )
@@ -128,6 +128,7 @@ class Trainer:
             cycle_momentum=False,
         )
         self.epoch = 0
+        self.best: dict[str, Any] = {"score": -1.0}
 
     @property
     def _checkpoint(self) -> Path:
@@ -144,7 +145,7 @@ class Trainer:
     def save(self) -> None:
         """Everything needed to go on exactly; replaced in one step, so a kill cannot spoil it."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        state |= {"epoch": self.epoch, "rng": torch.get_rng_state()}
+        state |= {"epoch": self.epoch, "best": self.best, "rng": torch.get_rng_state()}
         partial = self._checkpoint.with_suffix(".tmp")
         torch.save(state, partial)
         partial.replace(self._checkpoint)
@@ -155,7 +156,7 @@ class Trainer:
             state = torch.load(self._checkpoint, weights_only=True)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            self.epoch = state["epoch"]
+            self.epoch, self.best = state["epoch"], state["best"]
             torch.set_rng_state(state["rng"])
 
     def fit_normalisation(self, batches: int = 20) -> None:
@@ -231,6 +232,10 @@ class Trainer:
         losses = self.train_epoch()
         scores = summary(run(self.released(), self.dev), self.tree)
         self.epoch += 1
+        score = scores["gender"]["f1"] + scores["age_group"]["f1"]
+        if score > self.best["score"]:
+            weights = {k: v.clone() for k, v in self.averaged.module.state_dict().items()}
+            self.best = {"score": score, "epoch": self.epoch, "weights": weights}
         self.save()
         entry = {
             "epoch": self.epoch,
@@ -244,14 +249,15 @@ class Trainer:
         return entry
 
     def train(self) -> None:
-        """All remaining epochs, then calibration and the model file."""
+        """All remaining epochs; then the best of them on dev is calibrated and exported."""
         self.resume()
         while self.epoch < self.settings.epochs:
             print(json.dumps(self.train_one()), flush=True)
+        self.averaged.module.load_state_dict(self.best["weights"])
         release(
             self.released(),
             self.dev,
-            settings=self.settings.model_dump(mode="json"),
+            settings={**self.settings.model_dump(mode="json"), "best_epoch": self.best["epoch"]},
             data={u.corpus: u.licence for u in self.dataset.corpus.utterances},
             out=self.settings.out,
         )

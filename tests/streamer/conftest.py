@@ -20,11 +20,12 @@ import soxr
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from streamer.channel import FRAME_SAMPLES
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding, decode, encode, to_int16
 from streamer.engine import Engine
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.session import FRAME_SAMPLES, CallConfig, CallSession
+from streamer.session import CallConfig, CallSession
 from streamer.student import TASKS, Metadata
 from streamer.vad import speech_of
 

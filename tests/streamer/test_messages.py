@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer import messages
+from streamer.channel import Update
 from streamer.codec import Encoding
 from streamer.decision import Decider
 from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session import CallConfig, Update
+from streamer.session import CallConfig
 
 
 def config(**fields):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streamer.channel import FRAME_SAMPLES, Update
 from streamer.codec import Encoding
 from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
-from streamer.session import FRAME_SAMPLES, CallConfig, Update
+from streamer.session import CallConfig
 
 RATE = 8000
 FORMATS = [

@@ -1,0 +1,153 @@
+"""One classified channel of a call: its gate, its lane and the block being filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from streamer.codec import SAMPLE_RATE, Samples
+from streamer.engine import Engine, Lane, Posteriors
+from streamer.errors import CallError
+from streamer.vad import SpeechGate
+
+FRAME_SAMPLES = 160
+"""Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+
+    channel: int
+    sequence: int
+    audio_seconds: float
+    speech_seconds: float
+    lost_seconds: float
+    posteriors: Posteriors | None
+    final: bool
+
+
+class Owner(Protocol):
+    """What a channel tells its call."""
+
+    def event(self, channel: int, started: bool, seconds: float) -> None:
+        """The gate opened or closed."""
+
+    def emit(self, update: Update) -> None:
+        """An update is complete."""
+
+    def progressed(self) -> None:
+        """A step is done."""
+
+    def failed(self, error: CallError) -> None:
+        """A step failed."""
+
+
+class Channel:
+    """One classified channel: its gate, its lane and the block being filled."""
+
+    def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
+        self.index = index
+        self._owner = owner
+        self._engine = engine
+        self.gate = SpeechGate()
+        self.held = False
+        self._begin()
+
+    def _begin(self) -> None:
+        block = self._engine.student.metadata.block
+        self._block = np.empty(block, np.int16)
+        self._filled = 0
+        self.submitted = 0  # blocks
+        self.completed = 0
+        self.speech = 0  # samples that the posteriors rest on
+        self._tail = 0  # heard samples of a short last block
+        self.posteriors: Posteriors | None = None
+        self.due: tuple[int, Update] | None = None
+        self.lane: Lane = self._engine.new_lane(self._stepped)
+
+    def hear(self, samples: Samples) -> None:
+        """8 kHz samples as they arrive."""
+        if self.held:
+            self.gate.skip(len(samples))
+        else:
+            self._heard(*self.gate.push(samples))
+
+    def flush(self) -> None:
+        """End running speech."""
+        self._heard(*self.gate.flush())
+
+    def finish(self) -> None:
+        """Hear what is left, down to the last whole frame."""
+        self.flush()
+        if self._filled >= FRAME_SAMPLES:
+            self._tail = self._filled // FRAME_SAMPLES * FRAME_SAMPLES
+            self._submit(self._block[: self._filled].copy())
+        self._filled = 0
+
+    def discard(self) -> None:
+        """Another person speaks from now on."""
+        self._engine.close_lane(self.lane)
+        _, events = self.gate.flush()
+        self._heard((), events)
+        position = self.gate.position
+        self.gate = SpeechGate()
+        self.gate.skip(position)
+        self._begin()
+
+    def _heard(self, pieces: Sequence[Samples], events: Sequence[tuple[bool, int]]) -> None:
+        for started, position in events:
+            self._owner.event(self.index, started, position / SAMPLE_RATE)
+        for piece in pieces:
+            start = 0
+            while start < len(piece):
+                taken = min(len(piece) - start, len(self._block) - self._filled)
+                self._block[self._filled : self._filled + taken] = piece[start : start + taken]
+                self._filled += taken
+                start += taken
+                if self._filled == len(self._block):
+                    self._submit(self._block)
+                    self._block = np.empty_like(self._block)
+                    self._filled = 0
+
+    def _submit(self, block: Samples) -> None:
+        self.submitted += 1
+        self._engine.submit(self.lane, block)
+
+    def request(self, update: Update) -> None:
+        """Send ``update`` as soon as all blocks submitted so far are done.
+
+        One that is still waiting is overtaken: under load updates come less often, never late.
+        """
+        self.due = (self.submitted, update)
+        self._emit_if_covered()
+
+    def _stepped(self, result: Posteriors | CallError) -> None:
+        if isinstance(result, CallError):
+            self._owner.failed(result)
+            return
+        self.completed += 1
+        last = self.completed == self.submitted
+        self.speech += self._tail if self._tail and last else len(self._block)
+        self.posteriors = result
+        self._emit_if_covered()
+        self._owner.progressed()
+
+    def _emit_if_covered(self) -> None:
+        if self.due is None or self.completed < self.due[0]:
+            return
+        update, self.due = self.due[1], None
+        self._owner.emit(
+            Update(
+                channel=update.channel,
+                sequence=update.sequence,
+                audio_seconds=update.audio_seconds,
+                speech_seconds=self.speech / SAMPLE_RATE,
+                lost_seconds=update.lost_seconds,
+                posteriors=self.posteriors,
+                final=update.final,
+            )
+        )
