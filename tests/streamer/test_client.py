@@ -235,6 +235,27 @@ def test_failed_call_raises_the_servers_error_while_sending(run, server, reading
     assert seen == {(Code.INVALID_ARGUMENT, message)}
 
 
+def test_two_tasks_may_send_at_once(run, server):
+    """A gateway's audio and its call control need not know of each other."""
+
+    async def scenario(call):
+        async def audio():
+            return [await call.send(b"\xff" * 800) for _ in range(50)]
+
+        async def control():
+            for _ in range(50):
+                await call.hold()
+                await call.resume()
+
+        async with asyncio.timeout(10):
+            first, second, _ = await asyncio.gather(audio(), audio(), control())
+            return first, second, await call.finish()
+
+    first, second, (final,) = run(server.target, scenario)
+    assert sorted(first + second) == list(range(1, 101))
+    assert (final.audio_time, final.lost_time, final.sequence) == (10.0, 0.0, 100)
+
+
 def test_finish_of_a_failed_call_raises_the_servers_error(run, server):
     async def scenario(call):
         await call.send(b"abc")

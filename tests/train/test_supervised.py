@@ -36,6 +36,7 @@ def test_a_run_ends_in_a_file_that_the_server_loads(finished):
     provenance = student.metadata.provenance
     assert provenance["settings"]["seed"] == 5
     assert provenance["data"] == {"made": "CC0"}
+    assert provenance["settings"]["best_epoch"] in {1, 2}
     assert "manifest" not in provenance["settings"]
     assert set(student.metadata.decision) == {"gender", "age_group", "age_band"}
     raw = onnxruntime.InferenceSession(
@@ -96,3 +97,24 @@ def test_channel_tilt_is_a_constant_smooth_gain_per_utterance():
     assert torch.equal(gain[:, 0], gain[:, 4])
     assert gain[:, 0].diff(dim=1).abs().max() < 0.2
     assert gain.std() == pytest.approx(3.0 * 0.2303 * 0.84, rel=0.3)
+
+
+def test_the_best_epoch_on_dev_is_what_is_released(manifest, cache, tmp_path, monkeypatch):
+    trainer = Trainer(settings(manifest, tmp_path, cache, epochs=3))
+    scores = iter([0.2, 0.9, 0.4])
+
+    def scored(*_):
+        value = next(scores)
+        return {task: {"f1": value, "ece": 0.0} for task in ("gender", "age_group", "age_band")}
+
+    monkeypatch.setattr("train.supervised.summary", scored)
+    kept = []
+    for _ in range(3):
+        trainer.train_one()
+        kept.append({k: v.clone() for k, v in trainer.averaged.module.state_dict().items()})
+    assert trainer.best["epoch"] == 2
+    for name, value in kept[1].items():
+        assert torch.equal(trainer.best["weights"][name], value), name
+    resumed = Trainer(settings(manifest, tmp_path, cache, epochs=3))
+    resumed.resume()
+    assert resumed.best["epoch"] == 2
