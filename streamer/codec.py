@@ -110,7 +110,7 @@ class Halver:
         self.history = np.zeros(len(self._TAPS) - 1, np.float64)
 
     def push(self, samples: Samples) -> Samples:
-        """int16 [n] at 16 kHz -> int16 [about n/2] at 8 kHz; an odd sample waits for the next."""
+        """int16 at 16 kHz -> int16 at 8 kHz; n samples in all give ceil(n/2) in all."""
         x = np.concatenate([self.history, samples])
         outputs = (len(x) - len(self._TAPS)) // 2 + 1
         if outputs <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,31 +69,6 @@ def _seconds(message: Duration) -> float:
     return message.seconds + message.nanos / 1e9
 
 
-class _PatientCall:
-    """Delegates to gRPC's call, except for the status it invents.
-
-    A write that meets the end of the stream makes grpc.aio report INTERNAL, "Internal error from
-    Core", and drop the server's own status, which comes a moment later. Without the invented one
-    it waits for that, and a gateway learns why its call ended and when to try again.
-    """
-
-    def __init__(self, call: object) -> None:
-        self._call = call
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._call, name)
-
-    def set_internal_error(self, error: str) -> None:
-        """Leave the status to the server."""
-
-
-def _keep_servers_status(stream: object) -> None:
-    # Private to grpc.aio: if it is gone, errors are merely less precise.
-    inner = getattr(stream, "_cython_call", None)
-    if inner is not None:
-        stream._cython_call = _PatientCall(inner)  # type: ignore[attr-defined]
-
-
 class Call:
     """One call in progress; made by :meth:`Client.call`, used as an async context manager.
 
@@ -103,7 +79,9 @@ class Call:
 
     def __init__(self, stub: pb_grpc.ClassifierServiceAsyncStub, config: pb.StreamConfig) -> None:
         self._stream = stub.StreamClassify()
-        _keep_servers_status(self._stream)
+        self._stream.add_done_callback(self._remember_status)
+        self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
+        self._error: grpc.aio.AioRpcError | None = None
         self._config = config
         self._sequence = 0
         self.started = pb.Started()
@@ -127,7 +105,8 @@ class Call:
 
     async def _write(self, request: pb.StreamClassifyRequest) -> None:
         try:
-            await self._stream.write(request)
+            async with self._writing:
+                await self._stream.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             await self._raise_status()
             raise
@@ -144,16 +123,33 @@ class Call:
         await self._raise_status()
         return None
 
-    async def _raise_status(self) -> None:
-        """Raise the server's error, if the call ended with one."""
+    def _remember_status(self, _: object) -> None:
+        """Keep the server's error as soon as it is there.
+
+        A write that meets the end of the stream makes grpc.aio overwrite the status with INTERNAL,
+        "Internal error from Core" (grpc issue 36066), and a gateway would not learn why its call
+        ended or when to try again. When this callback runs, what is awaited here is known.
+        """
+        status = self._status()
+        with contextlib.suppress(StopIteration):
+            status.send(None)
+        status.close()
+
+    async def _status(self) -> None:
         code = await self._stream.code()
-        if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
+        if self._error is None and code is not grpc.StatusCode.OK:
+            self._error = grpc.aio.AioRpcError(
                 code,
                 await self._stream.initial_metadata(),
                 await self._stream.trailing_metadata(),
                 details=await self._stream.details(),
             )
+
+    async def _raise_status(self) -> None:
+        """Raise the server's error, if the call ended with one."""
+        await self._status()
+        if self._error is not None:
+            raise self._error
 
     async def send(
         self, data: bytes, *, lost_before: int = 0, start_sample: int | None = None
@@ -166,9 +162,10 @@ class Call:
             start_sample: media time of the first sample, if the gateway knows it (RTP).
         """
         self._sequence += 1 + lost_before
-        audio = pb.Audio(sequence=self._sequence, data=data, start_sample=start_sample)
+        sequence = self._sequence
+        audio = pb.Audio(sequence=sequence, data=data, start_sample=start_sample)
         await self._write(pb.StreamClassifyRequest(audio=audio))
-        return self._sequence
+        return sequence
 
     async def discard(self, *channels: int) -> None:
         """Another person speaks from now on: forget what was heard (all channels if none named)."""

@@ -251,16 +251,18 @@ def test_engine_survives_failures_of_whole_batches(alone, student):
 
 def test_closed_lane_hears_nothing(alone, student):
     """Neither of the step in flight nor of blocks that waited, and those cost no step."""
-    heard, other = Heard(alone), Heard(alone)
-    blocked(alone, student, heard, 1)
-    alone.engine.submit(heard.lane, block(2))
-    alone.engine.submit(other.lane, block(3))
-    alone.engine.close_lane(heard.lane)
+    running, waiting, other = Heard(alone), Heard(alone), Heard(alone)
+    blocked(alone, student, running, 1)
+    alone.engine.submit(running.lane, block(2))
+    alone.engine.submit(waiting.lane, block(3))
+    alone.engine.submit(other.lane, block(4))
+    alone.engine.close_lane(running.lane)
+    alone.engine.close_lane(waiting.lane)
     student.gate.set()
     alone.wait(lambda: other.results)
     alone.quiet()
-    assert heard.results == []
-    assert student.batches == [[1], [3]]
+    assert running.results == waiting.results == []
+    assert student.batches == [[1], [4]]
 
 
 def test_lane_closed_between_step_and_delivery_hears_nothing(alone):

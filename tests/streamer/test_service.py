@@ -708,9 +708,10 @@ def test_reader_that_never_reads_is_given_up(impatient, make_line, log_entry):
     )
     call.half_close()
     try:
-        log_entry(impatient, "call_ended", seconds=10, call_id=call_id, messages=3000)
+        entry = log_entry(impatient, "call_ended", seconds=10, call_id=call_id)
     finally:
         call.cancel()
+    assert (entry["status"], entry["messages"]) == ("DEADLINE_EXCEEDED", 3000)
 
 
 # --- a student that fails, in a server of the test's own ---
