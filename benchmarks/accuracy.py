@@ -152,12 +152,10 @@ def planned(arguments: argparse.Namespace) -> list[Plan]:
         return plans(utterances, per_speaker=arguments.per_speaker, limit=arguments.limit)
     except OSError as error:
         raise Unusable(f"--manifest {arguments.manifest}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise Unusable(f"--manifest {arguments.manifest}: not a table: {error}") from error
     except ValueError as error:
         raise Unusable(f"--manifest: {error}") from error
-    except TypeError as error:  # csv gives None for the cells that a short row lacks
-        raise Unusable(f"--manifest {arguments.manifest}: a row lacks columns") from error
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:

@@ -530,7 +530,7 @@ def test_unusable_arguments(tmp_path, capsys, change, says):
 def test_short_row_is_a_manifest_error(tmp_path, capsys):
     manifest = write_manifest(tmp_path, [["1", "c", "s", "male", "20s", "test"]])
     assert accuracy.main(["--manifest", str(manifest), "--split", "test"]) == 2
-    assert "a row lacks columns" in capsys.readouterr().err
+    assert "m.tsv line 2: no path" in capsys.readouterr().err
 
 
 def test_target_and_model_exclude_each_other(capsys):
