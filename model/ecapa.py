@@ -81,11 +81,10 @@ class DenseConv(nn.Module):
     """Convolution over time with batch norm and ReLU, as one matrix product over stacked taps."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, dilation: int, stride: int, causal: bool
+        self, inputs: int, outputs: int, kernel: int, *, dilation: int, stride: int
     ) -> None:
         super().__init__()
         self.inputs, self.kernel, self.dilation, self.stride = inputs, kernel, dilation, stride
-        self.causal = causal
         self.context = (kernel - 1) * dilation + 1 - stride
         self.product = PointwiseNorm(inputs * kernel, outputs)
 
@@ -116,14 +115,11 @@ class DenseConv(nn.Module):
 class Res2Conv(nn.Module):
     """Res2 convolution: groups in a chain, each seeing the one before (Gao et al. 2019)."""
 
-    def __init__(
-        self, channels: int, kernel: int, dilation: int, scale: int, *, causal: bool
-    ) -> None:
+    def __init__(self, channels: int, kernel: int, dilation: int, scale: int) -> None:
         super().__init__()
         width = channels // scale
         convs = [
-            DenseConv(width, width, kernel, dilation=dilation, stride=1, causal=causal)
-            for _ in range(scale - 1)
+            DenseConv(width, width, kernel, dilation=dilation, stride=1) for _ in range(scale - 1)
         ]
         self.convs = nn.ModuleList(convs)
         self.width = width
@@ -168,11 +164,9 @@ class Block(nn.Module):
         self.expand = PointwiseNorm(c, c)
         self.temporal: Res2Conv | DepthwiseConv
         if config.res2_scale:
-            self.temporal = Res2Conv(
-                c, config.kernel, dilation, config.res2_scale, causal=config.causal
-            )
+            self.temporal = Res2Conv(c, config.kernel, dilation, config.res2_scale)
         else:
-            self.temporal = DepthwiseConv(c, config.kernel, dilation, causal=config.causal)
+            self.temporal = DepthwiseConv(c, config.kernel, dilation)
         self.project = PointwiseNorm(c, c)
         self.squeeze = SqueezeExcitation(c, config.squeeze)
 
@@ -211,7 +205,6 @@ class Ecapa(nn.Module):
             stem_kernel,
             dilation=1,
             stride=config.stem_stride,
-            causal=config.causal,
         )
         self.blocks = nn.ModuleList(Block(config, dilation) for dilation in config.dilations)
         self.aggregate = PointwiseNorm(config.channels * len(config.dilations), config.aggregated)

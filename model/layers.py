@@ -52,12 +52,11 @@ class DepthwiseConv(nn.Module):
         channels: C.
         kernel: taps.
         dilation: frames between taps.
-        causal: see only the past ((kernel-1)*dilation cached frames), else centred.
     """
 
-    def __init__(self, channels: int, kernel: int, dilation: int, *, causal: bool) -> None:
+    def __init__(self, channels: int, kernel: int, dilation: int) -> None:
         super().__init__()
-        self.kernel, self.dilation, self.causal = kernel, dilation, causal
+        self.kernel, self.dilation = kernel, dilation
         self.channels = channels
         self.context = (kernel - 1) * dilation
         bound = kernel**-0.5

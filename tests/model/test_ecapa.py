@@ -15,7 +15,7 @@ def test_reference_width_has_the_published_parameter_count():
 
 def test_dense_conv_equals_torchs_strided_convolution():
     torch.manual_seed(0)
-    layer = DenseConv(3, 4, 5, dilation=1, stride=2, causal=True).eval()
+    layer = DenseConv(3, 4, 5, dilation=1, stride=2).eval()
     x = torch.randn(2, 16, 3)
     y, _ = layer.step(x, torch.zeros(2, layer.state_size))
     weight = layer.product.linear.weight.reshape(4, 5, 3).permute(0, 2, 1)

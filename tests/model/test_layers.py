@@ -31,7 +31,7 @@ def test_folded_pointwise_equals_linear_then_norm():
 
 def test_depthwise_equals_torchs_causal_convolution():
     torch.manual_seed(2)
-    layer = with_statistics(DepthwiseConv(6, kernel=5, dilation=3, causal=True))
+    layer = with_statistics(DepthwiseConv(6, kernel=5, dilation=3))
     x = torch.randn(2, 20, 6)
     conv = torch.nn.functional.conv1d(
         torch.nn.functional.pad(x.transpose(1, 2), (12, 0)),
@@ -47,7 +47,7 @@ def test_depthwise_equals_torchs_causal_convolution():
 @pytest.mark.parametrize("cut", [1, 7, 13, 19])
 def test_depthwise_in_two_steps_equals_one(cut):
     torch.manual_seed(3)
-    layer = with_statistics(DepthwiseConv(6, kernel=5, dilation=2, causal=True))
+    layer = with_statistics(DepthwiseConv(6, kernel=5, dilation=2))
     x = torch.randn(2, 20, 6)
     zeros = torch.zeros(2, layer.state_size)
     whole, last = layer.step(x, zeros)
