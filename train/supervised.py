@@ -55,19 +55,23 @@ class Supervised(BaseSettings):
     """folder for checkpoints, log and model file; an unfinished run there is continued"""
     cache: Path = Path("runs/cache")
     """folder for decoded audio, reused between runs"""
-    epochs: int = Field(13, ge=1)
+    epochs: int = Field(12, ge=1)
     """passes, each as many utterances as the train split has; more than this overfits"""
     batch_size: int = Field(64, ge=2)
     """utterances per step"""
     learning_rate: float = Field(2e-3, gt=0)
     """peak, after one epoch of warm-up; falls to zero along a cosine"""
-    weight_decay: float = Field(0.05, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    dropout: float = Field(0.3, ge=0, lt=1)
-    balance: float = Field(0.65, ge=0, le=1)
+    weight_decay: float = Field(0.02, ge=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    balance: float = Field(0.5, ge=0, le=1)
     """0 trains on gender x band cells as frequent as they are, 1 makes all equal"""
     crop: float = Field(4.0, gt=0)
     """longest stretch of speech of one utterance, seconds; every prefix of it is trained on"""
+    tilt_db: float = Field(3.0, ge=0)
+    """random response of handset and trunk, standard deviation in dB across the band"""
+    mask_bins: int = Field(10, ge=0, lt=BINS)
+    """widest of two mel bands flattened in each utterance"""
     age_group_weight: float = 1.0
     age_band_weight: float = 0.7
     ema: float = Field(0.998, ge=0, lt=1)
@@ -112,7 +116,9 @@ class Trainer:
             CallDataset(dev, self.tree, seed=settings.seed, crop_seconds=None)
         )
         self.student = Student(config)
-        self.augment = torch.nn.Sequential(ChannelTilt(BINS, tilt_db=4.0), FrequencyMask(widest=14))
+        self.augment = torch.nn.Sequential(
+            ChannelTilt(BINS, tilt_db=settings.tilt_db), FrequencyMask(widest=settings.mask_bins)
+        )
         self.averaged = AveragedModel(
             self.student, avg_fn=_warmed_average(settings.ema), use_buffers=True
         )
