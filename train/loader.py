@@ -1,30 +1,55 @@
-"""Utterances -> degraded, speech-gated, cropped and padded batches of tensors.
+"""Cuts -> degraded, speech-gated, cropped and padded batches of tensors.
 
-Every example draws from its own generator seeded by (seed, epoch, index): the result does not
-depend on the number of workers or on where a run was resumed.
+Every example draws from its own generator, made of seed, epoch and its own id: the result does
+not depend on the number of workers, or on where a run was resumed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 import torch
-from numpy.typing import NDArray
+from lhotse import CutSet, MonoCut
+from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from model.labels import TASKS, LabelTree
 from model.student import BLOCK
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.vad import speech_of
-from train.corpus import DecodedCorpus, Utterance
-from train.telephone import telephone
+from train.corpora.audio import resample
+from train.corpora.utterance import Utterance
+from train.data import Split, audio_of, utterance_of
+from train.sampling import EpochSampler, Sampling, generator
 
 UNKNOWN = -1
 """Target of a task whose label is unknown."""
+
+Channel = Callable[[Samples, np.random.Generator, Utterance], Samples]
+"""What a call does to an utterance: int16 at 8 kHz in and out."""
+
+_log = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """One utterance as the student hears it, and as it was.
+
+    Attributes:
+        speech: int16 [n] at 8 kHz: what the server's gate lets through of the degraded call.
+        clean: int16 [m] at the teacher's rate, the whole undegraded utterance; None unless asked.
+        targets: class index by task.
+    """
+
+    speech: Samples
+    clean: Samples | None
+    targets: dict[str, int]
 
 
 class Batch(NamedTuple):
@@ -34,13 +59,18 @@ class Batch(NamedTuple):
         samples: float32 [B, L] in [-1, 1], zero-padded, L a multiple of the block.
         lengths: int64 [B], samples of each.
         targets: int64 [B] by task; -1 where unknown.
-        rows: int64 [B], utterance of the corpus.
+        ids: cut of each row.
+        clean: float32 [B, M], the undegraded twin of each row at the teacher's rate; None unless
+            asked for.
+        clean_lengths: int64 [B], samples of each twin; None without them.
     """
 
     samples: Tensor
     lengths: Tensor
     targets: dict[str, Tensor]
-    rows: Tensor
+    ids: list[str]
+    clean: Tensor | None = None
+    clean_lengths: Tensor | None = None
 
 
 def targets_of(utterance: Utterance, tree: LabelTree) -> dict[str, int]:
@@ -57,100 +87,120 @@ def targets_of(utterance: Utterance, tree: LabelTree) -> dict[str, int]:
     }
 
 
-class CallDataset(Dataset[tuple[Samples, dict[str, int], int]]):
-    """Each utterance as the speech the server would hear of it.
+@dataclass(frozen=True)
+class Calls(Dataset[Batch]):
+    """Batches of cuts in, batches of telephone speech out.
 
-    Args:
-        corpus: decoded audio and labels.
+    Attributes:
         tree: label tree.
+        channel: draws and applies a telephone channel; None passes the samples as they are.
         seed: of channels and crops.
-        crop_seconds: longest stretch of speech, cut out at random; None keeps all of it.
-        degrade: draw a telephone channel; else the samples as they are, through the gate only.
+        epoch: changes every draw.
+        crop: longest stretch of speech, seconds, cut out at random; None keeps all of it.
+        clean_rate: sample rate of the undegraded twin, Hz; None leaves it out.
+        clean_crop: longest stretch of the twin, seconds, cut out at random.
     """
 
-    def __init__(
-        self,
-        corpus: DecodedCorpus,
-        tree: LabelTree,
-        *,
-        seed: int,
-        crop_seconds: float | None,
-        degrade: bool = True,
-    ) -> None:
-        self.corpus, self.seed, self.crop_seconds = corpus, seed, crop_seconds
-        self.degrade = degrade
-        self.epoch = 0
-        self.targets = [targets_of(utterance, tree) for utterance in corpus.utterances]
+    tree: LabelTree
+    channel: Channel | None
+    seed: int
+    epoch: int = 0
+    crop: float | None = None
+    clean_rate: int | None = None
+    clean_crop: float = 6.0
 
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    def __getitem__(self, index: int) -> tuple[Samples, dict[str, int], int]:
-        random = np.random.default_rng((self.seed, self.epoch, index))
-        samples = self.corpus.samples(index)
-        if self.degrade:
-            samples = telephone(samples, random)
+    def example(self, cut: MonoCut) -> Example:
+        """One cut as one call; raises what :func:`audio_of` raises."""
+        utterance = utterance_of(cut)
+        random = generator(self.seed, self.epoch, cut.id)
+        clean: Samples | None = None
+        if self.clean_rate is None:
+            samples = audio_of(cut, SAMPLE_RATE)
+        else:
+            clean = audio_of(cut, self.clean_rate)
+            samples = resample(clean, self.clean_rate, SAMPLE_RATE)
+            clean = _crop(clean, round(self.clean_crop * self.clean_rate), random)
+        if self.channel is not None:
+            samples = self.channel(samples, random, utterance)
         speech = speech_of(samples)
-        if self.crop_seconds is not None:
-            length = int(self.crop_seconds * SAMPLE_RATE)
-            start = int(random.integers(0, max(1, len(speech) - length + 1)))
-            speech = speech[start : start + length]
-        return speech, self.targets[index], index
+        if self.crop is not None:
+            speech = _crop(speech, round(self.crop * SAMPLE_RATE), random)
+        return Example(speech, clean, targets_of(utterance, self.tree))
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        """A batch; a cut that cannot be decoded is left out of it and named in the log."""
+        examples, ids = [], []
+        for cut in cuts:
+            try:
+                examples.append(self.example(cut))
+            except (OSError, soundfile.SoundFileError) as error:
+                _log.warning("left out %s: %s", cut.id, error)
+                continue
+            ids.append(cut.id)
+        if not examples:
+            raise OSError(f"none of a batch could be decoded, the last one was {cut.id}")
+        return collate(examples, ids)
 
 
-def collate(examples: list[tuple[Samples, dict[str, int], int]]) -> Batch:
+def _crop(samples: Samples, length: int, random: np.random.Generator) -> Samples:
+    start = int(random.integers(0, max(1, len(samples) - length + 1)))
+    return samples[start : start + length]
+
+
+def _padded(rows: list[Samples], multiple: int) -> tuple[Tensor, Tensor]:
+    longest = max(1, *(len(row) for row in rows))
+    padded = np.zeros((len(rows), -(-longest // multiple) * multiple), np.float32)
+    for into, row in zip(padded, rows, strict=True):
+        into[: len(row)] = row / np.float32(32768)
+    return torch.from_numpy(padded), torch.tensor([len(row) for row in rows])
+
+
+def collate(examples: list[Example], ids: list[str]) -> Batch:
     """Pad to the longest of the batch, up to a whole block."""
-    longest = max(1, *(len(speech) for speech, _, _ in examples))
-    padded = np.zeros((len(examples), -(-longest // BLOCK) * BLOCK), np.float32)
-    for row, (speech, _, _) in zip(padded, examples, strict=True):
-        row[: len(speech)] = speech / np.float32(32768)
-    return Batch(
-        samples=torch.from_numpy(padded),
-        lengths=torch.tensor([len(speech) for speech, _, _ in examples]),
-        targets={task: torch.tensor([t[task] for _, t, _ in examples]) for task in TASKS},
-        rows=torch.tensor([index for _, _, index in examples]),
-    )
+    samples, lengths = _padded([e.speech for e in examples], BLOCK)
+    twins = [e.clean for e in examples if e.clean is not None]
+    clean, clean_lengths = _padded(twins, 1) if twins else (None, None)
+    targets = {task: torch.tensor([e.targets[task] for e in examples]) for task in TASKS}
+    return Batch(samples, lengths, targets, ids, clean, clean_lengths)
 
 
-def sampling_weights(utterances: list[Utterance], power: float) -> NDArray[np.float64]:
-    """Probability of each utterance in an epoch, summing to 1.
+def training_batches(
+    split: Split,
+    calls: Calls,
+    sampling: Sampling,
+    *,
+    steps: int,
+    start: int = 0,
+    workers: int = 0,
+) -> DataLoader[Batch]:
+    """The batches of epoch ``calls.epoch``, from step ``start`` on.
 
     Args:
-        utterances: of the train split.
-        power: 0 leaves gender x band as frequent as it is, 1 makes every cell equal. Within a
-            speaker it is always a square root: a talker of a hundred clips counts as ten.
+        split: what to draw from.
+        calls: what becomes of a cut.
+        sampling: which cuts.
+        steps: batches in the epoch.
+        start: steps already taken before an interruption.
+        workers: processes that decode and degrade; 0 does it in this one.
     """
-    cells = Counter((u.gender, u.age_band) for u in utterances)
-    clips = Counter((u.corpus, u.speaker) for u in utterances)
-    weights = np.array(
-        [
-            cells[u.gender, u.age_band] ** -power * clips[u.corpus, u.speaker] ** -0.5
-            for u in utterances
-        ]
-    )
-    normalised: NDArray[np.float64] = weights / weights.sum()
-    return normalised
-
-
-class BalancedSampler(Sampler[int]):
-    """Indices of one epoch, drawn with replacement; the same for the same (seed, epoch)."""
-
-    def __init__(self, weights: NDArray[np.float64], seed: int) -> None:
-        self._weights, self._seed = weights, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self._seed, self.epoch))
-        return iter(random.choice(len(self), len(self), p=self._weights).tolist())
+    sampler = EpochSampler(split, sampling, calls.epoch, steps=steps, start=start)
+    return DataLoader(calls, batch_size=None, sampler=sampler, num_workers=workers)  # type: ignore[arg-type]
 
 
 def evaluation_batches(
-    dataset: CallDataset, batch_size: int = 32, workers: int = 0
-) -> DataLoader[Batch]:
-    """All utterances once, longest first so that padding is small."""
-    order = np.argsort([-len(dataset.corpus.samples(i)) for i in range(len(dataset))])
-    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
+    split: Split, calls: Calls, *, batch_size: int = 32, limit: int | None = None
+) -> list[Batch]:
+    """Utterances of a split once each, longest first so that padding is small, kept in memory.
+
+    Args:
+        split: of which the first ``limit`` are taken; train.prepare shuffles them.
+        calls: what becomes of a cut; with the same seed it is the same on every run.
+        batch_size: utterances per batch.
+        limit: None takes all.
+    """
+    cuts = islice((cut for shard in split.shards for cut in shard.read()), limit)
+    total = split.clips if limit is None else min(limit, split.clips)
+    heard = [(calls.example(cut), cut.id) for cut in track(cuts, "decoding", total)]
+    heard.sort(key=lambda pair: -len(pair[0].speech))
+    groups = [heard[i : i + batch_size] for i in range(0, len(heard), batch_size)]
+    return [collate([e for e, _ in group], [i for _, i in group]) for group in groups]

@@ -1,6 +1,6 @@
 """Train a student by plain supervised multi-task learning, then calibrate and export it.
 
-    python -m train.supervised --manifest M.tsv --out runs/first
+    python -m train.supervised --data runs/shards --out runs/first
 
 Continues by itself from the last finished epoch when run again with the same --out.
 """
@@ -20,24 +20,19 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
 from model.ecapa import COMPACT
 from model.frontend import BINS
 from model.student import Student, StudentConfig
 from train.augment import ChannelTilt, FrequencyMask
-from train.corpus import DecodedCorpus, read_manifest
+from train.channel import TelephoneChannel
+from train.corpora.weights import read_weights
+from train.data import open_split
 from train.evaluate import run, summary
-from train.loader import (
-    BalancedSampler,
-    Batch,
-    CallDataset,
-    collate,
-    evaluation_batches,
-    sampling_weights,
-)
+from train.loader import Calls, evaluation_batches, training_batches
 from train.objective import supervised_multitask
 from train.release import release
+from train.sampling import Sampling
 
 
 class Supervised(BaseSettings):
@@ -49,14 +44,24 @@ class Supervised(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    manifest: Path
-    """tab-separated list of utterances; columns as train/corpus.py describes"""
+    data: list[str]
+    """folder of train.prepare or train.shard, or the address of shards; may be given repeatedly"""
     out: Path
     """folder for checkpoints, log and model file; an unfinished run there is continued"""
-    cache: Path = Path("runs/cache")
-    """folder for decoded audio, reused between runs"""
+    channel: Preset = "simple"
+    """telephone that training hears: clean, simple or full"""
+    dev_channel: Preset = "simple"
+    """telephone that dev is heard through"""
+    exclude: Path | None = None
+    """list of probable label errors that train.label_noise wrote"""
     epochs: int = Field(12, ge=1)
-    """passes, each as many utterances as the train split has; more than this overfits"""
+    """more than this overfits the few speakers there are"""
+    epoch_clips: int | None = Field(None, ge=1)
+    """utterances per epoch, after which a checkpoint is written; default: the train split's"""
+    dev_clips: int = Field(4000, ge=1)
+    """utterances of dev that are evaluated on, kept in memory"""
+    workers: int = Field(0, ge=0)
+    """processes that decode and degrade; 0 does it between the steps"""
     batch_size: int = Field(64, ge=2)
     """utterances per step"""
     learning_rate: float = Field(2e-3, gt=0)
@@ -107,13 +112,19 @@ class Trainer:
         torch.manual_seed(settings.seed)
         config = StudentConfig(encoder=COMPACT, dropout=settings.dropout)
         self.tree = config.tree
-        train = DecodedCorpus(read_manifest(settings.manifest, "train"), settings.cache)
-        dev = DecodedCorpus(read_manifest(settings.manifest, "dev"), settings.cache)
-        self.dataset = CallDataset(train, self.tree, seed=settings.seed, crop_seconds=settings.crop)
-        weights = sampling_weights(train.utterances, settings.balance)
-        self.sampler = BalancedSampler(weights, settings.seed)
+        self.train_split = open_split(list(settings.data), "train")
+        self.sampling = Sampling(
+            batch_size=settings.batch_size,
+            balance=settings.balance,
+            weights=read_weights(settings.exclude) if settings.exclude else {},
+            seed=settings.seed,
+        )
+        self.steps = -(-(settings.epoch_clips or self.train_split.clips) // settings.batch_size)
+        self.babble = Babble.of(self.train_split)
         self.dev = evaluation_batches(
-            CallDataset(dev, self.tree, seed=settings.seed, crop_seconds=None)
+            open_split(list(settings.data), "dev"),
+            self._calls(settings.dev_channel),
+            limit=settings.dev_clips,
         )
         self.student = Student(config)
         self.augment = torch.nn.Sequential(
@@ -125,11 +136,10 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
-        steps = -(-len(train) // settings.batch_size)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
             settings.learning_rate,
-            total_steps=settings.epochs * steps,
+            total_steps=settings.epochs * self.steps,
             pct_start=min(0.5, 1 / settings.epochs),
             cycle_momentum=False,
         )
@@ -167,27 +177,28 @@ class Trainer:
 
     def fit_normalisation(self, batches: int = 20) -> None:
         """Fixed statistics of the input features, from the first batches of the train split."""
-        loader = iter(self._loader())
         frames = []
         with torch.no_grad():
-            for _ in range(batches):
-                batch: Batch | None = next(loader, None)
-                if batch is None:
-                    break
+            for batch in islice(self._batches(), batches):
                 features = self.student.frontend(batch.samples)
                 frames += [f[: n // 80 - 2] for f, n in zip(features, batch.lengths, strict=True)]
         joined = torch.cat(frames)
         self.student.feature_mean.copy_(joined.mean(dim=0))
         self.student.feature_scale.copy_(1 / joined.std(dim=0).clamp(min=0.1))
 
-    def _loader(self) -> DataLoader[Batch]:
-        self.dataset.epoch = self.sampler.epoch = self.epoch
-        return DataLoader(
-            self.dataset,  # type: ignore[arg-type]
-            batch_size=self.settings.batch_size,
-            sampler=self.sampler,
-            collate_fn=collate,
-            drop_last=len(self.dataset) >= self.settings.batch_size,
+    def _calls(self, preset: Preset, *, epoch: int = 0, crop: float | None = None) -> Calls:
+        settings = self.settings
+        channel = TelephoneChannel(preset_of(preset), babble=self.babble)
+        return Calls(self.tree, channel, settings.seed, epoch=epoch, crop=crop)
+
+    def _batches(self) -> DataLoader[Batch]:
+        settings = self.settings
+        return training_batches(
+            self.train_split,
+            self._calls(settings.channel, epoch=self.epoch, crop=settings.crop),
+            self.sampling,
+            steps=self.steps,
+            workers=settings.workers,
         )
 
     def train_epoch(self) -> dict[str, float]:
@@ -200,11 +211,10 @@ class Trainer:
         }
         self.student.train()
         totals: dict[str, float] = dict.fromkeys(weight, 0.0)
-        loader = self._loader()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
             for batch in progress.track(
-                loader, description=f"epoch {self.epoch + 1}/{settings.epochs}"
+                self._batches(), description=f"epoch {self.epoch + 1}/{settings.epochs}"
             ):
                 output = self.student(batch.samples, batch.lengths, self.augment)
                 losses = supervised_multitask(
@@ -220,7 +230,7 @@ class Trainer:
                 self.averaged.update_parameters(self.student)
                 for task, loss in losses.items():
                     totals[task] += loss.item()
-        return {task: total / len(loader) for task, total in totals.items()}
+        return {task: total / self.steps for task, total in totals.items()}
 
     def released(self) -> Student:
         """The averaged weights as a student ready for evaluation."""
@@ -264,7 +274,7 @@ class Trainer:
             self.released(),
             self.dev,
             settings={**self.settings.model_dump(mode="json"), "best_epoch": self.best["epoch"]},
-            data={u.corpus: u.licence for u in self.dataset.corpus.utterances},
+            data=self.train_split.licences,
             out=self.settings.out,
         )
 

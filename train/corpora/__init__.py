@@ -1,0 +1,1 @@
+"""Corpora: what reads each of them, and what becomes of their utterances."""
