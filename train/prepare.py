@@ -14,7 +14,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -165,7 +165,8 @@ def prepare(settings: Prepare, console: Console) -> dict[str, Any]:
     clips = place(sorted(kept, key=lambda clip: clip.id), assignment.splits)
     random.Random(settings.seed).shuffle(clips)  # streaming readers see a mix from the start
     summary = _summary(settings, gathered, clips, assignment)
-    _write(settings.out, clips)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        _write(settings.out, clips, progress)
     title = f"{settings.source}: {settings.folder.name}"
     page = render(clips, gathered.rejected, summary, title)
     write_text(settings.out / "report.html", page)
@@ -243,12 +244,19 @@ def _summary(
     }
 
 
-def _write(out: Path, clips: list[Clip]) -> None:
-    write_jsonl(out / "recordings.jsonl.gz", (recording_of(clip).to_dict() for clip in clips))
-    write_jsonl(out / "supervisions.jsonl.gz", (supervision_of(clip).to_dict() for clip in clips))
+def _write(out: Path, clips: list[Clip], progress: Progress) -> None:
+    task = progress.add_task("manifests", total=3 * len(clips))
+
+    def rows(form: Callable[[Clip], Any], chosen: Iterable[Clip]) -> Iterator[dict[str, Any]]:
+        for clip in chosen:
+            progress.advance(task)
+            yield form(clip).to_dict()
+
+    write_jsonl(out / "recordings.jsonl.gz", rows(recording_of, clips))
+    write_jsonl(out / "supervisions.jsonl.gz", rows(supervision_of, clips))
     for split in SPLITS:
-        cuts = (cut_of(clip).to_dict() for clip in clips if clip.split == split)
-        write_jsonl(out / f"cuts.{split}.jsonl.gz", cuts)
+        members = (clip for clip in clips if clip.split == split)
+        write_jsonl(out / f"cuts.{split}.jsonl.gz", rows(cut_of, members))
 
 
 def _show(summary: dict[str, Any], out: Path, console: Console) -> None:
