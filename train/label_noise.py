@@ -151,14 +151,12 @@ def summarise(
     """A row a task and corpus, in speakers; figures of the pitch rule are None for age.
 
     Keys: ``task``, ``corpus``, ``judged``, ``flagged``, ``clips`` (of flagged speakers),
-    ``by_pitch`` (beyond the limits of :func:`implausible`), ``both``, and ``skipped``
-    (label or "" -> why it was not judged).
+    ``by_pitch`` (beyond the limits of :func:`implausible`), ``both``.
     """
     rows = []
     for scope in scopes:
         verdicts = scope.judgement.verdicts
-        names = {v.speaker.partition("/")[0] for v in verdicts}
-        for corpus in sorted(names) or [scope.name]:
+        for corpus in sorted({v.speaker.partition("/")[0] for v in verdicts}):
             inside = [v for v in verdicts if v.speaker.startswith(f"{corpus}/")]
             listed = [v for v in inside if sure(v, least_confidence)]
             row = {
@@ -169,7 +167,6 @@ def summarise(
                 "clips": sum(v.clips for v in listed),
                 "by_pitch": None,
                 "both": None,
-                "skipped": scope.judgement.skipped,
             }
             if scope.task == "gender":
                 row["by_pitch"] = sum(implausible(v.given, pitch[v.speaker]) for v in inside)
@@ -271,6 +268,11 @@ class LabelNoise(BaseSettings):
             "least_confidence": self.least_confidence,
             "pitch_rule_hz": {"male_above": HIGH_MALE_HZ, "female_below": LOW_FEMALE_HZ},
             "corpora": summarise(scopes, pitch, self.least_confidence),
+            "skipped": [
+                {"task": scope.task, "among": scope.name, "label": label, "why": why}
+                for scope in scopes
+                for label, why in scope.judgement.skipped.items()
+            ],
         }
         if self.report is not None:
             verdicts = [(scope.task, v) for scope in scopes for v in scope.judgement.verdicts]

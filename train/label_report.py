@@ -35,23 +35,21 @@ def _rows(result: Result) -> list[list[str]]:
     ]
 
 
-def _skipped(result: Result) -> list[str]:
-    found = {
-        f"{row['task']}, {label or row['corpus']}: not judged, {why}"
-        for row in result["corpora"]
-        for label, why in row["skipped"].items()
-    }
-    return sorted(found)
-
-
 def _facts(result: Result) -> list[str]:
     rule = result["pitch_rule_hz"]
+    nowhere: dict[str, list[str]] = {}
+    for row in result["skipped"]:
+        if not row["label"]:
+            nowhere.setdefault(row["task"], []).append(row["among"])
     return [
         f"{result['listed']} of {result['utterances']} utterances of {result['split']} listed with "
         f"weight {result['weight']:g}; {result['without_voice']} have too little voice to judge.",
         f"By pitch: a male median above {rule['male_above']:g} Hz or a female one below "
         f"{rule['female_below']:g} Hz, the plain rule for comparison.",
-        *_skipped(result),
+        *(
+            f"Not judged, too few speakers with a label to compare: {task} in {', '.join(where)}."
+            for task, where in nowhere.items()
+        ),
         LIMITS,
     ]
 
