@@ -51,6 +51,7 @@ from typing import Any
 
 import grpc
 from accuracy_calls import Outcome, Plan, make_calls, plans
+from accuracy_manifest import read_manifest
 from accuracy_report import markdown, picture, show
 from accuracy_scores import Classes, assemble
 from rich.console import Console
@@ -58,7 +59,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamer.client import Client
 from streamer.local import local_server
-from train.corpus import read_manifest
 
 PATH_FLAGS = ("--manifest", "--model", "--json", "--markdown", "--picture")
 

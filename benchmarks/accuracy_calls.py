@@ -11,12 +11,13 @@ from typing import Literal
 import grpc
 import numpy as np
 import soundfile
+from accuracy_manifest import Labelled
 
 from streamer.client import Call, Client, Prediction
 from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.telephone_file import TelephoneCall, read_as_call
-from train.corpus import Utterance, read_audio
-from train.telephone import band_limit
+from train.channel import TrunkBand
+from train.corpora.audio import read_audio
 
 Band = Literal["full", "telephone"]
 
@@ -26,7 +27,7 @@ CHUNK_SECONDS = 0.1
 PAUSE_SECONDS = 0.6
 """Silence between two utterances of one speaker's call."""
 LONGEST_CALL_SECONDS = 60.0
-PASS_BAND_HZ = (300.0, 3400.0)
+TRUNK = TrunkBand(300.0, 3400.0)
 PATIENCE_SECONDS = 120.0
 """A server that answers nothing for so long has lost the call."""
 
@@ -92,7 +93,7 @@ class Outcome:
 
 
 def plans(
-    utterances: Sequence[Utterance], *, per_speaker: bool = False, limit: int | None = None
+    utterances: Sequence[Labelled], *, per_speaker: bool = False, limit: int | None = None
 ) -> list[Plan]:
     """Calls of a split, in the order of the manifest.
 
@@ -104,7 +105,7 @@ def plans(
     Raises:
         ValueError: utterances of one speaker contradict each other; the message names the field.
     """
-    groups: dict[tuple[str, ...], list[Utterance]] = {}
+    groups: dict[tuple[str, ...], list[Labelled]] = {}
     for number, utterance in enumerate(utterances):
         joined = per_speaker and utterance.speaker
         key = (utterance.corpus, utterance.speaker) if joined else ("", "", str(number))
@@ -124,7 +125,7 @@ def plans(
     return [result[i * len(result) // limit] for i in range(limit)]
 
 
-def _agreed(field: str, group: Sequence[Utterance]) -> str:
+def _agreed(field: str, group: Sequence[Labelled]) -> str:
     """The one label that the utterances give, empty if none does."""
     labels = sorted({str(getattr(utterance, field)) for utterance in group} - {""})
     if len(labels) > 1:
@@ -147,10 +148,12 @@ def read_sound(path: Path, band: Band) -> bytes:
         if band == "full":
             call = read_as_call(path)
             return call.data[:: call.channels]
-        return encode(band_limit(read_audio(path), *PASS_BAND_HZ), Encoding.MULAW)
+        samples = TRUNK(read_audio(str(path), SAMPLE_RATE), np.random.default_rng(0))
+        return encode(samples, Encoding.MULAW)
     except (ValueError, OSError, soundfile.SoundFileError) as error:
         # Results are published, folders of the machine they were made on are not.
-        raise ValueError(str(error).replace(str(path), path.name)) from error
+        reason = str(error).replace(str(path), path.name)
+        raise ValueError(reason if path.name in reason else f"{path.name}: {reason}") from error
 
 
 def join(parts: Iterable[bytes]) -> bytes:

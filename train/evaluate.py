@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from model.labels import TASKS, LabelTree
 from model.student import BLOCK, Student
@@ -41,7 +41,7 @@ class Running:
 
 
 @torch.no_grad()
-def run(student: Student, batches: DataLoader[Batch]) -> Running:
+def run(student: Student, batches: Iterable[Batch]) -> Running:
     """Running log-posteriors of every utterance that has speech."""
     student.eval()
     logp: dict[str, list[NDArray[np.float32]]] = {task: [] for task in TASKS}

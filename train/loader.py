@@ -13,7 +13,6 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from lhotse import CutSet, MonoCut
 from rich.progress import track
@@ -96,7 +95,9 @@ class Calls(Dataset[Batch]):
         channel: draws and applies a telephone channel; None passes the samples as they are.
         seed: of channels and crops.
         epoch: changes every draw.
-        crop: longest stretch of speech, seconds, cut out at random; None keeps all of it.
+        crop: shortest and longest stretch of speech, seconds, drawn for each batch; None keeps all
+            of every utterance. Shorter utterances are repeated to fill it: in a corpus where one
+            class speaks in short clips, length would give the class away.
         clean_rate: sample rate of the undegraded twin, Hz; None leaves it out.
         clean_crop: longest stretch of the twin, seconds, cut out at random.
     """
@@ -105,12 +106,20 @@ class Calls(Dataset[Batch]):
     channel: Channel | None
     seed: int
     epoch: int = 0
-    crop: float | None = None
+    crop: tuple[float, float] | None = None
     clean_rate: int | None = None
     clean_crop: float = 6.0
 
-    def example(self, cut: MonoCut) -> Example:
-        """One cut as one call; raises what :func:`audio_of` raises."""
+    def example(self, cut: MonoCut, crop: float | None = None) -> Example:
+        """One cut as one call.
+
+        Args:
+            cut: with one supervision.
+            crop: seconds of speech wanted; None keeps what there is.
+
+        Raises:
+            OSError: its audio cannot be read.
+        """
         utterance = utterance_of(cut)
         random = generator(self.seed, self.epoch, cut.id)
         clean: Samples | None = None
@@ -123,17 +132,18 @@ class Calls(Dataset[Batch]):
         if self.channel is not None:
             samples = self.channel(samples, random, utterance)
         speech = speech_of(samples)
-        if self.crop is not None:
-            speech = _crop(speech, round(self.crop * SAMPLE_RATE), random)
+        if crop is not None:
+            speech = _filled(speech, round(crop * SAMPLE_RATE), random)
         return Example(speech, clean, targets_of(utterance, self.tree))
 
     def __getitem__(self, cuts: CutSet) -> Batch:
         """A batch; a cut that cannot be decoded is left out of it and named in the log."""
+        crop = self._crop_of(cuts)
         examples, ids = [], []
         for cut in cuts:
             try:
-                examples.append(self.example(cut))
-            except (OSError, soundfile.SoundFileError) as error:
+                examples.append(self.example(cut, crop))
+            except OSError as error:
                 _log.warning("left out %s: %s", cut.id, error)
                 continue
             ids.append(cut.id)
@@ -141,10 +151,26 @@ class Calls(Dataset[Batch]):
             raise OSError(f"none of a batch could be decoded, the last one was {cut.id}")
         return collate(examples, ids)
 
+    def _crop_of(self, cuts: CutSet) -> float | None:
+        """Length of a batch: log-uniform, for a second matters more early in a call than late."""
+        if self.crop is None:
+            return None
+        shortest, longest = self.crop
+        chance = generator(self.seed, self.epoch, "crop", cuts[0].id).random()
+        return float(shortest * (longest / shortest) ** chance)
+
 
 def _crop(samples: Samples, length: int, random: np.random.Generator) -> Samples:
     start = int(random.integers(0, max(1, len(samples) - length + 1)))
     return samples[start : start + length]
+
+
+def _filled(speech: Samples, length: int, random: np.random.Generator) -> Samples:
+    """``length`` samples of ``speech``: a stretch of it, or all of it again and again."""
+    if not len(speech) or len(speech) >= length:
+        return _crop(speech, length, random)
+    repeated: Samples = np.take(speech, np.arange(length), mode="wrap")
+    return repeated
 
 
 def _padded(rows: list[Samples], multiple: int) -> tuple[Tensor, Tensor]:
@@ -184,7 +210,7 @@ def training_batches(
         workers: processes that decode and degrade; 0 does it in this one.
     """
     sampler = EpochSampler(split, sampling, calls.epoch, steps=steps, start=start)
-    return DataLoader(calls, batch_size=None, sampler=sampler, num_workers=workers)  # type: ignore[arg-type]
+    return DataLoader(calls, batch_size=None, sampler=sampler, num_workers=workers)
 
 
 def evaluation_batches(

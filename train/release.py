@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from torch.utils.data import DataLoader
 
 from model.export import export
 from model.student import Student
@@ -31,7 +30,7 @@ def _commit() -> str:
 
 def release(
     student: Student,
-    dev: DataLoader[Batch],
+    dev: Iterable[Batch],
     *,
     settings: dict[str, Any],
     data: dict[str, str],
@@ -51,7 +50,7 @@ def release(
     scores = {str(s): summary(running, tree, s) for s in (0.5, 1, 2, 3, 5, 10, 1e9)}
     (out / "dev.json").write_text(json.dumps(scores, indent=1))
     final = scores[str(1e9)]
-    hidden = ("manifest", "out", "cache", "threads")
+    hidden = ("data", "out", "exclude", "threads", "workers")
     path = out / FILE
     export(
         student,

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
 from model.ecapa import COMPACT
 from model.frontend import BINS
 from model.student import Student, StudentConfig
 from train.augment import ChannelTilt, FrequencyMask
-from train.channel import TelephoneChannel
 from train.corpora.weights import read_weights
 from train.data import open_split
 from train.evaluate import run, summary
-from train.loader import Calls, evaluation_batches, training_batches
+from train.line import Lines, Preset
+from train.loader import Batch, Calls, evaluation_batches, training_batches
 from train.objective import supervised_multitask
 from train.release import release
 from train.sampling import Sampling
+from train.talkers import Talkers
 
 
 class Supervised(BaseSettings):
@@ -48,10 +51,8 @@ class Supervised(BaseSettings):
     """folder of train.prepare or train.shard, or the address of shards; may be given repeatedly"""
     out: Path
     """folder for checkpoints, log and model file; an unfinished run there is continued"""
-    channel: Preset = "simple"
-    """telephone that training hears: clean, simple or full"""
-    dev_channel: Preset = "simple"
-    """telephone that dev is heard through"""
+    channel: Preset = "full"
+    """telephone that everything is heard through: clean, simple or full (train/channel)"""
     exclude: Path | None = None
     """list of probable label errors that train.label_noise wrote"""
     epochs: int = Field(12, ge=1)
@@ -71,8 +72,10 @@ class Supervised(BaseSettings):
     dropout: float = Field(0.2, ge=0, lt=1)
     balance: float = Field(0.5, ge=0, le=1)
     """0 trains on gender x band cells as frequent as they are, 1 makes all equal"""
-    crop: float = Field(4.0, gt=0)
-    """longest stretch of speech of one utterance, seconds; every prefix of it is trained on"""
+    shortest_crop: float = Field(2.0, gt=0)
+    """seconds of speech: each batch draws its length between these two"""
+    longest_crop: float = Field(6.0, gt=0)
+    """seconds; shorter utterances are repeated, and every prefix is trained on"""
     tilt_db: float = Field(3.0, ge=0)
     """random response of handset and trunk, standard deviation in dB across the band"""
     mask_bins: int = Field(10, ge=0, lt=BINS)
@@ -120,10 +123,10 @@ class Trainer:
             seed=settings.seed,
         )
         self.steps = -(-(settings.epoch_clips or self.train_split.clips) // settings.batch_size)
-        self.babble = Babble.of(self.train_split)
+        self.talkers = Talkers.of(self.train_split)
         self.dev = evaluation_batches(
             open_split(list(settings.data), "dev"),
-            self._calls(settings.dev_channel),
+            self._calls(settings.channel),
             limit=settings.dev_clips,
         )
         self.student = Student(config)
@@ -186,16 +189,22 @@ class Trainer:
         self.student.feature_mean.copy_(joined.mean(dim=0))
         self.student.feature_scale.copy_(1 / joined.std(dim=0).clamp(min=0.1))
 
-    def _calls(self, preset: Preset, *, epoch: int = 0, crop: float | None = None) -> Calls:
+    def _calls(
+        self, preset: Preset, *, epoch: int = 0, crop: tuple[float, float] | None = None
+    ) -> Calls:
         settings = self.settings
-        channel = TelephoneChannel(preset_of(preset), babble=self.babble)
-        return Calls(self.tree, channel, settings.seed, epoch=epoch, crop=crop)
+        lines = Lines(preset, self.talkers)
+        return Calls(self.tree, lines, settings.seed, epoch=epoch, crop=crop)
 
     def _batches(self) -> DataLoader[Batch]:
         settings = self.settings
         return training_batches(
             self.train_split,
-            self._calls(settings.channel, epoch=self.epoch, crop=settings.crop),
+            self._calls(
+                settings.channel,
+                epoch=self.epoch,
+                crop=(settings.shortest_crop, settings.longest_crop),
+            ),
             self.sampling,
             steps=self.steps,
             workers=settings.workers,

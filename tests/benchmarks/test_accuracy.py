@@ -24,13 +24,13 @@ import accuracy_calls as calls  # noqa: E402
 import accuracy_report as report  # noqa: E402
 import accuracy_scores as scores  # noqa: E402
 from accuracy_calls import Heard, Outcome, Plan  # noqa: E402
+from accuracy_manifest import Labelled  # noqa: E402
 
 from model.labels import DEFAULT_TREE  # noqa: E402
 from streamer.client import Prediction, SpeechEvent, Task  # noqa: E402
 from streamer.codec import Encoding, decode, encode  # noqa: E402
 from streamer.rpc import voicecohort_pb2 as pb  # noqa: E402
 from streamer.vad import speech_of  # noqa: E402
-from train.corpus import Utterance  # noqa: E402
 
 NAMES = {task: DEFAULT_TREE.classes(task) for task in calls.TASKS}
 CLASSES = scores.Classes(NAMES, DEFAULT_TREE.parent)
@@ -288,7 +288,7 @@ def test_labels_that_the_model_lacks_are_named():
 
 
 def utterance(number, speaker="s", corpus="c", gender="male", band="20s"):
-    return Utterance(str(number), corpus, speaker, gender, band, "dev", Path(f"{number}.wav"))
+    return Labelled(str(number), corpus, speaker, gender, band, "dev", Path(f"{number}.wav"))
 
 
 class TestPlans:

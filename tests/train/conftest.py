@@ -1,13 +1,16 @@
 """A tiny labelled corpus that we make ourselves: tones with the pitch of their class."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
-from train.corpus import DecodedCorpus, read_manifest
+from train.prepare import Prepare, prepare
+from train.shard import write_shards
 
 FIELDS = [
     "id",
@@ -34,18 +37,18 @@ def voiced(pitch: float, seconds: float, seed: int, rate: int = 16000) -> np.nda
     )
 
 
-@pytest.fixture(scope="session")
-def manifest(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
+def make_manifest(folder: Path, count: int) -> Path:
+    """``count`` utterances to train on, half as many for dev, of one to three seconds."""
     bands = ("child", "20s", "40s", "60+", "")
     rows = []
-    for split, count in (("train", 20), ("dev", 10)):
-        for n in range(count):
-            gender = ("female", "male")[n % 2]
+    for split, many in (("train", count), ("dev", count // 2)):
+        for n in range(many):
+            gender = ("female", "male")[n // 2 % 2]
             name = f"{split}-{n}"
             pitch = (210 if gender == "female" else 110) + n
-            soundfile.write(folder / f"{name}.wav", voiced(pitch, 2.0, n), 16000)
-            row = [name, "made", f"s{n // 2}-{split}", gender, "", bands[n % 5], "en", "2.0"]
+            seconds = (1.0, 2.0, 3.0)[n % 3]
+            soundfile.write(folder / f"{name}.wav", voiced(pitch, seconds, n), 16000)
+            row = [name, "made", f"s{n // 2}-{split}", gender, "", bands[n // 2 % 5], "en", seconds]
             rows.append([*row, split, "CC0", f"{name}.wav"])
     with (folder / "m.tsv").open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t")
@@ -55,5 +58,25 @@ def manifest(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(manifest, tmp_path_factory) -> DecodedCorpus:
-    return DecodedCorpus(read_manifest(manifest, "train"), tmp_path_factory.mktemp("cache"))
+def make_prepared():
+    """Make and prepare a corpus of ``count`` training utterances in a folder."""
+
+    def make(folder: Path, count: int) -> Path:
+        folder.mkdir(parents=True)
+        words = ["tsv", str(make_manifest(folder, count)), str(folder / "prepared"), "--jobs", "1"]
+        prepare(Prepare(_cli_parse_args=words), Console(file=io.StringIO()))
+        return folder / "prepared"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared(make_prepared, tmp_path_factory) -> Path:
+    return make_prepared(tmp_path_factory.mktemp("corpus") / "made", count=20)
+
+
+@pytest.fixture(scope="session")
+def sharded(prepared, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(prepared, folder, clips=6, jobs=1)
+    return folder

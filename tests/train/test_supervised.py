@@ -12,22 +12,17 @@ from train.augment import ChannelTilt, FrequencyMask
 from train.supervised import Supervised, Trainer
 
 
-def settings(manifest, out, cache, **changes):
+def settings(data, out, **changes):
     return Supervised(
-        manifest=manifest, out=out, cache=cache, batch_size=8, crop=0.8, seed=5,
+        data=[str(data)], out=out, batch_size=8, shortest_crop=0.8, longest_crop=0.8, seed=5,
         **{"epochs": 2, **changes},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def finished(manifest, cache, tmp_path_factory):
+def finished(sharded, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    Trainer(settings(manifest, out, cache)).train()
+    Trainer(settings(sharded, out)).train()
     return out
 
 
@@ -37,7 +32,7 @@ def test_a_run_ends_in_a_file_that_the_server_loads(finished):
     assert provenance["settings"]["seed"] == 5
     assert provenance["data"] == {"made": "CC0"}
     assert provenance["settings"]["best_epoch"] in {1, 2}
-    assert "manifest" not in provenance["settings"]
+    assert "data" not in provenance["settings"]
     assert set(student.metadata.decision) == {"gender", "age_group", "age_band"}
     raw = onnxruntime.InferenceSession(
         str(finished / "student.onnx"), providers=["CPUExecutionProvider"]
@@ -52,11 +47,11 @@ def test_log_has_a_line_per_epoch(finished):
     assert all(0 <= line["dev_f1"]["gender"] <= 1 for line in lines)
 
 
-def test_an_interrupted_run_continues_to_the_same_weights(finished, manifest, cache, tmp_path):
-    trainer = Trainer(settings(manifest, tmp_path, cache))
+def test_an_interrupted_run_continues_to_the_same_weights(finished, sharded, tmp_path):
+    trainer = Trainer(settings(sharded, tmp_path))
     trainer.train_one()
     del trainer
-    Trainer(settings(manifest, tmp_path, cache)).train()
+    Trainer(settings(sharded, tmp_path)).train()
     ours = torch.load(tmp_path / "last.pt", weights_only=True)["averaged"]
     reference = torch.load(finished / "last.pt", weights_only=True)["averaged"]
     assert ours.keys() == reference.keys()
@@ -64,15 +59,15 @@ def test_an_interrupted_run_continues_to_the_same_weights(finished, manifest, ca
         torch.testing.assert_close(ours[name], value, msg=name)
 
 
-def test_training_learns(manifest, cache, tmp_path):
-    trainer = Trainer(settings(manifest, tmp_path, cache, epochs=6, learning_rate=5e-3))
+def test_training_learns(sharded, tmp_path):
+    trainer = Trainer(settings(sharded, tmp_path, epochs=6, learning_rate=5e-3))
     losses = [trainer.train_one()["loss"]["gender"] for _ in range(6)]
     assert losses[-1] < 0.75 * losses[0]
 
 
-def test_a_killed_save_leaves_the_last_checkpoint(finished, monkeypatch, manifest, cache):
+def test_a_killed_save_leaves_the_last_checkpoint(finished, monkeypatch, sharded):
     before = (finished / "last.pt").read_bytes()
-    trainer = Trainer(settings(manifest, finished, cache))
+    trainer = Trainer(settings(sharded, finished))
     monkeypatch.setattr("torch.save", lambda _, path: path.write_bytes(b"half"))
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
@@ -99,8 +94,8 @@ def test_channel_tilt_is_a_constant_smooth_gain_per_utterance():
     assert gain.std() == pytest.approx(3.0 * 0.2303 * 0.84, rel=0.3)
 
 
-def test_the_best_epoch_on_dev_is_what_is_released(manifest, cache, tmp_path, monkeypatch):
-    trainer = Trainer(settings(manifest, tmp_path, cache, epochs=3))
+def test_the_best_epoch_on_dev_is_what_is_released(sharded, tmp_path, monkeypatch):
+    trainer = Trainer(settings(sharded, tmp_path, epochs=3))
     scores = iter([0.2, 0.9, 0.4])
 
     def scored(*_):
@@ -115,6 +110,6 @@ def test_the_best_epoch_on_dev_is_what_is_released(manifest, cache, tmp_path, mo
     assert trainer.best["epoch"] == 2
     for name, value in kept[1].items():
         assert torch.equal(trainer.best["weights"][name], value), name
-    resumed = Trainer(settings(manifest, tmp_path, cache, epochs=3))
+    resumed = Trainer(settings(sharded, tmp_path, epochs=3))
     resumed.resume()
     assert resumed.best["epoch"] == 2
