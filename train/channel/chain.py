@@ -36,6 +36,8 @@ from train.channel.settings import Bounds, ChannelSettings
 from train.channel.tones import RING_BACK, Dtmf, EdgeTone, RingBack
 
 Effects = Iterator[Effect]
+SHORTEST_RING = 0.1
+"""Seconds; less of a ring-back tone than this is a click."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class TelephoneChannel:
                 yield Recording(self._noises[int(random.integers(len(self._noises)))], snr_db)
             else:
                 kinds = tuple(Background)
-                yield Noise(kinds[int(random.integers(len(kinds)))], snr_db)
+                kind = kinds[int(random.integers(len(kinds)))]
+                electrical = kind in (Background.LINE, Background.HUM)
+                yield Noise(kind, _uniform(random, s.line_snr_db) if electrical else snr_db)
         if self._babble is not None and random.random() < s.babble_share:
             talkers = int(random.integers(*s.babble_talkers, endpoint=True))
             yield Babble(self._babble, talkers, _uniform(random, s.babble_snr_db))
@@ -198,15 +202,14 @@ class TelephoneChannel:
         if random.random() < s.ring_back_share:
             countries = tuple(RING_BACK)
             seconds = min(_uniform(random, s.tone_seconds), longest)
-            ring_back = RingBack(
-                before=True,
-                level_db=_uniform(random, s.tone_level_db),
-                pause=random.uniform(0.05, 0.4),
-                country=countries[int(random.integers(len(countries)))],
-                seconds=seconds,
-            )
-            if n:
-                yield ring_back
+            if seconds >= SHORTEST_RING:
+                yield RingBack(
+                    before=True,
+                    level_db=_uniform(random, s.tone_level_db),
+                    pause=random.uniform(0.05, 0.4),
+                    country=countries[int(random.integers(len(countries)))],
+                    seconds=seconds,
+                )
 
     def _mobile(self, random: np.random.Generator) -> Effects:
         s = self.settings

@@ -49,7 +49,8 @@ _MAKERS = {
 class Noise(Effect):
     """A synthesised background at a signal-to-noise ratio over the active speech.
 
-    Quiet rooms leave 30 dB and more, offices 15-25, streets and cars 0-15.
+    Quiet rooms leave 30 dB and more, offices 15-25, streets and cars 0-15; hiss and hum of a line
+    in order 30 and more, of a bad one 20.
 
     Attributes:
         kind: of background.

@@ -18,6 +18,7 @@ from train.channel.measure import FULL_SCALE
 
 KEYS = ("123A", "456B", "789C", "*0#D")
 """The key pad of ITU-T Q.23, row by row."""
+_EDGE = samples_of(0.004)
 LOW_HZ = (697, 770, 852, 941)
 HIGH_HZ = (1209, 1336, 1477, 1633)
 RING_BACK: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -67,6 +68,15 @@ class EdgeTone(Effect):
         wave: NDArray[np.float64] = amplitude * sum(np.sin(2 * np.pi * f * t) for f in hertz)
         return wave
 
+    @staticmethod
+    def _softened(sounding: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """A gain that opens and closes within 4 ms: generators do not click."""
+        kernel = np.hanning(2 * _EDGE + 3)[1:-1]
+        inner = np.convolve(np.pad(sounding, _EDGE), kernel / kernel.sum(), "valid")
+        # One half at the edge itself, one where the kernel lies wholly within.
+        gain: NDArray[np.float64] = np.maximum(0.0, 2 * inner - 1)
+        return gain
+
 
 @dataclass(frozen=True)
 class Dtmf(EdgeTone):
@@ -89,6 +99,8 @@ class Dtmf(EdgeTone):
 
     def __post_init__(self) -> None:
         """Refuse keys that no telephone has."""
+        if self.on <= 0 or self.off < 0:
+            raise ValueError(f"DTMF {self.on} s on and {self.off} s off, not above 0")
         if not self.digits or not set(self.digits) <= set("".join(KEYS)):
             raise ValueError(f"DTMF digits {self.digits!r}, not some of {''.join(KEYS)}")
 
@@ -100,7 +112,8 @@ class Dtmf(EdgeTone):
             row = next(number for number, keys in enumerate(KEYS) if digit in keys)
             low, high = LOW_HZ[row], HIGH_HZ[KEYS[row].index(digit)]
             key = self._tones((low,), self.on)
-            parts += [key + 10 ** (self.twist_db / 20) * self._tones((high,), self.on), silence]
+            key += 10 ** (self.twist_db / 20) * self._tones((high,), self.on)
+            parts += [key * self._softened(np.ones(len(key), np.bool_)), silence]
         return np.concatenate(parts[:-1])
 
 
@@ -121,6 +134,8 @@ class RingBack(EdgeTone):
 
     def __post_init__(self) -> None:
         """Refuse a country we know no tone of."""
+        if self.seconds <= 0:
+            raise ValueError(f"ring-back of {self.seconds} s, not above 0")
         if self.country not in RING_BACK:
             raise ValueError(f"ring-back country {self.country!r}, not one of {list(RING_BACK)}")
 
@@ -131,5 +146,4 @@ class RingBack(EdgeTone):
         edges = np.concatenate([[0.0], np.cumsum(cadence)])
         t = (np.arange(len(wave)) / SAMPLE_RATE) % edges[-1]
         sounding = (np.searchsorted(edges, t, side="right") - 1) % 2 == 0
-        wave *= sounding
-        return wave
+        return wave * self._softened(sounding)

@@ -58,8 +58,20 @@ def test_ring_back_has_its_frequencies_and_cadence(country, level_db):
         at += round(seconds * 8000)
 
 
+def test_tones_do_not_click():
+    # Above the keys' own frequencies nothing sounds, edges included.
+    tone = Dtmf(before=True, level_db=-20, pause=0.1, digits="1*", on=0.1, off=0.1)
+    spectrum = np.abs(np.fft.rfft(tone.wave() / 32768)) ** 2
+    hertz = np.fft.rfftfreq(len(tone.wave()), 1 / 8000)
+    assert 10 * np.log10(spectrum[hertz > 2500].sum() / spectrum.sum()) < -50
+
+
 def test_keys_and_countries_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="'12x'"):
         Dtmf(before=True, level_db=-20, pause=0.1, digits="12x")
+    with pytest.raises(ValueError, match=r"ring-back of 0\.0 s"):
+        RingBack(before=True, level_db=-20, pause=0.1, seconds=0.0)
+    with pytest.raises(ValueError, match=r"DTMF 0\.0 s on"):
+        Dtmf(before=True, level_db=-20, pause=0.1, on=0.0)
     with pytest.raises(ValueError, match="'atlantis'"):
         RingBack(before=True, level_db=-20, pause=0.1, country="atlantis")
