@@ -1,0 +1,190 @@
+"""train.probe: a student's embedding end to end, its checkpoint, its outputs."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from pydantic_settings import CliApp
+from rich.console import Console
+
+from model.ecapa import EcapaConfig
+from model.student import BLOCK, Student, StudentConfig
+from train.corpora.utterance import Utterance
+from train.embeddings import embed, load_student
+from train.loader import Batch
+from train.probe import Probe, picture, shortcut_report, show
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    torch.manual_seed(1)
+    return Student(StudentConfig()).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(student, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "last.pt"
+    torch.save({"best": {"weights": student.state_dict()}, "epoch": 1}, path)
+    return path
+
+
+def batch_of(rows, targets, names):
+    longest = -(-max(1, *map(len, rows)) // BLOCK) * BLOCK
+    samples = torch.zeros(len(rows), longest)
+    for into, row in zip(samples, rows, strict=True):
+        into[: len(row)] = torch.from_numpy(row)
+    bands = torch.tensor(targets)
+    lengths = torch.tensor([len(row) for row in rows])
+    return Batch(samples, lengths, {"age_band": bands, "gender": bands, "age_group": bands}, names)
+
+
+def hum(seed, colour, seconds=0.7):
+    """Noise through the response of one corpus's microphone."""
+    noise = np.random.default_rng(seed).standard_normal(int(seconds * RATE))
+    spectrum = np.fft.rfft(noise)
+    spectrum *= (
+        np.linspace(1, 0.05, len(spectrum)) if colour else np.linspace(0.05, 1, len(spectrum))
+    )
+    return (0.05 * np.fft.irfft(spectrum, len(noise))).astype(np.float32)
+
+
+def test_embedding_is_that_of_the_utterance_alone(student):
+    rows = [hum(1, True, 1.0), hum(2, False, 0.4), np.zeros(0, np.float32)]
+    together = embed(student, [batch_of(rows, [0, 2, 2], ["a", "b", "silent"])])
+    assert together.ids == ["a", "b"]  # no speech, no row
+    assert together.targets.tolist() == [0, 2]
+    alone = embed(student, [batch_of(rows[1:2], [2], ["b"])])
+    np.testing.assert_allclose(together.embeddings[1], alone.embeddings[0], atol=1e-4)
+    np.testing.assert_allclose(together.posteriors[1], alone.posteriors[0], atol=1e-4)
+    frames = student.frontend(torch.from_numpy(rows[1])[None])[0]
+    np.testing.assert_allclose(together.spectra[1], frames.mean(dim=0).numpy(), atol=1e-4)
+    np.testing.assert_allclose(together.posteriors.sum(axis=1), 1, atol=1e-5)
+
+
+def test_nothing_but_silence_is_an_error(student):
+    with pytest.raises(ValueError, match="speech in none"):
+        embed(student, [batch_of([np.zeros(0, np.float32)], [0], ["x"])])
+
+
+def people_of(student):
+    """Two corpora, two microphones, 20s only in one and both bands in the other."""
+    rows, targets, names, people = [], [], [], {}
+    for corpus in ("a", "b"):
+        for band in ("child", "20s") if corpus == "a" else ("20s",):
+            for n in range(6):
+                name = f"{corpus}/{band}{n}"
+                rows.append(hum(len(rows), corpus == "a"))
+                targets.append(student.config.tree.age_band.index(band))
+                names.append(name)
+                people[name] = Utterance(
+                    f"{band}{n}", corpus, f"{band}{n}", "male", "", age_band=band
+                )
+    return [batch_of(rows, targets, names)], people
+
+
+def test_report_of_two_microphones(student, tmp_path):
+    batches, people = people_of(student)
+    report = shortcut_report(student, batches, people)
+    child, twenties = report["corpus_probe"]
+    assert (child["band"], child["accuracy"]) == ("child", None)
+    assert child["reason"]
+    assert twenties["audio"] > 0.9  # even an untrained student and the spectrum tell them apart
+    assert twenties["accuracy"] > 0.9
+    (pair,) = report["within_corpus"]
+    assert pair["corpus"] == "a"
+    assert 0 <= pair["auc"]["low"] <= pair["auc"]["high"] <= 1
+    assert json.loads(json.dumps(report, allow_nan=False))["utterances"] == 18
+    console = Console(record=True, width=120)
+    show(report, console)
+    text = console.export_text()
+    assert "Age inside one corpus" in text
+    assert "needs 2" in text
+    picture(report, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_nothing_can_be_measured_there_is_still_a_report(student, tmp_path):
+    _, people = people_of(student)
+    only = [batch_of([hum(1, True)], [0], ["a/child0"])]
+    report = shortcut_report(student, only, people)
+    assert report["corpus_probe"][0]["accuracy"] is None
+    assert report["within_corpus"][0]["reason"] == "no corpus has both child and 20s"
+    show(report, Console(record=True))
+    picture(report, tmp_path / "p.png")
+
+
+def test_a_checkpoint_comes_back_as_the_student(student, checkpoint):
+    loaded = load_student(checkpoint)
+    assert not loaded.training
+    for name, value in student.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value)
+
+
+def test_a_checkpoint_may_name_its_network(tmp_path):
+    config = StudentConfig(encoder=EcapaConfig(channels=24), embedding=16)
+    weights = Student(config).state_dict()
+    torch.save({"best": {"weights": weights}, "config": config.to_dict()}, tmp_path / "c.pt")
+    assert load_student(tmp_path / "c.pt").config == config
+    torch.save({"best": {"weights": weights}}, tmp_path / "d.pt")
+    with pytest.raises(ValueError, match=r"d\.pt: weights of another network"):
+        load_student(tmp_path / "d.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pt: no checkpoint"):
+        load_student(tmp_path / "x.pt")
+
+
+def test_a_checkpoint_without_best_weights_is_refused(tmp_path):
+    torch.save({"best": {"score": -1.0}}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="'weights'"):
+        load_student(tmp_path / "x.pt")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    cuts = []
+    t = np.arange(RATE) / RATE
+    for n in range(10):
+        pitch = 110 + 10 * n
+        wave = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in range(1, 15))
+        soundfile.write(folder / f"{n}.wav", 0.05 * wave * (1 + 0.9 * np.sin(25 * t)), RATE)
+        band = ("child", "20s")[n % 2]
+        recording = Recording.from_file(folder / f"{n}.wav", recording_id=f"c/{n}")
+        custom = {
+            "corpus": "c", "licence": "CC0", "age": None, "age_band": band, "line": "wideband",
+            "split": "dev", "speaker_clips": 1,
+        }  # fmt: skip
+        supervision = SupervisionSegment(
+            id=f"c/{n}", recording_id=recording.id, start=0.0, duration=1.0,
+            speaker=f"c/s{n}", gender="male", custom=custom,
+        )  # fmt: skip
+        cuts.append(MonoCut(f"c/{n}", 0.0, 1.0, 0, [supervision], recording=recording))
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.dev.jsonl.gz")
+    return folder
+
+
+def test_command_line(prepared, checkpoint, tmp_path, capsys):
+    args = ["--data", str(prepared), "--student", str(checkpoint), "--channel", "clean", "--json"]
+    CliApp.run(Probe, cli_args=[*args, "--picture", str(tmp_path / "p.png")])
+    report = json.loads(capsys.readouterr().out)
+    assert report["utterances"] == 10
+    assert report["within_corpus"][0]["speakers"] == {"child": 5, "20s": 5}
+    assert (tmp_path / "p.png").exists()
+
+
+def test_command_line_names_what_is_wrong(prepared, checkpoint, tmp_path):
+    args = ["--data", str(prepared), "--split", "test", "--student", str(checkpoint)]
+    with pytest.raises(SystemExit, match="split 'test'"):
+        CliApp.run(Probe, cli_args=args)
+    args = ["--data", str(prepared), "--student", str(tmp_path / "none.pt")]
+    with pytest.raises(SystemExit, match=r"none\.pt"):
+        CliApp.run(Probe, cli_args=args)
