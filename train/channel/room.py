@@ -13,7 +13,7 @@ from streamer.codec import SAMPLE_RATE, Samples, to_int16
 from train.channel.effect import Effect, samples_of
 
 ROOMS = 64
-"""Rooms in the bank. Each is made when first asked for: some 20 ms, once in a process."""
+"""Rooms in the bank. Each is made when first asked for: 2 ms, once in a process."""
 _SEED = 711
 _ORDER = 8
 """Reflections followed by the image method; enough for the first 50 ms."""
@@ -60,7 +60,7 @@ def room_response(index: int) -> NDArray[np.float32]:
     """
     if not 0 <= index < ROOMS:
         raise ValueError(f"room {index}, not within 0-{ROOMS - 1}")
-    # Imported late: a second, and only who reverberates needs it.
+    # Imported late: only who reverberates needs it.
     import pyroomacoustics  # noqa: PLC0415
 
     random, size, absorption = _shape(index)
