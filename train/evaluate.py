@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.labels import TASKS, LabelTree
 from model.student import BLOCK, Student
 from streamer.codec import SAMPLE_RATE
-from train.loader import UNKNOWN, Batch
+from train.loading.batches import UNKNOWN, Batch
 from train.metrics import expected_calibration_error, macro_scores
 
 

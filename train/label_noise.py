@@ -19,18 +19,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliApp, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model.labels import DEFAULT_TREE
+from train.command import Command
 from train.corpora.utterance import Utterance
 from train.corpora.weights import Doubt, write_weights
-from train.data import open_data, utterance_of
-from train.label_issues import LEAST_SPEAKERS, Filter, Judgement, Verdict, judge
-from train.label_report import show, write_report
-from train.voice_cache import voices
-from train.voice_features import MEDIAN_PITCH, hertz
+from train.doubts.issues import LEAST_SPEAKERS, Filter, Judgement, Verdict, judge
+from train.doubts.report import show, write_report
+from train.doubts.voice import MEDIAN_PITCH, hertz
+from train.doubts.voice_cache import voices
+from train.loading.data import open_data, utterance_of
 
 Task = Literal["gender", "age_group"]
 ALL = "all corpora"
@@ -82,7 +83,7 @@ def find(
 
     Args:
         utterances: [n]
-        features: [n, F], of ``train/voice_features.py``.
+        features: [n, F], of ``train/doubts/voice.py``.
         tasks: what to judge.
         folds: of the cross-validation by speaker.
         seed: of folds and classifiers.
@@ -175,7 +176,7 @@ def summarise(
     return rows
 
 
-class LabelNoise(BaseSettings):
+class LabelNoise(Command):
     """List utterances whose label contradicts the voice, with a weight for training.
 
     Classifiers on pitch, formants and spectral shape are cross-validated by speaker, cleanlab
@@ -183,12 +184,7 @@ class LabelNoise(BaseSettings):
     judged by a model that has heard them. It is a list of doubts: listen to some of it.
     """
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_prog_name="python -m train.label_noise",
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="python -m train.label_noise")
 
     prepared: CliPositionalArg[Path]
     """folder that train.prepare wrote"""

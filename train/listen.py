@@ -20,13 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 from pydantic import Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    CliPositionalArg,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import CliApp, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.progress import track
 
@@ -34,25 +28,21 @@ from streamer.codec import SAMPLE_RATE, Samples
 from train.channel import EFFECTS, PRESETS, ChannelSettings, Plan, TalkerSource, TelephoneChannel
 from train.channel.noise import SUFFIXES
 from train.channel.spectrogram import Panel, side_by_side
+from train.command import Command
 from train.corpora.audio import read_audio
 
 FEWEST_TALKERS = 8
 """Utterances read at least, where there are as many, so that babble has other talkers."""
 
 
-class Listen(BaseSettings):
+class Listen(Command):
     """Write examples of the telephone channel to listen to and to look at.
 
     IN is an audio file, a folder of audio files, or a folder that train.prepare wrote. The same
     seed and input give the same examples. Look at OUT/index.html afterwards.
     """
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_prog_name="python -m train.listen",
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="python -m train.listen")
 
     source: CliPositionalArg[Path] = Field(validation_alias="in")
     """file or folder to take clean speech from"""
@@ -74,18 +64,6 @@ class Listen(BaseSettings):
     """of a prepared corpus"""
     as_json: bool = Field(default=False, validation_alias="json")
     """print what was written as JSON to standard output"""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags only: OUT or SEED in the environment are somebody else's."""
-        return (init_settings,)
 
     def cli_cmd(self) -> None:
         """Entry point of the command line."""

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from model.student import BLOCK, Output
 from streamer.codec import SAMPLE_RATE
-from train.loader import UNKNOWN
+from train.loading.batches import UNKNOWN
 
 FULL_WEIGHT_SECONDS = 2.0
 """From here on every prefix of a call counts the same; shorter ones count in proportion."""

@@ -20,17 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    CliPositionalArg,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import CliApp, CliPositionalArg, SettingsConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from train.command import Command
 from train.corpora.audio import AudioInfo
 from train.corpora.checks import audible, of_one_gender
 from train.corpora.clip import Clip
@@ -49,7 +44,7 @@ from train.corpora.split import SPLITS, Assignment, assign, cap, check_fractions
 from train.corpora.utterance import Rejected, Utterance
 
 
-class Prepare(BaseSettings):
+class Prepare(Command):
     """Read a corpus as it was downloaded and write manifests that training can use.
 
     SOURCE is the kind of corpus, IN its folder (for tsv also the list itself), OUT a folder for
@@ -58,12 +53,7 @@ class Prepare(BaseSettings):
     OUT/report.html afterwards: it counts what there is and what was rejected and why.
     """
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_prog_name="python -m train.prepare",
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="python -m train.prepare")
 
     source: CliPositionalArg[Literal["aihub-fcvg", "aihub-fcve", "aihub-ltv", "commonvoice", "tsv"]]
     """aihub-fcvg, aihub-fcve: free conversation of adults, of elderly people; aihub-ltv:
@@ -91,18 +81,6 @@ class Prepare(BaseSettings):
     """ISO 639 code, written into the manifests instead of what the source says"""
     as_json: bool = Field(default=False, validation_alias="json")
     """print the summary as JSON to standard output"""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags only: LANGUAGE in the environment is the desktop's, not the corpus's."""
-        return (init_settings,)
 
     @field_validator("splits")
     @classmethod

@@ -12,7 +12,7 @@ from model.export import export
 from model.student import Student
 from train.calibrate import calibrate
 from train.evaluate import run, summary
-from train.loader import Batch
+from train.loading.batches import Batch
 
 FILE = "student.onnx"
 

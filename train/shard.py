@@ -28,10 +28,11 @@ from lhotse import AudioSource, CutSet, MonoCut, Recording
 from lhotse.shar.writers import AudioTarWriter
 from lhotse.shar.writers.cut import JsonlShardWriter
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliApp, CliPositionalArg, SettingsConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from train.data import INDEX, SPLITS, Shard, Split, audio_of, speaker_clips, utterance_of
+from train.command import Command
+from train.loading.data import INDEX, SPLITS, Shard, Split, audio_of, speaker_clips, utterance_of
 
 SETTINGS = "shards.json"
 """Written first: what the shards of this folder are made from, so that a rerun does not mix."""
@@ -41,14 +42,10 @@ AHEAD = 4
 """Shards handed out to processes at a time: each holds its cuts' labels in memory."""
 
 
-class ShardSettings(BaseSettings):
+class ShardSettings(Command):
     """Copy a prepared corpus into shards that stream from disk or object storage."""
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_prog_name="python -m train.shard",
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="python -m train.shard")
 
     prepared: CliPositionalArg[Path]
     """folder that train.prepare wrote"""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import CliApp, SettingsConfigDict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -25,27 +25,25 @@ from torch.utils.data import DataLoader
 
 from model.ecapa import COMPACT
 from model.frontend import BINS
+from model.labels import TASKS
 from model.student import Student, StudentConfig
 from train.augment import ChannelTilt, FrequencyMask
+from train.command import Command
 from train.corpora.weights import read_weights
-from train.data import open_split
 from train.evaluate import run, summary
-from train.line import Lines, Preset
-from train.loader import Batch, Calls, evaluation_batches, training_batches
+from train.loading.batches import Batch, Calls, evaluation_batches, training_batches
+from train.loading.data import open_split
+from train.loading.line import Lines, Preset
+from train.loading.sampling import Sampling
+from train.loading.talkers import Talkers
 from train.objective import supervised_multitask
 from train.release import release
-from train.sampling import Sampling
-from train.talkers import Talkers
 
 
-class Supervised(BaseSettings):
+class Supervised(Command):
     """Train a student by plain supervised multi-task learning on simulated telephone speech."""
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_prog_name="python -m train.supervised",
-        use_attribute_docstrings=True,
-    )
+    model_config = SettingsConfigDict(cli_prog_name="python -m train.supervised")
 
     data: list[str]
     """folder of train.prepare or train.shard, or the address of shards; may be given repeatedly"""
@@ -122,11 +120,12 @@ class Trainer:
             weights=read_weights(settings.exclude) if settings.exclude else {},
             seed=settings.seed,
         )
+        self.epoch = 0
         self.steps = -(-(settings.epoch_clips or self.train_split.clips) // settings.batch_size)
         self.talkers = Talkers.of(self.train_split)
         self.dev = evaluation_batches(
             open_split(list(settings.data), "dev"),
-            self._calls(settings.channel),
+            self._calls(),
             limit=settings.dev_clips,
         )
         self.student = Student(config)
@@ -146,7 +145,6 @@ class Trainer:
             pct_start=min(0.5, 1 / settings.epochs),
             cycle_momentum=False,
         )
-        self.epoch = 0
         self.best: dict[str, Any] = {"score": -1.0}
 
     @property
@@ -182,63 +180,60 @@ class Trainer:
         """Fixed statistics of the input features, from the first batches of the train split."""
         frames = []
         with torch.no_grad():
-            for batch in islice(self._batches(), batches):
+            for batch in islice(self.batches(), batches):
                 features = self.student.frontend(batch.samples)
                 frames += [f[: n // 80 - 2] for f, n in zip(features, batch.lengths, strict=True)]
         joined = torch.cat(frames)
         self.student.feature_mean.copy_(joined.mean(dim=0))
         self.student.feature_scale.copy_(1 / joined.std(dim=0).clamp(min=0.1))
 
-    def _calls(
-        self, preset: Preset, *, epoch: int = 0, crop: tuple[float, float] | None = None
-    ) -> Calls:
-        settings = self.settings
-        lines = Lines(preset, self.talkers)
-        return Calls(self.tree, lines, settings.seed, epoch=epoch, crop=crop)
+    def _calls(self, *, crop: tuple[float, float] | None = None) -> Calls:
+        lines = Lines(self.settings.channel, self.talkers)
+        return Calls(self.tree, lines, self.settings.seed, epoch=self.epoch, crop=crop)
 
-    def _batches(self) -> DataLoader[Batch]:
+    def batches(self) -> DataLoader[Batch]:
+        """Of the epoch at hand."""
         settings = self.settings
         return training_batches(
             self.train_split,
-            self._calls(
-                settings.channel,
-                epoch=self.epoch,
-                crop=(settings.shortest_crop, settings.longest_crop),
-            ),
+            self._calls(crop=(settings.shortest_crop, settings.longest_crop)),
             self.sampling,
             steps=self.steps,
             workers=settings.workers,
         )
 
-    def train_epoch(self) -> dict[str, float]:
-        """One pass; returns mean losses by task."""
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One update of the weights; returns losses by task."""
         settings = self.settings
         weight = {
             "gender": 1.0,
             "age_group": settings.age_group_weight,
             "age_band": settings.age_band_weight,
         }
+        output = self.student(batch.samples, batch.lengths, self.augment)
+        losses = supervised_multitask(
+            output, batch.targets, label_smoothing=settings.label_smoothing
+        )
+        total = torch.stack([weight[task] * loss for task, loss in losses.items()]).sum()
+        self.optimiser.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 2.0)
+        self.optimiser.step()
+        if self.schedule.last_epoch < self.schedule.total_steps - 1:
+            self.schedule.step()
+        self.averaged.update_parameters(self.student)
+        return {task: loss.item() for task, loss in losses.items()}
+
+    def train_epoch(self) -> dict[str, float]:
+        """One epoch; returns mean losses by task."""
         self.student.train()
-        totals: dict[str, float] = dict.fromkeys(weight, 0.0)
+        totals: dict[str, float] = dict.fromkeys(TASKS, 0.0)
+        title = f"epoch {self.epoch + 1}/{self.settings.epochs}"
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
-            for batch in progress.track(
-                self._batches(), description=f"epoch {self.epoch + 1}/{settings.epochs}"
-            ):
-                output = self.student(batch.samples, batch.lengths, self.augment)
-                losses = supervised_multitask(
-                    output, batch.targets, label_smoothing=settings.label_smoothing
-                )
-                total = torch.stack([weight[task] * loss for task, loss in losses.items()]).sum()
-                self.optimiser.zero_grad()
-                total.backward()
-                torch.nn.utils.clip_grad_norm_(self.student.parameters(), 2.0)
-                self.optimiser.step()
-                if self.schedule.last_epoch < self.schedule.total_steps - 1:
-                    self.schedule.step()
-                self.averaged.update_parameters(self.student)
-                for task, loss in losses.items():
-                    totals[task] += loss.item()
+            for batch in progress.track(self.batches(), description=title):
+                for task, loss in self.step(batch).items():
+                    totals[task] += loss
         return {task: total / self.steps for task, total in totals.items()}
 
     def released(self) -> Student:

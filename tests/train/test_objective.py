@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.student import Output
-from train.loader import UNKNOWN
+from train.loading.batches import UNKNOWN
 from train.objective import prefix_weights, supervised_multitask
 
 

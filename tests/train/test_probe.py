@@ -13,9 +13,9 @@ from rich.console import Console
 from model.ecapa import EcapaConfig
 from model.student import BLOCK, Student, StudentConfig
 from train.corpora.utterance import Utterance
-from train.embeddings import embed, load_student
-from train.loader import Batch
+from train.loading.batches import Batch
 from train.probe import Probe, picture, shortcut_report, show
+from train.shortcut.embeddings import embed, load_student
 
 RATE = 8000
 

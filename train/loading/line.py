@@ -9,7 +9,7 @@ import numpy as np
 from streamer.codec import Samples
 from train.channel import PRESETS, ChannelSettings, TelephoneChannel
 from train.corpora.utterance import Utterance
-from train.talkers import Talkers
+from train.loading.talkers import Talkers
 
 Preset = Literal["clean", "simple", "full"]
 

@@ -8,9 +8,7 @@ from model.labels import DEFAULT_TREE
 from model.student import BLOCK
 from streamer.vad import speech_of
 from train.corpora.utterance import Utterance
-from train.data import audio_of, open_data, open_split
-from train.line import Lines
-from train.loader import (
+from train.loading.batches import (
     UNKNOWN,
     Calls,
     Example,
@@ -19,7 +17,9 @@ from train.loader import (
     targets_of,
     training_batches,
 )
-from train.sampling import Sampling
+from train.loading.data import audio_of, open_data, open_split
+from train.loading.line import Lines
+from train.loading.sampling import Sampling
 
 CROP = (0.5, 0.5)
 

@@ -3,8 +3,8 @@ from itertools import islice
 
 import pytest
 
-from train.data import open_data, open_split
-from train.sampling import Draws, EpochSampler, Sampling, expected_copies
+from train.loading.data import open_data, open_split
+from train.loading.sampling import Draws, EpochSampler, Sampling, expected_copies
 
 
 def ids(batches):

@@ -25,8 +25,8 @@ from streamer.codec import SAMPLE_RATE, Samples
 from streamer.vad import speech_of
 from train.corpora.audio import resample
 from train.corpora.utterance import Utterance
-from train.data import Split, audio_of, utterance_of
-from train.sampling import EpochSampler, Sampling, generator
+from train.loading.data import Split, audio_of, utterance_of
+from train.loading.sampling import EpochSampler, Sampling, generator
 
 UNKNOWN = -1
 """Target of a task whose label is unknown."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.label_issues import judge, out_of_fold
+from train.doubts.issues import judge, out_of_fold
 
 OTHER = {"male": "female", "female": "male"}
 

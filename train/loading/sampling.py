@@ -18,7 +18,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import Sampler
 
-from train.data import Split, speaker_clips, utterance_of
+from train.loading.data import Split, speaker_clips, utterance_of
 
 
 @dataclass(frozen=True)

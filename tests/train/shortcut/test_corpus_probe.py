@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from train.corpus_probe import corpus_probe
+from train.shortcut.corpus_probe import corpus_probe
 
 
 def crowd(

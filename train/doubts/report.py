@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from train.label_issues import Verdict
+from train.doubts.issues import Verdict
 
 HEADER = ("task", "corpus", "speakers judged", "flagged", "their clips", "by pitch", "both")
 KEYS = ("task", "corpus", "judged", "flagged", "clips", "by_pitch", "both")

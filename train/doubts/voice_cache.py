@@ -15,8 +15,8 @@ from lhotse import MonoCut
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from train.data import audio_of
-from train.voice_features import FEATURES, RATE, VERSION, describe
+from train.doubts.voice import FEATURES, RATE, VERSION, describe
+from train.loading.data import audio_of
 
 PART = 256
 """Cuts of one file of the cache: about a second of work is lost when a run is stopped."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.frontend import HOP, WINDOW
 from model.student import Student, StudentConfig
-from train.loader import Batch
+from train.loading.batches import Batch
 
 Matrix = NDArray[np.float32]
 

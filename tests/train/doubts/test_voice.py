@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from train.voice_features import (
+from train.doubts.voice import (
     FEATURES,
     MEDIAN_PITCH,
     RATE,

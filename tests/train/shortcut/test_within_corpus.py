@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from train.within_corpus import Interval, within_corpus
+from train.shortcut.within_corpus import Interval, within_corpus
 
 CLASSES = ("child", "teens", "20s")
 

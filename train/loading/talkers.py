@@ -8,7 +8,7 @@ import numpy as np
 
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.vad import speech_of
-from train.data import Split, audio_of
+from train.loading.data import Split, audio_of
 
 POOL = 300
 """Talkers kept in memory: at a few seconds each some 20 MB."""

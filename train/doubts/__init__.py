@@ -1,0 +1,1 @@
+"""Labels that the voice contradicts, found without any student."""

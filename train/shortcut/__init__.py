@@ -1,0 +1,1 @@
+"""Whether a student has learned the corpus instead of the age."""
