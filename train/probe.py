@@ -19,7 +19,7 @@ from rich.console import Console
 
 from train.command import Command
 from train.loading.batches import Calls, evaluation_batches
-from train.loading.data import open_data, open_split, utterance_of
+from train.loading.data import open_split, utterance_of
 from train.loading.line import Lines, Preset
 from train.shortcut.embeddings import load_student
 from train.shortcut.report import Report, picture, shortcut_report, show
@@ -72,10 +72,11 @@ class Probe(Command):
             OSError, ValueError: folder, split or checkpoint cannot be used.
         """
         student = load_student(self.student)
+        split = open_split(self.data, self.split)
         calls = Calls(student.config.tree, Lines(self.channel), self.seed)
         with contextlib.redirect_stdout(sys.stderr):  # progress is not part of the answer
-            batches = evaluation_batches(open_split(self.data, self.split), calls, limit=self.limit)
-        utterances = {cut.id: utterance_of(cut) for cut in open_data(self.data, self.split)}
+            batches = evaluation_batches(split, calls, limit=self.limit)
+        utterances = {cut.id: utterance_of(cut) for cut in split.cuts()}
         return shortcut_report(student, batches, utterances, seed=self.seed)
 
 

@@ -32,7 +32,7 @@ from train.command import Command
 from train.corpora.weights import read_weights
 from train.evaluate import run, summary
 from train.loading.batches import Batch, Calls, evaluation_batches, training_batches
-from train.loading.data import open_split
+from train.loading.data import open_split, utterance_of
 from train.loading.line import Lines, Preset
 from train.loading.sampling import Sampling
 from train.loading.talkers import Talkers
@@ -123,11 +123,8 @@ class Trainer:
         self.epoch = 0
         self.steps = -(-(settings.epoch_clips or self.train_split.clips) // settings.batch_size)
         self.talkers = Talkers.of(self.train_split)
-        self.dev = evaluation_batches(
-            open_split(list(settings.data), "dev"),
-            self._calls(),
-            limit=settings.dev_clips,
-        )
+        self.dev_split = open_split(list(settings.data), "dev")
+        self.dev = evaluation_batches(self.dev_split, self._calls(), limit=settings.dev_clips)
         self.student = Student(config)
         self.augment = torch.nn.Sequential(
             ChannelTilt(BINS, tilt_db=settings.tilt_db), FrequencyMask(widest=settings.mask_bins)
@@ -279,6 +276,7 @@ class Trainer:
             self.dev,
             settings={**self.settings.model_dump(mode="json"), "best_epoch": self.best["epoch"]},
             data=self.train_split.licences,
+            people={cut.id: utterance_of(cut) for cut in self.dev_split.cuts()},
             out=self.settings.out,
         )
 

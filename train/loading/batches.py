@@ -7,7 +7,7 @@ not depend on the number of workers, or on where a run was resumed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -136,20 +136,22 @@ class Calls(Dataset[Batch]):
             speech = _filled(speech, round(crop * SAMPLE_RATE), random)
         return Example(speech, clean, targets_of(utterance, self.tree))
 
-    def __getitem__(self, cuts: CutSet) -> Batch:
-        """A batch; a cut that cannot be decoded is left out of it and named in the log."""
-        crop = self._crop_of(cuts)
-        examples, ids = [], []
+    def examples(
+        self, cuts: Iterable[MonoCut], crop: float | None = None
+    ) -> Iterator[tuple[str, Example]]:
+        """Id and example of each cut; one that cannot be decoded is left out, named in the log."""
         for cut in cuts:
             try:
-                examples.append(self.example(cut, crop))
+                yield cut.id, self.example(cut, crop)
             except OSError as error:
                 _log.warning("left out %s: %s", cut.id, error)
-                continue
-            ids.append(cut.id)
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        """A batch; raises OSError if not one of its cuts can be decoded."""
+        examples = dict(self.examples(cuts, self._crop_of(cuts)))
         if not examples:
-            raise OSError(f"none of a batch could be decoded, the last one was {cut.id}")
-        return collate(examples, ids)
+            raise OSError(f"none of a batch could be decoded, the first one was {cuts[0].id}")
+        return collate(examples)
 
     def _crop_of(self, cuts: CutSet) -> float | None:
         """Length of a batch: log-uniform, for a second matters more early in a call than late."""
@@ -181,13 +183,14 @@ def _padded(rows: list[Samples], multiple: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(padded), torch.tensor([len(row) for row in rows])
 
 
-def collate(examples: list[Example], ids: list[str]) -> Batch:
-    """Pad to the longest of the batch, up to a whole block."""
-    samples, lengths = _padded([e.speech for e in examples], BLOCK)
-    twins = [e.clean for e in examples if e.clean is not None]
+def collate(examples: Mapping[str, Example]) -> Batch:
+    """Examples by cut id, padded to the longest of them, up to a whole block."""
+    rows = examples.values()
+    samples, lengths = _padded([e.speech for e in rows], BLOCK)
+    twins = [e.clean for e in rows if e.clean is not None]
     clean, clean_lengths = _padded(twins, 1) if twins else (None, None)
-    targets = {task: torch.tensor([e.targets[task] for e in examples]) for task in TASKS}
-    return Batch(samples, lengths, targets, ids, clean, clean_lengths)
+    targets = {task: torch.tensor([e.targets[task] for e in rows]) for task in TASKS}
+    return Batch(samples, lengths, targets, list(examples), clean, clean_lengths)
 
 
 def training_batches(
@@ -224,9 +227,7 @@ def evaluation_batches(
         batch_size: utterances per batch.
         limit: None takes all.
     """
-    cuts = islice((cut for shard in split.shards for cut in shard.read()), limit)
     total = split.clips if limit is None else min(limit, split.clips)
-    heard = [(calls.example(cut), cut.id) for cut in track(cuts, "decoding", total)]
-    heard.sort(key=lambda pair: -len(pair[0].speech))
-    groups = [heard[i : i + batch_size] for i in range(0, len(heard), batch_size)]
-    return [collate([e for e, _ in group], [i for _, i in group]) for group in groups]
+    cuts = track(islice(split.cuts(), limit), "decoding", total)
+    heard = sorted(calls.examples(cuts), key=lambda pair: -len(pair[1].speech))
+    return [collate(dict(heard[i : i + batch_size])) for i in range(0, len(heard), batch_size)]

@@ -76,6 +76,17 @@ class Shard:
                 yield replace(cut, recording=replace(cut.recording, sources=[memory]))
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """Shards one after the other, as lhotse wants a lazy set."""
+
+    shards: list[Shard]
+
+    def __iter__(self) -> Iterator[MonoCut]:
+        for shard in self.shards:
+            yield from shard.read()
+
+
 @dataclass
 class Split:
     """One split of one or more folders.
@@ -94,6 +105,10 @@ class Split:
     def clips(self) -> int:
         """Utterances in all shards."""
         return sum(cell.clips for cell in self.cells.values())
+
+    def cuts(self) -> CutSet:
+        """All of them, lazily, in order; may be gone through again and again."""
+        return CutSet(_Chain(self.shards))
 
     def count(self, utterance: Utterance, speaker_clips: int) -> None:
         """Enter one utterance into cells and licences."""
@@ -181,18 +196,7 @@ def _open(folder: str, split: str) -> Split:
 
 def open_data(folder: str | Path, split: str) -> CutSet:
     """All cuts of a split, lazily, in order."""
-    return CutSet(_Chain(open_split(folder, split).shards))
-
-
-class _Chain:
-    """Shards one after the other; iterable again and again, as lhotse expects of a lazy set."""
-
-    def __init__(self, shards: list[Shard]) -> None:
-        self.shards = shards
-
-    def __iter__(self) -> Iterator[MonoCut]:
-        for shard in self.shards:
-            yield from shard.read()
+    return open_split(folder, split).cuts()
 
 
 def speaker_clips(cut: MonoCut) -> int:

@@ -28,7 +28,7 @@ class Lines:
     def __init__(self, preset: Preset, talkers: Talkers | None = None) -> None:
         again = ChannelSettings.clean().model_copy(update=AGAIN if preset != "clean" else {})
         self._channels = {
-            "wideband": TelephoneChannel(PRESETS[preset], babble=self._other),
+            "wideband": TelephoneChannel(PRESETS[preset], babble=self._other if talkers else None),
             "telephone": TelephoneChannel(again),
         }
         self._talkers = talkers or Talkers((), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,20 +30,22 @@ class Talkers:
 
     @staticmethod
     def of(split: Split, count: int = POOL) -> Talkers:
-        """One utterance each of the first ``count`` speakers of a split that speak in it."""
+        """One utterance each of the first ``count`` speakers of a split that speak in it.
+
+        What cannot be decoded is passed over; the loader names it when it comes to it.
+        """
         speech: dict[str, Samples] = {}
         most = round(LONGEST_SECONDS * SAMPLE_RATE)
-        for shard in split.shards:
-            for cut in shard.read():
-                speaker = cut.supervisions[0].speaker
-                if speaker not in speech:
-                    heard = speech_of(audio_of(cut, SAMPLE_RATE))[:most]
-                    if len(heard) >= SAMPLE_RATE // 2:
-                        speech[speaker] = heard
-                if len(speech) >= count:
-                    break
+        for cut in split.cuts():
             if len(speech) >= count:
                 break
+            speaker = cut.supervisions[0].speaker
+            if speaker in speech:
+                continue
+            with contextlib.suppress(OSError):
+                heard = speech_of(audio_of(cut, SAMPLE_RATE))[:most]
+                if len(heard) >= SAMPLE_RATE // 2:
+                    speech[speaker] = heard
         return Talkers(tuple(speech.values()), tuple(speech))
 
     def besides(self, speaker: str, random: np.random.Generator, n: int) -> Samples:

@@ -108,7 +108,7 @@ def test_workers_do_not_change_the_batches(prepared):
 def test_collate_pads_to_whole_blocks():
     speech = [np.full(n, 16384, np.int16) for n in (BLOCK + 1, 10)]
     targets = {"gender": 0, "age_group": 1, "age_band": UNKNOWN}
-    batch = collate([Example(s, None, targets) for s in speech], ["a", "b"])
+    batch = collate({str(len(s)): Example(s, None, targets) for s in speech})
     assert batch.samples.shape == (2, 2 * BLOCK)
     assert batch.lengths.tolist() == [BLOCK + 1, 10]
     assert batch.samples[1].tolist()[:11] == [0.5] * 10 + [0.0]
@@ -139,3 +139,6 @@ def test_an_utterance_that_cannot_be_decoded_is_left_out_and_named(make_prepared
     assert len(batches) == 12
     assert all(victim.id not in one for batch in batches for one in batch.ids)
     assert victim.id in caplog.text
+    ids = [one for batch in evaluation_batches(split, calls()) for one in batch.ids]
+    assert len(ids) == 7
+    assert victim.id not in ids
