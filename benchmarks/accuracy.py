@@ -30,6 +30,9 @@ JSON written by ``--json`` (figures are null where nothing could be measured, ne
 ``child_vs_20s`` {corpus, n, age_band, age_group, forced}, or null
     inside speechocean762, the only corpus with children: a model can learn the corpus instead of
     the age. ``forced`` takes the likelier of the two bands; scores as above
+``shortcut`` {corpus_probe, within_corpus, reading}, or null
+    from the model file, measured on dev when it was made: how well a linear probe tells the corpus
+    from the embedding within an age band; null for a running server or a file without it
 
 Tasks are gender, age_group and age_band. Exit status: 0, 1 if every call failed, 2 for arguments
 or a manifest that cannot be used.
@@ -59,6 +62,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamer.client import Client
 from streamer.local import local_server
+from streamer.student import DEFAULT_MODEL, Student
 
 PATH_FLAGS = ("--manifest", "--model", "--json", "--markdown", "--picture")
 
@@ -217,10 +221,19 @@ async def measure(
         "band": arguments.band,
         "limit": arguments.limit,
         **assemble(outcomes, classes),
+        "shortcut": None if arguments.target else shortcut_of(arguments.model or DEFAULT_MODEL),
     }
     rate = result["seconds_of_audio"] / wall
     console.print(f"{wall:.1f} s: {len(todo) / wall:.1f} calls/s, {rate:.0f} s of audio per second")
     return result
+
+
+def shortcut_of(model: Path) -> dict[str, Any] | None:
+    """What the file says of how well its embedding tells corpora apart."""
+    found: dict[str, Any] | None = Student(model, provider="cpu").metadata.provenance.get(
+        "shortcut"
+    )
+    return found
 
 
 def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -> None:

@@ -44,7 +44,7 @@ def tables(result: Result) -> list[Table]:
     """All tables of a result, most important first; those without a row are left out."""
     made = [_summary(result), _decisions(result)]
     made += [_speech(result, task) for task in COLOURS]
-    made += [_bands(result), _corpora(result), _pair(result)]
+    made += [_bands(result), _corpora(result), _pair(result), _shortcut(result)]
     return [table for table in made if table.rows]
 
 
@@ -151,6 +151,18 @@ def _pair(result: Result) -> Table:
     )
     header = ("chosen among", "n", "accuracy", "F1", "recall")
     return Table(f"Child against 20s inside {pair['corpus']}", header, rows, note)
+
+
+def _shortcut(result: Result) -> Table:
+    report = result.get("shortcut") or {"corpus_probe": [], "reading": ""}
+    rows: list[tuple[str, ...]] = []
+    for at in report["corpus_probe"]:
+        told = f"{figure(at['accuracy'])} ({at['low']:.2f} to {at['high']:.2f})"
+        values = [figure(at[key]) for key in ("chance", "shuffled", "audio")]
+        rows.append((at["band"], str(at["corpora"]), *values, told))
+    header = ("age band", "corpora", "chance", "shuffled", "audio", "embedding")
+    note = f"From the model file, measured on dev. {report['reading']}"
+    return Table("Which corpus? told within one age band", header, rows, note)
 
 
 def facts(result: Result) -> list[str]:

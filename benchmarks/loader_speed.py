@@ -52,11 +52,9 @@ def measure(data: list[str], presets: Sequence[str], count: int) -> dict[str, An
     result: dict[str, Any] = {"presets": {}, "batches": count, "device": device_name()}
     for preset in presets:
         with tempfile.TemporaryDirectory() as out:
-            settings = Supervised(
-                data=data, out=Path(out), channel=preset, threads=1, dev_clips=1,
-                epoch_clips=64 * (count + 1), epochs=2,
-            )  # fmt: skip
-            trainer = Trainer(settings)
+            wanted = {"data": data, "out": out, "channel": preset, "threads": 1, "dev_clips": 1}
+            wanted |= {"epochs": 2, "epoch_clips": 64 * (count + 1)}
+            trainer = Trainer(Supervised.model_validate(wanted))
             batches, loading, filling = deliver(trainer, count)
         clips = sum(len(batch.ids) for batch in batches)
         began = time.process_time()

@@ -1,9 +1,16 @@
-"""What every test may use: the shipped student, the demo call, a running server."""
+"""What every test may use: the shipped student, the demo call, a running server, a made corpus."""
 
 from __future__ import annotations
 
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import HealthCheck, settings
+from rich.console import Console
 
 from streamer.demo.__main__ import CALL
 from streamer.local import local_server
@@ -44,3 +51,76 @@ def server():
     """One server process with default settings for all tests that only talk to it."""
     with local_server("--provider", "cpu") as running:
         yield running
+
+
+FIELDS = [
+    "id",
+    "corpus",
+    "speaker",
+    "gender",
+    "age",
+    "age_band",
+    "language",
+    "seconds",
+    "split",
+    "licence",
+    "path",
+]
+
+
+def voiced(pitch: float, seconds: float, seed: int, rate: int = 16000) -> np.ndarray:
+    """Harmonics with syllables, enough for the speech gate to take it for speech."""
+    random = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate)) / rate
+    wave = sum(np.sin(2 * np.pi * pitch * k * t + random.uniform(0, 6)) / k for k in range(1, 20))
+    return 0.05 * wave * (1 + 0.9 * np.sin(2 * np.pi * 4 * t)) + 0.002 * random.standard_normal(
+        len(t)
+    )
+
+
+def make_manifest(folder: Path, count: int) -> Path:
+    """``count`` utterances to train on, half as many for dev, of one to three seconds."""
+    bands = ("child", "20s", "40s", "60+", "")
+    rows = []
+    for split, many in (("train", count), ("dev", count // 2)):
+        for n in range(many):
+            gender = ("female", "male")[n // 2 % 2]
+            name = f"{split}-{n}"
+            pitch = (210 if gender == "female" else 110) + n
+            seconds = (1.0, 2.0, 3.0)[n % 3]
+            soundfile.write(folder / f"{name}.wav", voiced(pitch, seconds, n), 16000)
+            row = [name, "made", f"s{n // 2}-{split}", gender, "", bands[n // 2 % 5], "en", seconds]
+            rows.append([*row, split, "CC0", f"{name}.wav"])
+    with (folder / "m.tsv").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(FIELDS)
+        writer.writerows(rows)
+    return folder / "m.tsv"
+
+
+@pytest.fixture(scope="session")
+def make_prepared():
+    """Make and prepare a corpus of ``count`` training utterances in a folder."""
+    from train.prepare import Prepare, prepare  # noqa: PLC0415 - tests of the server need no torch
+
+    def make(folder: Path, count: int) -> Path:
+        folder.mkdir(parents=True)
+        words = ["tsv", str(make_manifest(folder, count)), str(folder / "prepared"), "--jobs", "1"]
+        prepare(Prepare(_cli_parse_args=words), Console(file=io.StringIO()))
+        return folder / "prepared"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared(make_prepared, tmp_path_factory) -> Path:
+    return make_prepared(tmp_path_factory.mktemp("corpus") / "made", count=20)
+
+
+@pytest.fixture(scope="session")
+def sharded(prepared, tmp_path_factory) -> Path:
+    from train.shard import write_shards  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(prepared, folder, clips=6, jobs=1)
+    return folder

@@ -30,6 +30,7 @@ from model.labels import DEFAULT_TREE  # noqa: E402
 from streamer.client import Prediction, SpeechEvent, Task  # noqa: E402
 from streamer.codec import Encoding, decode, encode  # noqa: E402
 from streamer.rpc import voicecohort_pb2 as pb  # noqa: E402
+from streamer.student import DEFAULT_MODEL, Student  # noqa: E402
 from streamer.vad import speech_of  # noqa: E402
 
 NAMES = {task: DEFAULT_TREE.classes(task) for task in calls.TASKS}
@@ -151,6 +152,15 @@ class TestScores:
         assert "| gender | 0 | – | – | – | – |" in page  # noqa: RUF001
         report.picture({**head, **result}, tmp_path / "p.png")
         assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_shortcut_of_the_model_file_is_shown_beside_the_age():
+    row = {"band": "20s", "corpora": 3, "chance": 0.333, "shuffled": 0.31, "audio": 0.4}
+    row |= {"accuracy": 0.52, "low": 0.4, "high": 0.6}
+    table = report._shortcut({"shortcut": {"corpus_probe": [row], "reading": "what it means"}})
+    assert table.rows == [("20s", "3", "0.333", "0.310", "0.400", "0.520 (0.40 to 0.60)")]
+    assert "what it means" in table.note
+    assert report._shortcut({"shortcut": None}).rows == []
 
 
 class TestBySpeech:
@@ -619,6 +629,8 @@ def test_end_to_end(corpus, tmp_path):
     assert result["per_corpus"]["speechocean762"]["calls"] == 3
     assert result["per_corpus"]["other"]["age_band"]["n"] == 1
     assert result["child_vs_20s"]["n"] == 3
+    carried = Student(DEFAULT_MODEL, provider="cpu").metadata.provenance.get("shortcut")
+    assert result["shortcut"] == carried
 
     speech = [speech_seconds(corpus.parent / n) for n in ("a1.wav", "a2.wav", "b1.flac", "e1.wav")]
     for row in result["by_speech"]["gender"]:

@@ -31,7 +31,8 @@ class Sampling:
             speaker it is always a square root: a talker of a hundred clips counts as ten.
         bins: boundaries of the length buckets, seconds: a batch comes from one bucket, so that
             little of it is padding.
-        buffer: utterances held, undecoded, to draw batches from; more mixes better.
+        buffer: utterances held, undecoded, to draw batches from; more mixes better, more than the
+            split has does not.
         weights: factor by cut id, from a list of probable label errors; 1 where absent.
         seed: of everything drawn.
         rank, world: this process among how many.
@@ -138,7 +139,10 @@ class EpochSampler(Sampler[CutSet]):
             CutSet(Draws(self._split, sampling, epoch)),
             max_cuts=sampling.batch_size,
             duration_bins=list(sampling.bins),
-            buffer_size=max(sampling.buffer, (len(sampling.bins) + 1) * sampling.batch_size),
+            buffer_size=max(
+                min(sampling.buffer, self._split.clips),
+                (len(sampling.bins) + 1) * sampling.batch_size,
+            ),
             shuffle=True,
             seed=int(generator(sampling.seed, epoch).integers(2**31)),
             world_size=1,  # the stream is this rank's own already
