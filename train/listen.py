@@ -38,8 +38,8 @@ FEWEST_TALKERS = 8
 class Listen(Command):
     """Write examples of the telephone channel to listen to and to look at.
 
-    IN is an audio file, a folder of audio files, or a folder that train.prepare wrote. The same
-    seed and input give the same examples. Look at OUT/index.html afterwards.
+    IN is an audio file, a folder of audio files, or a folder of train.prepare or train.shard. The
+    same seed and input give the same examples. Look at OUT/index.html afterwards.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="python -m train.listen")
@@ -61,7 +61,7 @@ class Listen(Command):
     music: Path | None = None
     """folder of recorded music; without one it is synthesised"""
     split: str = "train"
-    """of a prepared corpus"""
+    """of a prepared or sharded corpus"""
     as_json: bool = Field(default=False, validation_alias="json")
     """print what was written as JSON to standard output"""
 
@@ -79,10 +79,11 @@ class Listen(Command):
 
 @dataclass(frozen=True)
 class Clean:
-    """One utterance: where it comes from, int16 [n] at 8 kHz."""
+    """One utterance: where it comes from, int16 [n] at 8 kHz, who speaks as far as is known."""
 
     source: str
     samples: Samples
+    speaker: str
 
 
 def write_examples(settings: Listen) -> list[dict[str, Any]]:
@@ -100,8 +101,8 @@ def write_examples(settings: Listen) -> list[dict[str, Any]]:
     examples = []
     chosen = utterances[: settings.count]
     for number, clean in enumerate(track(chosen, "degrading", console=Console(stderr=True))):
-        others = [other.samples for other in utterances if other is not clean]
-        versions = _versions(settings, channel_settings, number, clean.samples, others)
+        babble = _other_talker(clean.speaker, utterances)
+        versions = _versions(settings, channel_settings, number, clean.samples, babble)
         examples.append(_write(settings.out, f"{number + 1:02d}", clean, versions))
     page = _page(settings, examples)
     (settings.out / "index.html").write_text(page, encoding="utf-8")
@@ -110,41 +111,37 @@ def write_examples(settings: Listen) -> list[dict[str, Any]]:
 
 def _draw(settings: Listen) -> list[Clean]:
     """At least the utterances asked for, and more for babble, where there are as many."""
-    random = np.random.default_rng([settings.seed, 0])
     wanted = max(settings.count, FEWEST_TALKERS)
     folder = settings.source
-    if any(folder.glob("cuts.*.jsonl.gz")):
-        found = list(_read_cuts(folder / f"cuts.{settings.split}.jsonl.gz", wanted, random))
+    if any(folder.glob("cuts.*.jsonl.gz")) or (folder / "index.json").exists():
+        found = list(_read_cuts(folder, settings, wanted))
     else:
         files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         files = [file for file in files if file.suffix.lower() in SUFFIXES]
+        random = np.random.default_rng([settings.seed, 0])
         drawn = random.permutation(len(files))[:wanted]
-        found = [Clean(str(files[n]), read_audio(str(files[n]), SAMPLE_RATE)) for n in drawn]
+        sources = [str(files[n]) for n in drawn]
+        found = [Clean(source, read_audio(source, SAMPLE_RATE), source) for source in sources]
     if not found:
         raise ValueError(f"in: no audio in {folder}")
     return found
 
 
-def _read_cuts(cuts: Path, wanted: int, random: np.random.Generator) -> Iterator[Clean]:
-    """Utterances of a manifest of train.prepare, drawn evenly among the first 10,000."""
+def _read_cuts(folder: Path, settings: Listen, wanted: int) -> Iterator[Clean]:
+    """Utterances of a prepared or sharded corpus, drawn evenly among the first thousand."""
     # Imported late: it brings torch, and a folder of files needs neither.
-    from lhotse import CutSet  # noqa: PLC0415
+    from train.loading.data import audio_of, open_data  # noqa: PLC0415
 
-    if not cuts.exists():
-        raise ValueError(f"split: no {cuts}")
-    found = list(islice(CutSet.from_file(cuts), 10_000))
+    random = np.random.default_rng([settings.seed, 0])
+    found = list(islice(open_data(folder, settings.split), 1000))
     for number in random.permutation(len(found))[:wanted]:
         cut = found[number]
-        stored = cut.recording.sources[0]
-        if stored.type != "file":
-            raise ValueError(f"{cut.id}: audio of type {stored.type!r}, not a file")
-        samples = read_audio(stored.source, SAMPLE_RATE, cut.start, cut.duration)
-        yield Clean(cut.id, samples)
+        yield Clean(cut.id, audio_of(cut, SAMPLE_RATE), cut.supervisions[0].speaker)
 
 
-def _other_talker(others: list[Samples]) -> TalkerSource | None:
-    """A source of talkers from utterances that are not the one degraded."""
-    spoken = [other for other in others if len(other)]
+def _other_talker(speaker: str, utterances: list[Clean]) -> TalkerSource | None:
+    """A source of talkers from utterances of other speakers."""
+    spoken = [u.samples for u in utterances if u.speaker != speaker and len(u.samples)]
     if not spoken:
         return None
 
@@ -157,10 +154,13 @@ def _other_talker(others: list[Samples]) -> TalkerSource | None:
 
 
 def _versions(
-    settings: Listen, shares: ChannelSettings, number: int, clean: Samples, others: list[Samples]
+    settings: Listen,
+    shares: ChannelSettings,
+    number: int,
+    clean: Samples,
+    babble: TalkerSource | None,
 ) -> Iterator[tuple[str, Plan, Samples]]:
     """Name, plan and degraded speech: the whole channel, then each effect alone if wanted."""
-    babble = _other_talker(others)
     kinds: dict[str, ChannelSettings] = {settings.preset: shares}
     if settings.each_effect:
         kinds |= {effect: shares.only(effect) for effect in EFFECTS}

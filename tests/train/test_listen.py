@@ -11,6 +11,7 @@ from train.channel import EFFECTS, ChannelSettings, TelephoneChannel, active_lev
 from train.channel.spectrogram import Panel, side_by_side, spectrogram_db
 from train.corpora.audio import read_audio
 from train.listen import Listen, main, write_examples
+from train.loading.data import audio_of, open_data
 
 REPOSITORY = Path(__file__).parents[2]
 CORPUS = REPOSITORY.parent / "shared" / "corpus" / "audio"
@@ -77,19 +78,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(folder, tmp_pat
     assert one != three
 
 
-@pytest.mark.filterwarnings("default")  # lhotse's own
-def test_a_prepared_corpus_is_read(folder, tmp_path):
-    from lhotse import CutSet, MonoCut, Recording  # noqa: PLC0415
-
-    recording = Recording.from_file(folder / "a.wav", recording_id="a")
-    cut = MonoCut("a-1", start=0.25, duration=1.0, channel=0, recording=recording)
-    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.train.jsonl.gz")
-    (example,) = write_examples(settings(tmp_path, tmp_path / "out"))
-    assert example["source"] == "a-1"
-    clean, _ = soundfile.read(tmp_path / "out" / example["clean"], dtype="int16")
-    assert len(clean) == 8000
-    with pytest.raises(ValueError, match=r"split: no .*cuts\.test\.jsonl\.gz"):
-        write_examples(settings(tmp_path, tmp_path / "out", split="test"))
+@pytest.mark.parametrize("kind", ["prepared", "sharded"])
+def test_a_corpus_is_read(request, kind, tmp_path):
+    corpus = request.getfixturevalue(kind)
+    (example,) = write_examples(settings(corpus, tmp_path, split="dev", count=1))
+    cut = next(cut for cut in open_data(corpus, "dev") if cut.id == example["source"])
+    clean, _ = soundfile.read(tmp_path / example["clean"], dtype="int16")
+    np.testing.assert_array_equal(clean, audio_of(cut, 8000))
+    with pytest.raises(ValueError, match="split 'test': no utterances"):
+        write_examples(settings(corpus, tmp_path, split="test"))
 
 
 def test_command_prints_json(folder, tmp_path, capsys):

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from lhotse import MonoCut
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from train.doubts.voice import FEATURES, RATE, VERSION, describe
 from train.loading.data import audio_of
