@@ -30,6 +30,7 @@ from train.corpora.audio import AudioInfo
 from train.corpora.checks import audible, of_one_gender
 from train.corpora.clip import Clip
 from train.corpora.faults import Unusable
+from train.corpora.headers import Journal, read_headers
 from train.corpora.manifests import (
     cut_of,
     recording_of,
@@ -37,7 +38,6 @@ from train.corpora.manifests import (
     write_jsonl,
     write_text,
 )
-from train.corpora.probe import Journal, probe_all
 from train.corpora.report import render
 from train.corpora.sources import SOURCES
 from train.corpora.split import SPLITS, Assignment, assign, cap, check_fractions, place
@@ -49,7 +49,7 @@ class Prepare(Command):
 
     SOURCE is the kind of corpus, IN its folder (for tsv also the list itself), OUT a folder for
     the result. Stopped in the middle, the same command goes on where it was: headers that were
-    read are remembered in OUT/probe.jsonl (delete it if audio files have changed). Look at
+    read are remembered in OUT/headers.jsonl (delete it if audio files have changed). Look at
     OUT/report.html afterwards: it counts what there is and what was rejected and why.
     """
 
@@ -185,9 +185,9 @@ def _headers(
     """Header of every audio file, or why there is none."""
     sources = sorted({utterance.source for utterance in utterances})
     task = progress.add_task("audio", total=len(sources))
-    journal = Journal(settings.out / "probe.jsonl")
+    journal = Journal(settings.out / "headers.jsonl")
     headers: dict[str, AudioInfo | Unusable] = {}
-    for source, found in probe_all(sources, journal, settings.jobs):
+    for source, found in read_headers(sources, journal, settings.jobs):
         headers[source] = found
         progress.advance(task)
     return headers

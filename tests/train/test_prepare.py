@@ -113,7 +113,7 @@ def test_the_same_again_gives_the_same_bytes_and_reads_no_audio_twice(
         assert Path(source).name in {"text.wav", "gone.wav"}, f"{source} read again"
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr("train.corpora.probe.info", known)
+    monkeypatch.setattr("train.corpora.headers.info", known)
     run(capsys, "tsv", corpus, tmp_path / "one")
     assert before == {name: (tmp_path / "one" / name).read_bytes() for name in MANIFESTS}
 

@@ -18,7 +18,7 @@ from train.corpora.audio import AudioInfo, info
 from train.corpora.faults import Unusable
 
 _BATCH = 512
-"""Files between two writes to the journal; so many are probed again after a kill."""
+"""Files between two writes to the journal; so many are read again after a kill."""
 
 
 class Journal:
@@ -61,7 +61,7 @@ class Journal:
         self.known |= found
 
 
-def probe(source: str) -> AudioInfo:
+def read_header(source: str) -> AudioInfo:
     """Header of one file.
 
     Raises:
@@ -80,12 +80,12 @@ def probe(source: str) -> AudioInfo:
 
 def _attempt(source: str) -> AudioInfo | Unusable:
     try:
-        return probe(source)
+        return read_header(source)
     except Unusable as fault:
         return fault
 
 
-def probe_all(
+def read_headers(
     sources: Sequence[str], journal: Journal, jobs: int
 ) -> Iterator[tuple[str, AudioInfo | Unusable]]:
     """Header of every source or what is wrong with it: the known ones first, then in order.
