@@ -30,7 +30,7 @@ def test_what_is_known_is_not_read_again_but_faults_are(sources, tmp_path, make,
     make.tree(tmp_path, {"bad.wav": make.tone(3.0)})
     read = []
     monkeypatch.setattr(
-        "train.corpora.headers.probe", lambda one: read.append(one) or read_header(one)
+        "train.corpora.headers.read_header", lambda one: read.append(one) or read_header(one)
     )
     second = dict(read_headers(sources, Journal(path), jobs=1))
     assert sorted(read) == sorted(one for one in sources if isinstance(first[one], Unusable))
