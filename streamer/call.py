@@ -16,6 +16,7 @@ from streamer.errors import (
     InvalidArgument,
     LimitExceeded,
 )
+from streamer.metrics import Heard, Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 
@@ -35,12 +36,20 @@ class Call:
         engine: where the session's blocks go.
         decider: of the model in use.
         clock: seconds, monotonic.
+        metrics: told of final predictions.
     """
 
     def __init__(
-        self, config: CallConfig, engine: Engine, decider: Decider, clock: Callable[[], float]
+        self,
+        config: CallConfig,
+        engine: Engine,
+        decider: Decider,
+        clock: Callable[[], float],
+        metrics: Metrics,
     ) -> None:
         self.config = config
+        self.counted = Heard()
+        self._metrics = metrics
         self.session = CallSession(config, engine, self)
         self.messages = 0
         self.last_message = clock()
@@ -159,6 +168,8 @@ class Call:
                 if isinstance(item, Update):
                     # Made into a message only now: an overtaken update would be wasted work.
                     item = messages.prediction(item, self._decider, self.config.min_speech_seconds)
+                    if item.prediction.final:
+                        self._metrics.decided(item.prediction)
                 await write(item)
 
     def no_more_responses(self) -> None:

@@ -9,6 +9,7 @@ grow by themselves under load and are single blocks when it is quiet.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -48,7 +49,7 @@ class Lane:
             after which nothing more comes. Runs where the engine's ``deliver`` runs it.
     """
 
-    __slots__ = ("closed", "on_step", "pending", "queued", "state")
+    __slots__ = ("closed", "on_step", "pending", "queued", "since", "state")
 
     def __init__(
         self, state_size: int, on_step: Callable[[Posteriors | StudentFailed], None]
@@ -57,6 +58,7 @@ class Lane:
         self.on_step = on_step
         self.pending: deque[Samples] = deque()
         self.queued = False  # in the ready queue or in the running batch
+        self.since = 0.0  # when it entered the ready queue
         self.closed = False
 
 
@@ -68,6 +70,8 @@ class Engine:
         deliver: runs a callback where results are wanted; for asyncio
             ``loop.call_soon_threadsafe``. Once a batch, not once a call.
         max_batch: most blocks in one step.
+        stepped: told after each step, on the engine's thread: blocks, seconds that the first of
+            them waited, seconds of the step, blocks that failed.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Engine:
         deliver: Callable[[Callable[[], None]], object],
         *,
         max_batch: int = 64,
+        stepped: Callable[[int, float, float, int], None] | None = None,
     ) -> None:
         self.student = student
+        self._stepped = stepped
         self._deliver = deliver
         self._max_batch = max_batch
         self._ready: deque[Lane] = deque()
@@ -100,6 +106,7 @@ class Engine:
             lane.pending.append(block)
             if not lane.queued and not lane.closed:
                 lane.queued = True
+                lane.since = time.monotonic()
                 self._ready.append(lane)
                 self._wake.notify()
 
@@ -131,10 +138,12 @@ class Engine:
             return batch
 
     def _requeue(self, lanes: list[Lane]) -> None:
+        now = time.monotonic()
         with self._wake:
             for lane in lanes:
                 lane.queued = bool(lane.pending) and not lane.closed
                 if lane.queued:
+                    lane.since = now
                     self._ready.append(lane)
 
     def _run(self) -> None:
@@ -143,7 +152,12 @@ class Engine:
             if self._stopping:
                 return
             if batch:
+                began = time.monotonic()
+                waited = began - batch[0][0].since  # lanes are served in the order they came
                 results = self._step(batch)
+                if self._stepped is not None:
+                    failures = sum(isinstance(result, StudentFailed) for _, result in results)
+                    self._stepped(len(batch), waited, time.monotonic() - began, failures)
                 self._requeue([lane for lane, _ in batch])
                 self._deliver(lambda results=results: _hand_out(results))  # type: ignore[misc]
 

@@ -18,6 +18,7 @@ from pydantic_settings import CliApp
 
 from streamer.engine import Engine
 from streamer.errors import ModelFileError
+from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService, Policy
@@ -86,12 +87,17 @@ class Server:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         check_address(settings.listen)
+        if settings.metrics_listen:
+            check_address(settings.metrics_listen)
+        self.metrics = Metrics()
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self.engine = Engine(
             self.student,
             asyncio.get_running_loop().call_soon_threadsafe,
             max_batch=settings.max_batch,
+            stepped=self.metrics.stepped,
         )
+        self.metrics.model(self.student.metadata.model_id, self.student.providers[0])
         self.service = ClassifierService(
             self.engine,
             Policy(
@@ -100,6 +106,7 @@ class Server:
                 idle_timeout=settings.idle_timeout,
                 update_seconds=settings.update_seconds,
             ),
+            metrics=self.metrics,
         )
         self._health = health.aio.HealthServicer()
         # A longer message than any valid chunk is not even read into memory.
@@ -120,8 +127,9 @@ class Server:
         return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
 
     async def start(self) -> None:
-        """Answer calls."""
+        """Answer calls and, where asked to, scrapes."""
         await self._server.start()
+        metrics = self._serve_metrics()
         self._sweeper = asyncio.create_task(self._sweep())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
@@ -130,7 +138,16 @@ class Server:
             model=self.student.metadata.model_id,
             providers=self.student.providers,
             max_calls=self.settings.max_calls,
+            metrics=metrics,
         )
+
+    def _serve_metrics(self) -> str:
+        """Address of the metrics, empty if they are not asked for."""
+        host, _, port = self.settings.metrics_listen.rpartition(":")
+        if not host:
+            return ""
+        bound = self.metrics.serve(host.strip("[]"), int(port))
+        return f"http://{host}:{bound}/metrics"
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
@@ -150,6 +167,7 @@ class Server:
             self._sweeper.cancel()
         await self._server.stop(grace=1.0)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
+        await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")
 
 

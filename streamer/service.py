@@ -26,6 +26,7 @@ from streamer.errors import (
     InvalidArgument,
     LimitExceeded,
 )
+from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
@@ -54,11 +55,17 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         engine: shared by all calls.
         policy: limits.
         clock: seconds, monotonic; injected so that tests need not wait.
+        metrics: counts calls; one of its own if none is given.
     """
 
     def __init__(
-        self, engine: Engine, policy: Policy, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._engine = engine
         self._policy = policy
         self._clock = clock
@@ -82,6 +89,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     ) -> None:
         """One call, from config to status."""
         self._open_streams += 1
+        self._metrics.opened()
         self._empty.clear()
         call: Call | None = None
         error: CallError | None = None
@@ -103,11 +111,16 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             log.warning("status_unread", status=ending)
         finally:
             self._open_streams -= 1
+            self._metrics.closed()
             if not self._open_streams:
                 self._empty.set()
-            if call is not None:
+            if call is None:
+                self._metrics.refused(ending)
+            else:
                 self._calls.discard(call)
                 call.close()
+                self._metrics.heard(call.session, call.counted)
+                self._metrics.ended(ending)
                 _log_end(call, ending)
 
     async def _admit(self, context: Context) -> Call:
@@ -123,7 +136,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        return Call(config, self._engine, self._decider, self._clock)
+        return Call(config, self._engine, self._decider, self._clock, self._metrics)
 
     async def _greet(self, call: Call, context: Context) -> None:
         self._calls.add(call)
@@ -190,6 +203,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
         self.draining.set()
+        self._metrics.draining()
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -199,9 +213,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
 
     def sweep(self) -> None:
-        """End calls that have been silent on the wire for too long; call it about once a second."""
+        """Count what is heard, end calls that are silent on the wire; call it once a second."""
         oldest = self._clock() - self._policy.idle_timeout
         for call in self._calls:
+            self._metrics.heard(call.session, call.counted)
             if call.last_message < oldest:
                 call.stop(IdleTimeout(self._policy.idle_timeout))
 

@@ -19,6 +19,10 @@ def _address(value: str) -> str:
     return value
 
 
+def _address_or_nothing(value: str) -> str:
+    return _address(value) if value else ""
+
+
 class ServerSettings(BaseSettings):
     """Serve running gender and age-group predictions for live telephone calls over gRPC.
 
@@ -37,6 +41,9 @@ class ServerSettings(BaseSettings):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:50051"
     """HOST:PORT to bind; port 0 takes a free one. There is no TLS yet: bind loopback or a
     trusted network only"""
+    metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
+    can read it"""
     model: Path = DEFAULT_MODEL
     """student to serve, an ONNX file written by train/"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"

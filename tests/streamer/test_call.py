@@ -11,6 +11,7 @@ from streamer.codec import Encoding
 from streamer.decision import Decider
 from streamer.engine import Engine
 from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
+from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
 
@@ -30,6 +31,7 @@ class Desk:
             self.engine,
             Decider(student.metadata),
             lambda: self.now,
+            Metrics(),
         )
         self.incoming = []
         self.reads = 0

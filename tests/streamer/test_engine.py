@@ -230,6 +230,7 @@ def test_failed_lane_hears_nothing_more(alone, student):
     for number in range(5):
         alone.engine.submit(heard.lane, block(number))
     student.gate.set()
+    alone.wait(lambda: heard.errors)
     alone.quiet()
     assert len(heard.results) == len(heard.errors) == 1
 

@@ -1,0 +1,161 @@
+"""What the server counts for Prometheus. Numbers only: nothing here names a call or a caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    start_http_server,
+)
+
+from streamer.rpc import voicecohort_pb2 as pb
+
+_STEP_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0)
+_WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Session(Protocol):
+    """What is counted of a call, in seconds since it began."""
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of audio, lost audio included."""
+
+    @property
+    def speech_seconds(self) -> float:
+        """Of speech, over all channels, since the last discard."""
+
+    @property
+    def lost_seconds(self) -> float:
+        """Of audio that never arrived."""
+
+
+@dataclass
+class Heard:
+    """What of one call has been counted already."""
+
+    audio: float = 0.0
+    speech: float = 0.0
+    lost: float = 0.0
+
+
+class Metrics:
+    """All metrics of one server, in a registry of its own.
+
+    Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._server: WSGIServer | None = None
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"voicecohort_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"voicecohort_{name}", text, buckets=buckets, registry=self.registry)
+
+        self._open = Gauge(
+            "voicecohort_calls_open", "Streams that are open.", registry=self.registry
+        )
+        self._draining = Gauge(
+            "voicecohort_draining", "1 while new calls are refused.", registry=self.registry
+        )
+        self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
+        self._ended = counter("calls", "Calls that began, by the status they ended with.", "status")
+        self._refused = counter("refusals", "Streams that never became a call.", "status")
+        self._audio = counter("audio_seconds", "Audio received, lost audio included.")
+        self._speech = counter("speech_seconds", "Speech that the gate let through.")
+        self._lost = counter("lost_seconds", "Audio that never arrived.")
+        self._decisions = counter(
+            "decisions",
+            "Final predictions by task and label; undecided is a label.",
+            "task",
+            "label",
+        )
+        self._batch = histogram("batch_blocks", "Blocks advanced in one student step.", _BATCH)
+        self._step = histogram("step_seconds", "Time of one student step.", _STEP_SECONDS)
+        self._wait = histogram(
+            "queue_seconds",
+            "Age of the oldest block of a batch when its step began.",
+            _WAIT_SECONDS,
+        )
+        self._failed = counter("student_failures", "Blocks that the student failed on.")
+
+    def model(self, model_id: str, provider: str) -> None:
+        """The student in use."""
+        self._model.info({"model_id": model_id, "provider": provider})
+
+    def opened(self) -> None:
+        """A stream was opened."""
+        self._open.inc()
+
+    def closed(self) -> None:
+        """A stream was closed."""
+        self._open.dec()
+
+    def refused(self, status: str) -> None:
+        """A stream was turned away before its call began."""
+        self._refused.labels(status).inc()
+
+    def ended(self, status: str) -> None:
+        """A call ended."""
+        self._ended.labels(status).inc()
+
+    def draining(self) -> None:
+        """New calls are refused from now on."""
+        self._draining.set(1)
+
+    def heard(self, session: Session, before: Heard) -> None:
+        """Count what a call has heard since ``before``, which is brought up to date."""
+        now = Heard(session.audio_seconds, session.speech_seconds, session.lost_seconds)
+        self._audio.inc(now.audio - before.audio)
+        # After a discard a channel's speech starts from nothing again.
+        self._speech.inc(now.speech - before.speech if now.speech >= before.speech else now.speech)
+        self._lost.inc(now.lost - before.lost)
+        before.audio, before.speech, before.lost = now.audio, now.speech, now.lost
+
+    def decided(self, prediction: pb.Prediction) -> None:
+        """A final prediction was made."""
+        for task in ("gender", "age_group", "age_band"):
+            label = getattr(prediction, task).label or "undecided"
+            self._decisions.labels(task, label).inc()
+
+    def stepped(self, blocks: int, waited: float, took: float, failures: int) -> None:
+        """The engine advanced a batch; told on its thread.
+
+        Args:
+            blocks: in the batch.
+            waited: seconds since the oldest of them was queued.
+            took: seconds of the step.
+            failures: blocks that the student failed on.
+        """
+        self._batch.observe(blocks)
+        self._wait.observe(waited)
+        self._step.observe(took)
+        if failures:
+            self._failed.inc(failures)
+
+    def serve(self, host: str, port: int) -> int:
+        """Answer ``GET /metrics`` on a thread of its own until :meth:`stop`; the bound port.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._server, _ = start_http_server(port, host, self.registry)
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None

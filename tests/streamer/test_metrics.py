@@ -1,0 +1,145 @@
+"""What Prometheus sees of a real server, and what is counted of a call."""
+
+import time
+import urllib.request
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamer.codec import SAMPLE_RATE
+from streamer.local import local_server
+from streamer.metrics import Heard, Metrics
+
+CHUNK = SAMPLE_RATE // 10
+
+
+@dataclass
+class Session:
+    audio_seconds: float = 0.0
+    speech_seconds: float = 0.0
+    lost_seconds: float = 0.0
+
+
+def values(text):
+    """Sample value by name and sorted labels."""
+    return {
+        (sample.name.removeprefix("voicecohort_"), *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+@pytest.fixture(scope="module")
+def server():
+    with local_server("--metrics-listen", "127.0.0.1:0", "--max-calls", "2") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def scrape(server):
+    (address,) = (line["metrics"] for line in server.log if line.get("event") == "serving")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def scraped():
+        with opener.open(address, timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            return values(answer.read().decode())
+
+    return scraped
+
+
+def until(wanted, seconds=10.0):
+    """Poll: counters follow the end of a stream by a moment."""
+    deadline = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_call_is_counted_whole(server, scrape, make_line, request_of, demo_call):
+    data = demo_call.data
+    before = scrape()
+    outcome = make_line(server.target).run(
+        request_of.config(channels=[{}, {}]),
+        *(
+            request_of.audio(n, data[start : start + 2 * CHUNK])
+            for n, start in enumerate(range(0, len(data) // (2 * CHUNK) * 2 * CHUNK, 2 * CHUNK))
+        ),
+    )
+    assert outcome.code is grpc.StatusCode.OK
+    until(lambda: scrape()["calls_total", "OK"] == before.get(("calls_total", "OK"), 0) + 1)
+    after = scrape()
+    final = outcome.finals
+    seconds = final[0].audio_time.ToTimedelta().total_seconds()
+    speech = sum(f.speech_time.ToTimedelta().total_seconds() for f in final.values())
+
+    def gained(*key):
+        return after[key] - before.get(key, 0)
+
+    assert gained("audio_seconds_total") == pytest.approx(seconds)
+    assert gained("speech_seconds_total") == pytest.approx(speech, abs=0.01)
+    assert gained("lost_seconds_total") == 0
+    for task in ("gender", "age_group", "age_band"):
+        for prediction in final.values():
+            label = getattr(prediction, task).label or "undecided"
+            assert after["decisions_total", *sorted((task, label))] >= 1
+    blocks = gained("batch_blocks_sum")
+    assert blocks == pytest.approx(speech / 0.16, abs=2)
+    assert gained("step_seconds_count") == gained("queue_seconds_count") > 0
+    assert after["student_failures_total",] == 0
+    assert after["calls_open",] == 0
+    assert after["draining",] == 0
+    assert ("model_info", "CPUExecutionProvider", server_model(server)) in after
+
+
+def server_model(server):
+    return next(line["model"] for line in server.log if line.get("event") == "serving")
+
+
+def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line, request_of):
+    line = make_line(server.target)
+    calls = [line.open(request_of.config()) for _ in range(2)]
+    for call in calls:
+        call.read()
+    until(lambda: scrape()["calls_open",] == 2)
+    assert line.run(request_of.config()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    until(lambda: ("refusals_total", "RESOURCE_EXHAUSTED") in scrape())
+    calls[0].send(request_of.config())  # a second config
+    assert calls[0].outcome().code is grpc.StatusCode.FAILED_PRECONDITION
+    calls[1].cancel()
+    until(lambda: scrape()["calls_open",] == 0)
+    after = scrape()
+    assert after["refusals_total", "RESOURCE_EXHAUSTED"] == 1
+    assert after["calls_total", "FAILED_PRECONDITION"] == 1
+    assert after["calls_total", "CANCELLED"] == 1
+
+
+def test_a_long_call_is_counted_while_it_runs_and_not_twice():
+    metrics, session, counted = Metrics(), Session(), Heard()
+
+    def total(name):
+        return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
+
+    for second in range(1, 6):
+        session.audio_seconds, session.speech_seconds = second, second / 2
+        metrics.heard(session, counted)
+        assert (total("audio"), total("speech")) == (second, second / 2)
+    session.speech_seconds = 0.25  # a discard, then a little more
+    metrics.heard(session, counted)
+    assert total("speech") == 2.75
+    metrics.heard(session, counted)
+    assert (total("audio"), total("speech"), total("lost")) == (5, 2.75, 0)
+
+
+def test_metrics_do_not_name_a_call(server, scrape, make_line, request_of):
+    make_line(server.target).run(request_of.config(call_id="caller-4711"))
+    assert not any("4711" in str(key) for key in scrape())
+
+
+def test_none_are_served_unless_asked_for():
+    with local_server() as started:
+        (line,) = (entry for entry in started.log if entry.get("event") == "serving")
+        assert line["metrics"] == ""
