@@ -24,6 +24,7 @@ from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService, Policy
 from streamer.settings import ServerSettings
 from streamer.student import Student
+from streamer.tls import Certificates, TlsFiles
 
 log = structlog.get_logger()
 
@@ -76,12 +77,20 @@ def check_address(listen: str) -> None:
         raise RuntimeError(f"cannot listen on {listen}: {error.strerror}") from error
 
 
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """Of TLS, None for plaintext; raises TlsError."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return Certificates(files).credentials()
+
+
 class Server:
     """A bound server; everything it needs is made here and taken down here.
 
     Raises:
         ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound.
+        RuntimeError: the address cannot be bound, or the certificates not served.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -89,6 +98,7 @@ class Server:
         check_address(settings.listen)
         if settings.metrics_listen:
             check_address(settings.metrics_listen)
+        credentials = _credentials(settings)
         self.metrics = Metrics()
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self.engine = Engine(
@@ -118,7 +128,10 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        self.port = self._server.add_insecure_port(settings.listen)
+        if credentials is None:
+            self.port = self._server.add_insecure_port(settings.listen)
+        else:
+            self.port = self._server.add_secure_port(settings.listen, credentials)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -139,6 +152,7 @@ class Server:
             providers=self.student.providers,
             max_calls=self.settings.max_calls,
             metrics=metrics,
+            security=self._security,
         )
 
     def _serve_metrics(self) -> str:
@@ -152,6 +166,12 @@ class Server:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
             await self._health.set(name, status)
+
+    @property
+    def _security(self) -> str:
+        if self.settings.tls_certificate is None:
+            return "plaintext"
+        return "mutual TLS" if self.settings.tls_client_ca else "TLS"
 
     async def _sweep(self) -> None:
         while True:
@@ -193,7 +213,8 @@ def main() -> int:
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            print(f"setting {name}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)  # noqa: T201
+            got = f", got {problem['input']!r}" if name else ""
+            print(f"setting {name or 'error'}: {problem['msg']}{got}", file=sys.stderr)  # noqa: T201
         return 2
     configure_log(settings.log_level)
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streamer.student import DEFAULT_MODEL
@@ -17,6 +18,14 @@ def _address(value: str) -> str:
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
         raise ValueError("must be HOST:PORT with a port of 0 to 65535")
     return value
+
+
+def _loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _address_or_nothing(value: str) -> str:
@@ -34,13 +43,22 @@ class ServerSettings(BaseSettings):
         env_prefix="VOICECOHORT_",
         cli_prog_name="python -m streamer.serve",
         cli_kebab_case=True,
+        cli_implicit_flags=True,
         cli_parse_args=False,
         use_attribute_docstrings=True,
     )
 
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:50051"
-    """HOST:PORT to bind; port 0 takes a free one. There is no TLS yet: bind loopback or a
-    trusted network only"""
+    """HOST:PORT to bind; port 0 takes a free one"""
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate, intermediate ones after it; replace it and the next
+    connection gets the new one"""
+    tls_key: Path | None = None
+    """PEM file of its private key"""
+    tls_client_ca: Path | None = None
+    """PEM file of the authority whose clients are let in, and no others; needs a certificate"""
+    insecure: bool = False
+    """serve plaintext beyond loopback: for a trusted network, or behind a proxy that does TLS"""
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it"""
@@ -64,3 +82,16 @@ class ServerSettings(BaseSettings):
     """how long running calls may go on after SIGTERM or SIGINT"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """least level that is logged"""
+
+    @model_validator(mode="after")
+    def _secure(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: give both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_certificate is None and not self.insecure and not _loopback(self.listen):
+            raise ValueError(
+                f"listen {self.listen} is not loopback: give tls_certificate and tls_key, or "
+                "insecure on a network that you trust"
+            )
+        return self

@@ -227,13 +227,16 @@ class Client:
 
     Args:
         target: HOST:PORT.
+        credentials: of a connection by TLS, see :func:`streamer.client.tls`; None is plaintext.
     """
 
-    def __init__(self, target: str) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            target,
-            # Without these a call that is silent for long loses its connection unnoticed.
-            options=(("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000)),
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        # Without these a call that is silent for long loses its connection unnoticed.
+        options = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
+        self._channel = (
+            grpc.aio.insecure_channel(target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options)
         )
         self._stub: pb_grpc.ClassifierServiceAsyncStub = pb_grpc.ClassifierServiceStub(
             self._channel

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer.client.api import Call, Client, Event, Role
+from streamer.client.tls import tls
 from streamer.client.view import CallView
 from streamer.telephone_file import TelephoneCall, read_as_call
 
@@ -43,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--update-ms", type=int, default=500, help="audio between predictions (%(default)s)"
     )
+    secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
+    secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
+    secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
+    secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
+    secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
     return parser
 
 
@@ -60,12 +66,16 @@ def _print_json(kind: str, content: object) -> None:
     print(json.dumps({kind: content}), flush=True)  # noqa: T201 - it is the output
 
 
-async def classify(arguments: argparse.Namespace, audio: TelephoneCall) -> None:
+async def classify(
+    arguments: argparse.Namespace,
+    audio: TelephoneCall,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> None:
     """Stream the call and show what comes back."""
     roles = ROLES[: audio.channels]
     view = CallView(str(arguments.file), roles, audio.seconds)
     async with (
-        Client(arguments.target) as client,
+        Client(arguments.target, credentials) as client,
         client.call(
             channels=roles, update_seconds=arguments.update_ms / 1000, speech_events=True
         ) as call,
@@ -112,11 +122,13 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least {low}")
     try:
         audio = read_as_call(arguments.file)
+        files = (arguments.ca, arguments.certificate, arguments.key)
+        credentials = tls(*files) if arguments.tls or any(files) else None
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     try:
-        asyncio.run(classify(arguments, audio))
+        asyncio.run(classify(arguments, audio, credentials))
     except grpc.aio.AioRpcError as error:
         print(f"{arguments.target}: {error.code().name}: {error.details()}", file=sys.stderr)  # noqa: T201
         return 1
