@@ -14,8 +14,8 @@ import soundfile
 from accuracy_manifest import Labelled
 
 from streamer.client import Call, Client, Prediction
+from streamer.client.telephone_file import TelephoneCall, read_as_call
 from streamer.codec import SAMPLE_RATE, Encoding, encode
-from streamer.telephone_file import TelephoneCall, read_as_call
 from train.channel import TrunkBand
 from train.corpora.audio import read_audio
 

@@ -12,10 +12,10 @@ import soundfile
 from hypothesis import HealthCheck, settings
 from rich.console import Console
 
+from streamer.client.telephone_file import read_as_call
 from streamer.demo.__main__ import CALL
 from streamer.local import local_server
 from streamer.student import DEFAULT_MODEL, Student
-from streamer.telephone_file import read_as_call
 
 # A loaded machine is slow, which is not a failure; the runs' size is bounded by max_examples.
 settings.register_profile(

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer.client.api import Call, Client, Event, Role
+from streamer.client.telephone_file import TelephoneCall, read_as_call
 from streamer.client.tls import tls
 from streamer.client.view import CallView
-from streamer.telephone_file import TelephoneCall, read_as_call
 
 ROLES: tuple[Role, ...] = ("caller", "agent")
 

@@ -13,10 +13,10 @@ import soundfile
 from rich.console import Console
 
 from streamer.client import Client, Prediction, SpeechEvent, Task, cli
+from streamer.client.telephone_file import TelephoneCall, read_as_call
 from streamer.client.view import CallView
 from streamer.codec import Encoding, decode, encode
 from streamer.local import local_server
-from streamer.telephone_file import TelephoneCall, read_as_call
 
 RATE = 8000
 TASKS = ("gender", "age_group", "age_band")
