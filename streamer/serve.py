@@ -21,6 +21,7 @@ from streamer.errors import ModelFileError
 from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.selftest import self_test
 from streamer.service import ClassifierService, Policy
 from streamer.settings import ServerSettings
 from streamer.student import Student
@@ -101,6 +102,7 @@ class Server:
         credentials = _credentials(settings)
         self.metrics = Metrics()
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
+        self_test(self.student)
         self.engine = Engine(
             self.student,
             asyncio.get_running_loop().call_soon_threadsafe,
@@ -192,8 +194,12 @@ class Server:
 
 
 async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, or only make sure that it could."""
     server = Server(settings)
+    if settings.check:
+        await server.stop()
+        log.info("checked", model=server.student.metadata.model_id)
+        return
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

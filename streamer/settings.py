@@ -80,6 +80,9 @@ class ServerSettings(BaseSettings):
     """audio between two predictions of a channel, where the call does not ask for another"""
     drain_seconds: float = Field(30.0, ge=0)
     """how long running calls may go on after SIGTERM or SIGINT"""
+    check: bool = False
+    """check settings, certificates, address and model, stream a made-up call through the model,
+    and exit: 0 if it could serve, 2 with one line if not"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """least level that is logged"""
 
