@@ -10,7 +10,9 @@ from streamer.settings import ServerSettings
 from streamer.student import DEFAULT_MODEL
 
 FLAGS = {
-    "listen": ("0.0.0.0:7000", "0.0.0.0:7000"),
+    "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
+    "insecure": ("true", True),
+    "metrics_listen": ("0.0.0.0:9100", "0.0.0.0:9100"),
     "model": ("some/file.onnx", Path("some/file.onnx")),
     "provider": ("cpu", "cpu"),
     "threads": ("3", 3),
@@ -20,13 +22,16 @@ FLAGS = {
     "idle_timeout": ("7", 7.0),
     "update_seconds": ("0.25", 0.25),
     "drain_seconds": ("0", 0.0),
+    "check": ("true", True),
     "log_level": ("warning", "warning"),
 }
+TLS = {"tls_certificate": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.pem"}
+"""They go together only."""
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in FLAGS:
+    for name in FLAGS | TLS:
         monkeypatch.delenv(f"VOICECOHORT_{name.upper()}", raising=False)
 
 
@@ -35,12 +40,17 @@ def read(*arguments):
 
 
 def test_every_setting_is_covered_here():
-    assert set(FLAGS) == set(ServerSettings.model_fields)
+    assert set(FLAGS | TLS) == set(ServerSettings.model_fields)
 
 
 def test_defaults():
     assert read().model_dump() == {
         "listen": "127.0.0.1:50051",
+        "tls_certificate": None,
+        "tls_key": None,
+        "tls_client_ca": None,
+        "insecure": False,
+        "metrics_listen": "",
         "model": DEFAULT_MODEL,
         "provider": "auto",
         "threads": 1,
@@ -50,6 +60,7 @@ def test_defaults():
         "idle_timeout": 300.0,
         "update_seconds": 0.5,
         "drain_seconds": 30.0,
+        "check": False,
         "log_level": "info",
     }
 
@@ -57,7 +68,8 @@ def test_defaults():
 @pytest.mark.parametrize("name", FLAGS)
 def test_setting_by_flag(name):
     text, value = FLAGS[name]
-    changed = read(f"--{name.replace('_', '-')}", text).model_dump()
+    flag = f"--{name.replace('_', '-')}"
+    changed = read(*([flag] if value is True else [flag, text])).model_dump()
     assert changed == read().model_dump() | {name: value}
 
 
@@ -68,6 +80,27 @@ def test_setting_by_environment(name, monkeypatch):
     changed = read().model_dump()
     monkeypatch.delenv(f"VOICECOHORT_{name.upper()}")
     assert changed == read().model_dump() | {name: value}
+
+
+def test_tls_by_flags_and_by_environment(monkeypatch):
+    flags = [word for name, file in TLS.items() for word in (f"--{name.replace('_', '-')}", file)]
+    by_flags = read("--listen", "0.0.0.0:7000", *flags)
+    for name, file in {**TLS, "listen": "0.0.0.0:7000"}.items():
+        monkeypatch.setenv(f"VOICECOHORT_{name.upper()}", file)
+    assert read() == by_flags
+    assert by_flags.tls_client_ca == Path("ca.pem")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1"])
+def test_loopback_needs_no_tls(listen):
+    assert read("--listen", listen).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "example.org:1"])
+def test_beyond_loopback_plaintext_must_be_asked_for(listen):
+    with pytest.raises(ValidationError, match="is not loopback"):
+        read("--listen", listen)
+    assert read("--listen", listen, "--insecure").insecure
 
 
 def test_flag_wins_over_environment(monkeypatch):
