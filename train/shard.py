@@ -1,4 +1,4 @@
-"""Copy a prepared corpus into shards that stream: FLAC in tar archives, a few hundred MB each.
+"""Copy a prepared corpus into shards that stream: FLAC in tar archives.
 
     python -m train.shard runs/prepared runs/shards
 
