@@ -274,7 +274,11 @@ class Trainer:
         release(
             self.released(),
             self.dev,
-            settings={**self.settings.model_dump(mode="json"), "best_epoch": self.best["epoch"]},
+            settings={
+                **self.settings.model_dump(mode="json"),
+                "best_epoch": self.best["epoch"],
+                "doubted_labels": len(self.sampling.weights),
+            },
             data=self.train_split.licences,
             people={cut.id: utterance_of(cut) for cut in self.dev_split.cuts()},
             out=self.settings.out,

@@ -5,7 +5,6 @@ import datetime as dt
 import os
 import subprocess
 import sys
-import time
 
 import grpc
 import pytest
@@ -165,13 +164,11 @@ def test_the_command_line_of_the_client_speaks_tls(office, demo_file):
         client = [sys.executable, "-m", "streamer.client", str(demo_file), "--json", "--target"]
         certificate, key = office.issue("client")
         own = ["--ca", office.ca, "--certificate", certificate, "--key", key]
-        began = time.monotonic()
         done = subprocess.run(
             [*client, server.target, *map(str, own)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count('"final": true') == 2
-        assert time.monotonic() - began < 60
         half = subprocess.run(
             [*client, server.target, "--certificate", str(certificate)],
             capture_output=True,

@@ -32,6 +32,8 @@ def test_a_run_ends_in_a_file_that_the_server_loads(finished):
     assert provenance["settings"]["seed"] == 5
     assert provenance["data"] == {"made": "CC0"}
     assert provenance["settings"]["best_epoch"] in {1, 2}
+    assert provenance["settings"]["doubted_labels"] == 0
+    assert "corpus_probe" in provenance["shortcut"]
     assert "data" not in provenance["settings"]
     assert set(student.metadata.decision) == {"gender", "age_group", "age_band"}
     raw = onnxruntime.InferenceSession(
