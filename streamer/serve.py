@@ -8,6 +8,9 @@ import signal
 import socket
 import sys
 
+import streamer.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
+
+# isort: split
 import grpc
 import structlog
 import uvloop

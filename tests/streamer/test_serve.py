@@ -208,6 +208,55 @@ def test_address_by_environment_and_flag(monkeypatch, free_port, make_line, requ
     assert started.limits.idle_timeout.seconds == 77
 
 
+# --- how gRPC polls ---
+
+POLLING = "-event_engine_listener"
+AT_FIRST_GRPC = """
+import os, sys
+class Watch:
+    seen = "never"
+    def find_spec(self, name, path, target=None):
+        if name == "grpc":
+            Watch.seen = os.environ.get("GRPC_EXPERIMENTS")
+sys.meta_path.insert(0, Watch())
+import {module}
+print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "said"),
+    [
+        ("streamer.serve", None, f"{POLLING} {POLLING} True"),
+        ("streamer.serve", "-tcp_frame_size_tuning", "-tcp_frame_size_tuning " * 2 + "True"),
+        ("streamer.serve", "", "  True"),
+        ("streamer.client", None, "None None True"),
+        ("streamer.polling", None, f"never {POLLING} False"),
+    ],
+)
+def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypatch):
+    """And only for a server whose operator has not settled it."""
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GRPC_EXPERIMENTS", before)
+    done = subprocess.run(
+        [sys.executable, "-c", AT_FIRST_GRPC.format(module=module)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+
+
+def test_grpc_knows_the_experiment_and_says_nothing(monkeypatch):
+    """A release without it would complain on standard error, where only JSON lines belong."""
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    done = serve("--check")
+    assert done.returncode == 0
+    assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["info"] * 3
+
+
 # --- stopping ---
 
 
