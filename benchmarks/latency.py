@@ -1,117 +1,41 @@
 """Live calls paced in real time: latency, losses and the server's CPU cost.
 
-    python benchmarks/latency.py --calls 200 --seconds 60
+    python benchmarks/latency.py --calls 200 --seconds 60 --picture latency.png
+    python benchmarks/latency.py --provider cuda --server-flags "--max-batch 256"
 
-Open loop: every chunk leaves when its audio has ended, however late answers are, so a slow server
-cannot slow its own measurement (no coordinated omission). Latency is from the moment a chunk was
-due to be sent until the prediction that acknowledges it arrives. The audio is the demo call, each
-side by itself, from a different point in every call: about half of it is silence.
+Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
+the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
+is the demo call in mu-law, A-law and linear16, from a different point in every call: about half
+of it is silence. Calls start within a second; two more seconds warm up and are not counted.
 
-JSON keys: ``calls``, ``lost`` (calls without their final prediction), ``errors`` (first few),
-``seconds``, ``chunk_ms``, ``predictions``, ``p50_ms``, ``p90_ms``, ``p99_ms``, ``p99_9_ms``,
-``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target), ``client_cpu_ms_per_call_s``,
-``speech_share``, ``late_sends_ms_p99`` (how late the generator itself was), ``provider``,
-``device``.
+The server that is started gets a core of its own where there are two, the generator the others.
+
+JSON keys: ``calls``, ``lost`` (without their final prediction), ``refused`` (turned away before
+they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms``,
+``predictions`` (in all), ``predictions_per_call_s``, ``p50_ms``, ``p90_ms``, ``p99_ms``,
+``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
+``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
+itself was), ``provider``, ``device``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import json
 import os
 import platform
-import random
+import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-import numpy as np
-import soundfile
-import uvloop
+from load import DEMO
+from load_pictures import latency_picture
+from load_run import Generators, Outcome, cores, cpu_seconds, on_cores, write_json
 
-from streamer.client import Client, Prediction
-from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.local import LocalServer, local_server
 
-DEMO = Path(__file__).parent.parent / "streamer" / "demo" / "dialogue.wav"
-ENCODINGS = (Encoding.MULAW, Encoding.ALAW, Encoding.LINEAR16)
-CALLS_PER_CONNECTION = 50
-
-
-class Record:
-    """What one run saw."""
-
-    def __init__(self) -> None:
-        self.latencies: list[float] = []
-        self.lateness: list[float] = []
-        self.errors: list[str] = []
-        self.finals = 0
-        self.speech_seconds = 0.0
-        self.audio_seconds = 0.0
-
-
-async def live_call(
-    client: Client,
-    audio: np.ndarray,
-    encoding: Encoding,
-    options: argparse.Namespace,
-    record: Record,
-) -> None:
-    """One call from config to final prediction, one chunk each ``chunk_ms``."""
-    chunk = SAMPLE_RATE * options.chunk_ms // 1000
-    due: dict[int, float] = {}
-    try:
-        async with client.call(encoding=encoding.value) as call:
-
-            async def send() -> None:
-                begin = time.perf_counter()
-                for index in range(options.seconds * 1000 // options.chunk_ms):
-                    start = index * chunk % (len(audio) - chunk)
-                    data = encode(audio[start : start + chunk], encoding)
-                    when = begin + (index + 1) * options.chunk_ms / 1000
-                    await asyncio.sleep(max(0.0, when - time.perf_counter()))
-                    record.lateness.append(time.perf_counter() - when)
-                    due[index + 1] = when
-                    await call.send(data)
-                await call.end_of_audio()
-
-            sending = asyncio.create_task(send())
-            async for event in call:
-                if isinstance(event, Prediction):
-                    if event.final:
-                        record.finals += 1
-                        record.speech_seconds += event.speech_time
-                        record.audio_seconds += event.audio_time
-                    else:
-                        record.latencies.append(time.perf_counter() - due[event.sequence])
-            await sending
-    except grpc.aio.AioRpcError as error:
-        record.errors.append(f"{error.code().name}: {error.details()}")
-
-
-async def run_calls(target: str, options: argparse.Namespace) -> Record:
-    """All calls at once, their starts spread over two update intervals."""
-    record = Record()
-    sides, _ = soundfile.read(DEMO, dtype="int16", always_2d=True)
-    shuffle = random.Random(options.seed)
-    async with contextlib.AsyncExitStack() as stack:
-        clients = [
-            await stack.enter_async_context(Client(target))
-            for _ in range(-(-options.calls // CALLS_PER_CONNECTION))
-        ]
-
-        async def one(number: int) -> None:
-            await asyncio.sleep(number / options.calls)
-            audio = np.roll(sides[:, number % 2], -shuffle.randrange(len(sides)))
-            encoding = ENCODINGS[number % len(ENCODINGS)]
-            await live_call(clients[number % len(clients)], audio, encoding, options, record)
-
-        await asyncio.gather(*(one(number) for number in range(options.calls)))
-    return record
+__all__ = ["DEMO", "device_name"]
 
 
 def device_name() -> str:
@@ -123,38 +47,66 @@ def device_name() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a running process, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def serving(server: LocalServer | None) -> dict[str, Any]:
+    """What the server said of itself when it began to serve."""
+    log = server.log if server else []
+    return next((entry for entry in log if entry.get("event") == "serving"), {})
 
 
-def measure(target: str, options: argparse.Namespace, server: LocalServer | None) -> dict[str, Any]:
-    """One run as the JSON that the module documents."""
-    server_before = cpu_seconds(server.process.pid) if server else 0.0
-    own_before = time.process_time()
-    record = uvloop.run(run_calls(target, options))
-    own = time.process_time() - own_before
-    used = cpu_seconds(server.process.pid) - server_before if server else None
-    call_seconds = options.calls * options.seconds
-    milliseconds = 1000 * np.array(record.latencies or [0.0])
-    quantiles = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "p99_9_ms": 99.9, "max_ms": 100}
-    serving = next((e for e in server.log if e.get("event") == "serving"), {}) if server else {}
-    return {
-        "calls": options.calls,
-        "lost": options.calls - record.finals,
-        "errors": record.errors[:5],
-        "seconds": options.seconds,
-        "chunk_ms": options.chunk_ms,
-        "predictions": len(record.latencies),
-        **{key: round(float(np.percentile(milliseconds, q)), 2) for key, q in quantiles.items()},
-        "server_cpu_ms_per_call_s": None if used is None else round(1000 * used / call_seconds, 3),
-        "client_cpu_ms_per_call_s": round(1000 * own / call_seconds, 3),
-        "speech_share": round(record.speech_seconds / max(record.audio_seconds, 1e-9), 3),
-        "late_sends_ms_p99": round(1000 * float(np.percentile(record.lateness or [0.0], 99)), 2),
-        "provider": serving.get("providers"),
+def measure(
+    target: str, options: argparse.Namespace, server: LocalServer | None, allowed: set[int]
+) -> tuple[Outcome, dict[str, Any]]:
+    """One run, and the JSON that the module documents."""
+
+    def meter() -> dict[str, float]:
+        return {"cpu": cpu_seconds(server.process.pid)} if server else {}
+
+    with Generators(options.generators, allowed) as generators:
+        outcome = generators.run(
+            target,
+            options.calls,
+            options.seconds,
+            chunk_ms=options.chunk_ms,
+            meter=meter,
+            calls_per_connection=options.calls_per_connection,
+            seed=options.seed,
+            title=f"{options.calls} calls",
+        )
+    used = outcome.metered.get("cpu")
+    return outcome, {
+        **outcome.figures(),
+        "server_cpu_ms_per_call_s": None if used is None else outcome.per_call_second(used),
+        "provider": serving(server).get("providers"),
         "device": device_name(),
     }
+
+
+def load_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark of live calls may be told."""
+    parser.add_argument("--chunk-ms", type=int, default=100, help="20 to 200 (%(default)s)")
+    parser.add_argument(
+        "--generators", type=int, default=1, help="processes that make the calls (%(default)s)"
+    )
+    parser.add_argument(
+        "--calls-per-connection", type=int, default=50, help="of one gateway (%(default)s)"
+    )
+    parser.add_argument("--model", help="student for the server that is started")
+    parser.add_argument(
+        "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs"
+    )
+    parser.add_argument(
+        "--server-flags", default="", help='more flags for that server, "--max-batch 32 ..."'
+    )
+    parser.add_argument("--json", type=Path, help="write the result there too")
+    parser.add_argument("--picture", type=Path, help="write a picture of it there (PNG or SVG)")
+    parser.add_argument("--seed", type=int, default=1, help="of where each call begins")
+
+
+def server_flags(options: argparse.Namespace, calls: int) -> list[str]:
+    """Flags of a server for so many calls."""
+    flags = ["--provider", options.provider, "--log-level", "info", "--max-calls", str(calls)]
+    flags += ["--model", options.model] if options.model else []
+    return flags + shlex.split(options.server_flags)
 
 
 def main() -> int:
@@ -163,26 +115,26 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, default=200, help="at the same time (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=60, help="length of each (%(default)s)")
-    parser.add_argument("--chunk-ms", type=int, default=100, help="20 to 200 (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="that are counted (%(default)s)")
     parser.add_argument("--target", help="HOST:PORT of a running server; else one is started")
-    parser.add_argument("--model", help="student for the server that is started")
-    parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--json", type=Path, help="write the result there too")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--server-cores", type=int, default=1, help="cores of the server (%(default)s)"
+    )
+    load_arguments(parser)
     options = parser.parse_args()
+    mine, theirs = cores(options.server_cores)
     with contextlib.ExitStack() as stack:
         server = None
         if not options.target:
-            flags = ["--provider", options.provider, "--log-level", "info"]
-            flags += ["--max-calls", str(options.calls + 10)]
-            flags += ["--model", options.model] if options.model else []
-            server = stack.enter_context(local_server(*flags))
-        result = measure(options.target or server.target, options, server)  # type: ignore[union-attr]
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+            with on_cores(mine):
+                server = stack.enter_context(
+                    local_server(*server_flags(options, options.calls + 10))
+                )
+        target = options.target or server.target  # type: ignore[union-attr]
+        outcome, result = measure(target, options, server, theirs)
+    write_json(result, options.json)
+    if options.picture:
+        latency_picture(outcome.seen.latency, result, options.picture)
     return 1 if result["lost"] else 0
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 START_SECONDS = 60.0
@@ -31,14 +32,26 @@ class LocalServer:
 
 
 @contextlib.contextmanager
-def local_server(*arguments: str, stop_seconds: float = 15.0) -> Iterator[LocalServer]:
+def local_server(
+    *arguments: str,
+    stop_seconds: float = 15.0,
+    command: Sequence[str] = ("-m", "streamer.serve"),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[LocalServer]:
     """Start ``python -m streamer.serve`` with ``arguments``, wait until it serves, stop it after.
+
+    Args:
+        arguments: flags of the server.
+        stop_seconds: after SIGTERM, before it is killed.
+        command: of the interpreter; another program must log "serving" and its address as well.
+        environment: variables besides those of this process.
 
     Raises:
         RuntimeError: it ended before serving; the message is what it printed.
     """
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "streamer.serve", "--listen", "127.0.0.1:0", *arguments],
+        [sys.executable, *command, "--listen", "127.0.0.1:0", *arguments],
+        env={**os.environ, **(environment or {})},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -3,9 +3,28 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import pytest
+
+from streamer.local import local_server
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """The generator's module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import load as module  # noqa: PLC0415 - benchmarks are no package
+
+    return module
 
 
 def run(tmp_path, script, *arguments):
@@ -16,24 +35,103 @@ def run(tmp_path, script, *arguments):
 
 
 def test_live_calls_are_paced_and_all_end_with_a_prediction(tmp_path):
-    done, result = run(tmp_path, "latency.py", "--calls", "20", "--seconds", "3")
+    picture = tmp_path / "latency.png"
+    done, result = run(
+        tmp_path, "latency.py", "--calls", "5", "--seconds", "2", "--picture", str(picture)
+    )
     assert done.returncode == 0, done.stderr
-    assert (result["calls"], result["lost"], result["errors"]) == (20, 0, [])
-    # A prediction each 0.5 s; the one at 3 s may be overtaken by the final one.
-    assert 20 * 5 <= result["predictions"] <= 20 * 6
-    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
-    assert 0.2 < result["speech_share"] < 0.8
+    assert (result["calls"], result["lost"], result["errors"]) == (5, 0, [])
+    # A prediction each 0.5 s, from 1 + 2 s before the two that are counted.
+    assert 5 * 9 <= result["predictions"] <= 5 * 10
+    assert 1.5 <= result["predictions_per_call_s"] <= 2.5
+    assert 0 < result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"] <= result["max_ms"]
+    assert result["p99_ms"] <= result["p99_9_ms"] <= result["max_ms"]
+    assert 0.1 < result["speech_share"] < 0.9
     assert result["server_cpu_ms_per_call_s"] > 0
+    assert result["generator_cpu_ms_per_call_s"] > 0
     assert result["provider"]
+    assert result["device"]
+    assert picture.stat().st_size > 1000
 
 
-def test_a_refused_call_counts_as_lost(tmp_path):
+def test_a_call_that_never_came_through_counts_as_lost(tmp_path):
     done, result = run(
         tmp_path, "latency.py", "--calls", "2", "--seconds", "1", "--target", "127.0.0.1:1"
     )
     assert done.returncode == 1
-    assert result["lost"] == 2
+    assert (result["lost"], result["refused"]) == (2, 0)
     assert result["errors"][0].startswith("UNAVAILABLE")
+    assert result["p99_ms"] is None, "nothing was measured"
+
+
+def test_a_refused_call_is_not_lost(tmp_path):
+    with local_server("--provider", "cpu", "--max-calls", "2") as server:
+        done, result = run(
+            tmp_path, "latency.py", "--calls", "5", "--seconds", "1", "--target", server.target
+        )
+    assert done.returncode == 0, done.stderr
+    assert (result["refused"], result["lost"], result["errors"]) == (3, 0, [])
+    assert result["server_cpu_ms_per_call_s"] is None
+
+
+class LateServer(pb_grpc.ClassifierServiceServicer):
+    """Notes when messages arrive; answers each fifth of them ``late`` seconds after."""
+
+    def __init__(self, late):
+        self.late = late
+        self.arrived = []
+
+    def StreamClassify(self, request_iterator, context):  # noqa: ARG002, N802 - gRPC's
+        answers = []
+        done = threading.Event()
+
+        def read():
+            for request in request_iterator:
+                self.arrived.append((request.audio.sequence, time.monotonic()))
+                if request.audio.sequence and request.audio.sequence % 5 == 0:
+                    answers.append((time.monotonic() + self.late, request.audio.sequence))
+            done.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        while not done.is_set() or answers:
+            if answers and time.monotonic() >= answers[0][0]:
+                prediction = pb.Prediction(sequence=answers.pop(0)[1])
+                yield pb.StreamClassifyResponse(prediction=prediction)
+            time.sleep(0.002)
+        yield pb.StreamClassifyResponse(prediction=pb.Prediction(sequence=20, final=True))
+
+
+def test_a_late_answer_delays_no_chunk_and_counts_in_full(load):
+    servicer = LateServer(late=0.8)
+    server = grpc.server(ThreadPoolExecutor(4))
+    pb_grpc.add_ClassifierServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    begin = time.monotonic() + 0.2
+    plan = load.Plan(
+        f"127.0.0.1:{port}",
+        calls=1,
+        seconds=2.0,
+        window=(0.0, 3.0),
+        numbers=range(1),
+        begin=begin,
+    )
+    seen = load.generate(plan)
+    server.stop(None)
+    assert seen.finals == 1
+    assert [sequence for sequence, _ in servicer.arrived] == list(range(21))
+    for sequence, at in servicer.arrived[1:]:
+        assert at >= begin + 0.1 * sequence - 0.002, "no chunk leaves before its audio has ended"
+        assert at < begin + 0.1 * sequence + 0.4, "none waits for the answer to an earlier one"
+    assert seen.due == pytest.approx([0.5, 1.0, 1.5, 2.0], abs=0.002)
+    assert min(seen.latency) >= 0.799
+
+
+@pytest.mark.parametrize(
+    ("chunk_ms", "numbers"), [(100, [5, 10]), (200, [3, 5, 8, 10]), (20, [25, 50]), (60, [9, 17])]
+)
+def test_a_prediction_is_owed_for_the_first_chunk_past_each_half_second(load, chunk_ms, numbers):
+    assert [n for n in range(1, numbers[-1] + 1) if load.owed(n, chunk_ms)] == numbers
 
 
 def test_cost_of_an_old_call_is_compared_with_a_young_one(tmp_path):
