@@ -106,7 +106,7 @@ def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]
     Args:
         model: as :func:`model.export.export` writes it.
         feeds: inputs of consecutive steps without ``state``; it starts from zeros and is carried
-            on. A new call begins where the batch size changes.
+            on. A new call begins after an empty batch.
     """
     products = _products(model)
     names = list(dict.fromkeys(product.node.input[0] for product in products))
@@ -126,15 +126,18 @@ def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]
     state = np.zeros((0, size), np.float32)
     for feed in feeds:
         batch = len(feed["samples"])
-        if len(state) != batch:
+        if not len(state):
             state = np.zeros((batch, size), np.float32)
+        if not batch:
+            state = state[:0]
+            continue
         *activations, state = session.run([*names, "state_out"], {**feed, "state": state})
         for name, values in zip(names, activations, strict=True):
             ranges.see(name, values)
     return ranges
 
 
-def quantised(model: ModelProto, ranges: Ranges, *, quantile: float = 1.0) -> ModelProto:
+def quantised(model: ModelProto, ranges: Ranges, *, quantile: float = 0.9999) -> ModelProto:
     """The same student with its large products in 8 bits, under a model id of its own.
 
     Args:

@@ -2,8 +2,9 @@
 
 Each channel of a call is a lane with its own state vector. A batch takes at most one block per
 lane, the lane that waited longest first; a lane that was just served goes to the back, so a
-caller who floods cannot delay live ones. The thread never waits while a block is ready: batches
-grow by themselves under load and are single blocks when it is quiet.
+caller who floods cannot delay live ones. After the first block of a batch the thread gathers
+others for a few milliseconds: a block costs half as much CPU among eight as alone, and nobody
+notices 8 ms beside the 160 that a block took to fill.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ Posteriors = tuple[list[float], ...]
 """One list of class probabilities per task."""
 
 log = structlog.get_logger()
+
+GATHER = 0.008
+"""Seconds that a batch waits for more blocks after its first."""
 
 
 class Stepper(Protocol):
@@ -70,6 +74,7 @@ class Engine:
         deliver: runs a callback where results are wanted; for asyncio
             ``loop.call_soon_threadsafe``. Once a batch, not once a call.
         max_batch: most blocks in one step.
+        gather: seconds that the first block of a batch waits for others.
         stepped: told after each step, on the engine's thread: blocks, seconds that the first of
             them waited, seconds of the step, blocks that failed.
     """
@@ -80,12 +85,16 @@ class Engine:
         deliver: Callable[[Callable[[], None]], object],
         *,
         max_batch: int = 64,
+        gather: float = GATHER,
         stepped: Callable[[int, float, float, int], None] | None = None,
     ) -> None:
         self.student = student
         self._stepped = stepped
         self._deliver = deliver
         self._max_batch = max_batch
+        self._gather = gather
+        self._gather_until = 0.0
+        self._idle = False
         self._ready: deque[Lane] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -107,8 +116,12 @@ class Engine:
             if not lane.queued and not lane.closed:
                 lane.queued = True
                 lane.since = time.monotonic()
+                if not self._ready:
+                    self._gather_until = lane.since + self._gather
                 self._ready.append(lane)
-                self._wake.notify()
+                if self._idle:
+                    self._idle = False
+                    self._wake.notify()
 
     def close_lane(self, lane: Lane) -> None:
         """Forget the lane; a step in flight ends unheard."""
@@ -123,11 +136,25 @@ class Engine:
             self._wake.notify()
         self._thread.join()
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the oldest block has waited; 0 if none does."""
+        with self._wake:
+            return time.monotonic() - self._ready[0].since if self._ready else 0.0
+
     def _take(self) -> list[tuple[Lane, Samples]]:
         """Blocks of the next batch; waits for the first; empty when stopping."""
         with self._wake:
             while not self._ready and not self._stopping:
+                self._idle = True
                 self._wake.wait()
+            self._idle = False
+            rest = 0.0
+            if self._ready and len(self._ready) < self._max_batch:
+                rest = self._gather_until - time.monotonic()
+        if rest > 0.0:
+            time.sleep(rest)
+        with self._wake:
             batch: list[tuple[Lane, Samples]] = []
             while self._ready and len(batch) < self._max_batch and not self._stopping:
                 lane = self._ready.popleft()
@@ -144,6 +171,7 @@ class Engine:
                 lane.queued = bool(lane.pending) and not lane.closed
                 if lane.queued:
                     lane.since = now
+                    self._gather_until = 0.0  # a call behind its time need not wait for others
                     self._ready.append(lane)
 
     def _run(self) -> None:
@@ -176,9 +204,10 @@ class Engine:
             posteriors, after = self.student.step(
                 self._samples[:size], self._valid[:size], self._states[:size]
             )
-            answers = (*posteriors, after)
-            finite = [np.isfinite(answer).all(axis=1) for answer in answers]
-            fine: list[bool] = np.logical_and.reduce(finite).tolist()
+            # A sum is finite only if all it adds are: half the work of looking at each.
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums = [answer.sum(axis=1) for answer in (*posteriors, after)]
+            fine: list[bool] = np.isfinite(sums).all(axis=0).tolist()
             lists = [posterior.tolist() for posterior in posteriors]
         except Exception as error:
             if size > 1:
