@@ -11,6 +11,7 @@ import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 INK, ACCENT, SOFT = "#26323d", "#c2410c", "#7d9bb8"
 
@@ -51,4 +52,102 @@ def latency_picture(latency: Sequence[float], result: Mapping[str, Any], path: P
         loc="left",
     )
     axes.spines[["top", "right"]].set_visible(False)
+    _save(path)
+
+
+PARTS = {
+    "transport": "#7d9bb8",
+    "decode_vad": "#a3be8c",
+    "decisions": "#d8c46a",
+    "batching": "#b48ead",
+    "model": "#c2410c",
+}
+"""Of the server's cost, in the order they are stacked, with their colours."""
+EMPTY = {"empty_servicer": "empty\nservicer", "empty_servicer_default": "empty, gRPC\ndefault"}
+
+
+def _split_bars(axes: Axes, result: Mapping[str, Any]) -> None:
+    cost, height = result["cpu_ms_per_call_s"], 0.0
+    for part, colour in PARTS.items():
+        label = f"{part.replace('_', ' + ')} {cost[part]:.2f}"
+        axes.bar(0, cost[part], bottom=height, color=colour, label=label)
+        height += cost[part]
+    axes.text(0, height, f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+    for place, key in enumerate(EMPTY, start=1):
+        axes.bar(place, cost[key], color=INK, alpha=0.35)
+        axes.text(place, cost[key], f"{cost[key]:.2f}", ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(1 + len(EMPTY)), ["server", *EMPTY.values()], fontsize=8)
+    axes.set_ylim(0, 1.45 * max(height, cost["empty_servicer_default"]))
+    axes.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
+    axes.set_title("CPU-ms per call-second at 70 % of capacity", fontsize=9, loc="left")
+
+
+def _search(axes: Axes, result: Mapping[str, Any]) -> None:
+    for held, colour in ((True, SOFT), (False, ACCENT)):
+        steps = [s for s in result["steps"] if s["held"] is held and s["p99_ms"]]
+        label = "held" if held else "not held"
+        calls = [step["calls"] for step in steps]
+        axes.plot(calls, [step["p99_ms"] for step in steps], "o", color=colour, label=label)
+    axes.axhline(result["bound_ms"], color=INK, linewidth=0.8, linestyle="--")
+    axes.axvline(result["max_calls"], color=INK, linewidth=0.8)
+    tried = sorted({step["calls"] for step in result["steps"]})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    shown = [n for n in tried if n in (tried[0], tried[-1], result["max_calls"])]
+    axes.set_xticks(shown, [str(n) for n in shown], fontsize=8)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title(
+        f"{result['max_calls']} calls on one core hold p99 under {result['bound_ms']:g} ms",
+        fontsize=9,
+        loc="left",
+    )
+    axes.set_xlabel("calls", fontsize=8)
+    axes.set_ylabel("p99, ms", fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _products(axes: Axes, result: Mapping[str, Any]) -> None:
+    curve = result["gemm_curve"]
+    batches = [point["batch"] for point in curve]
+    step = [point["step_ms_per_speech_s"] for point in curve]
+    ideal = [point["step_ms_per_speech_s"] * point["fraction"] for point in curve]
+    axes.plot(batches, step, "o-", color=ACCENT, label="student's step")
+    axes.plot(batches, ideal, "o-", color=INK, label="its matrix products alone")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("blocks in a step", fontsize=8)
+    axes.set_title("CPU-ms per second of speech", fontsize=9, loc="left")
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+    values = [point[name] for point in points]
+    axes.plot(values, [p["cpu_ms_per_call_s"] for p in points], "o-", color=ACCENT)
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_title("CPU-ms per call-second", fontsize=9, loc="left")
+
+
+def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
+    """Search, split of the cost beside the floors, products, and the curves that were measured."""
+    names = {"calls": "calls", "chunk_ms": "chunk, ms", "workers": "workers"}
+    drawn = {name: p for name in names if (p := result.get("curves", {}).get(name))}
+    rows = 2 if drawn else 1
+    _, grid = plt.subplots(rows, 3, figsize=(12, 3.5 * rows), squeeze=False)
+    _search(grid[0][0], result)
+    _split_bars(grid[0][1], result)
+    _products(grid[0][2], result)
+    for axes, (name, points) in zip(grid[-1] if drawn else [], drawn.items(), strict=False):
+        _curve(axes, points, name, names[name])
+    for axes in grid[-1][len(drawn) :] if drawn else []:
+        axes.set_axis_off()
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    plt.suptitle(f"{result['chunk_ms']} ms chunks, {result['device']}", fontsize=9)
+    plt.tight_layout()
     _save(path)

@@ -12,4 +12,4 @@ import multiprocessing
 import os
 
 if multiprocessing.parent_process() is not None:
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+    os.environ["GRPC_EXPERIMENTS"] = "-event_engine_client,-event_engine_listener"

@@ -1,0 +1,168 @@
+"""The most live calls that one core serves in time, what they cost, and how near that is to floors.
+
+    python benchmarks/throughput.py --json throughput.json --picture throughput.png
+    python benchmarks/throughput.py --curves --seconds 30
+
+Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
+--bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
+kept to one core. A step whose generator was late itself is repeated, and marked if it stays so.
+At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
+gRPC servicer, with the same calls, what no server could save.
+
+JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, ``p99_ms_at_70``,
+``p99_ms_at_30`` (at these percentages of ``max_calls``), ``cpu_ms_per_call_s`` at 70 %: ``total``
+and its parts ``transport`` (gRPC, event loop, all that is not counted apart), ``decode_vad``,
+``decisions``, ``batching``, ``model``; beside them ``empty_servicer`` (gRPC polling as our server
+sets it) and ``empty_servicer_default``, and ``total_without_counters``. ``mean_batch`` (blocks a
+step there), ``gemm_fraction``, ``gemm_gflops`` and ``gemm_curve`` (see floors.py), ``steps`` of the
+search (the figures of latency.py each), ``generator_limited`` (true: a generator that was late
+ended the search; use --generators on more cores), ``curves`` (with --curves: ``calls``,
+``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``), ``seconds`` of a
+step, ``chunk_ms``, ``provider``, ``device``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from floors import BATCHES, empty_servicer, gemm
+from latency import device_name, load_arguments
+from load_curves import curves
+from load_pictures import throughput_picture
+from load_run import Generators, cores, write_json
+from load_split import Bench
+from rich.console import Console
+
+from streamer.student import DEFAULT_MODEL
+
+console = Console(stderr=True)
+PRECISION = 1.05
+ATTEMPTS = 3
+LATE_SHARE = 0.25
+"""A generator whose own p99 lateness is more of the bound than this measures itself."""
+
+
+def search(holds: Callable[[int], bool], start: int, most: int) -> int:
+    """Largest number that holds, to 5 %: doubled from ``start``, then bisected; 0 if none does."""
+    low, high = 0, min(start, most)
+    while holds(high):
+        low = high
+        if high == most:
+            return low
+        high = min(2 * high, most)
+    while high - low > 1 and high > PRECISION * low:
+        middle = round((max(low, 1) * high) ** 0.5)
+        middle = min(max(middle, low + 1), high - 1)
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class Capacity:
+    """The search, and what each step of it found."""
+
+    def __init__(self, bench: Bench, bound_ms: float) -> None:
+        self._bench = bench
+        self._bound_ms = bound_ms
+        self.steps: list[dict[str, Any]] = []
+
+    def holds(self, calls: int) -> bool:
+        """Whether p99 stays under the bound with nothing lost or refused."""
+        for _ in range(ATTEMPTS):
+            outcome, cost = self._bench.plain(calls, title=f"{calls} calls")
+            figures = outcome.figures() | {"server_cpu_ms_per_call_s": cost}
+            p99 = figures["p99_ms"]
+            fine = not figures["lost"] and not figures["refused"]
+            held = fine and p99 is not None and p99 <= self._bound_ms
+            late = figures["late_sends_ms_p99"] > LATE_SHARE * self._bound_ms
+            self.steps.append(figures | {"held": held, "generator_late": late})
+            console.print(
+                f"{calls:6d} calls  p99 {p99} ms  lost {figures['lost']}  refused "
+                f"{figures['refused']}  CPU {cost:.3f} ms per call-second  generator "
+                f"{figures['generator_cpu_ms_per_call_s']:.3f}, p99 "
+                f"{figures['late_sends_ms_p99']} ms late  {'held' if held else 'not held'}"
+            )
+            if held or not late:
+                return held
+        return False
+
+    @property
+    def generator_limited(self) -> bool:
+        """Whether the smallest number that did not hold failed with a late generator each time."""
+        failed = [step["calls"] for step in self.steps if not step["held"]]
+        last = [step for step in self.steps if failed and step["calls"] == min(failed)]
+        return bool(last) and all(step["generator_late"] for step in last)
+
+
+def measure(
+    options: argparse.Namespace, bench: Bench, generators: Generators, mine: set[int]
+) -> dict[str, Any]:
+    """The JSON that the module documents, but for the curves."""
+    capacity = Capacity(bench, options.bound_ms)
+    most = search(capacity.holds, options.start, options.most)
+    at_70, at_30 = (max(1, round(share * most)) for share in (0.7, 0.3))
+    plain, without = bench.plain(at_70, title=f"{at_70} calls, 70 %")
+    third, _ = bench.plain(at_30, title=f"{at_30} calls, 30 %")
+    counted, parts = bench.measured(at_70, title=f"{at_70} calls, counted")
+    empty = empty_servicer(generators, at_70, options.seconds, options.chunk_ms, mine)
+    return {
+        "max_calls": most,
+        "capped": most == options.most,
+        "bound_ms": options.bound_ms,
+        "p99_ms_at_70": plain.figures()["p99_ms"],
+        "p99_ms_at_30": third.figures()["p99_ms"],
+        "cpu_ms_per_call_s": {
+            **parts,
+            "empty_servicer": empty["empty_servicer"],
+            "empty_servicer_default": empty["empty_servicer_default"],
+            "total_without_counters": without,
+        },
+        "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
+        **gemm(Path(options.model or DEFAULT_MODEL), mine, options.batches),
+        "steps": capacity.steps,
+        "generator_limited": capacity.generator_limited,
+        "seconds": options.seconds,
+        "chunk_ms": options.chunk_ms,
+    }
+
+
+def main() -> int:
+    """Command line; 1 if not a single call holds the bound."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bound-ms", type=float, default=50.0, help="p99 that must hold (%(default)s)"
+    )
+    parser.add_argument("--seconds", type=int, default=15, help="counted each step (%(default)s)")
+    parser.add_argument("--start", type=int, default=50, help="calls to begin with (%(default)s)")
+    parser.add_argument("--most", type=int, default=20_000, help="calls to stop at (%(default)s)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=BATCHES, help="blocks in a step (%(default)s)"
+    )
+    parser.add_argument(
+        "--curves", action="store_true", help="cost over calls, chunk length and workers as well"
+    )
+    load_arguments(parser)
+    options = parser.parse_args()
+    mine, theirs = cores()
+    with Generators(options.generators, theirs) as generators:
+        bench = Bench(options, generators, mine)
+        result = measure(options, bench, generators, mine)
+        if options.curves:
+            result["curves"] = curves(options, generators, max(1, result["max_calls"]), console)
+    result |= {"provider": bench.providers, "device": device_name()}
+    write_json(result, options.json)
+    if options.picture:
+        throughput_picture(result, options.picture)
+    return 0 if result["max_calls"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The floors are measured on what they claim to be."""
+
+import importlib
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from streamer.student import DEFAULT_MODEL
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a benchmark by its name: they are no package."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def tiny_graph(path):
+    """Two equal products of 16 x 32, one of 32 x 8."""
+    random = np.random.default_rng(0)
+    weights = {"a": (16, 32), "b": (16, 32), "c": (32, 8)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["xa"]),
+        helper.make_node("MatMul", ["x", "b"], ["xb"]),
+        helper.make_node("Mul", ["xa", "xb"], ["m"]),
+        helper.make_node("MatMul", ["m", "c"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 5, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5, 8])],
+        [
+            numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
+    gemm = module("load_gemm")
+    tiny_graph(tmp_path / "tiny.onnx")
+    model = gemm.optimised(tmp_path / "tiny.onnx")
+    found = gemm.products(model, {"x": np.ones((3, 5, 16), np.float32)})
+    assert sorted((p.shape, p.count) for p, _ in found) == [((15, 16, 32), 2), ((15, 32, 8), 1)]
+    for product, weights in found:
+        for copies in (1, gemm.COPIES):
+            product.runner(weights, copies)()
+
+
+def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch):
+    gemm = module("load_gemm")
+    monkeypatch.setattr(gemm, "ROUNDS", 2)
+    point = gemm.gemm_floor(DEFAULT_MODEL, 8)
+    assert point["batch"] == 8
+    assert 0 < point["gemm_ms"] < point["step_ms"]
+    assert 0 < point["fraction"] < 1
+    assert point["gflops"] > 1
+    assert point["mflop_per_speech_s"] > 1
+
+
+def test_the_empty_servicer_answers_as_often_as_the_server(module, monkeypatch):
+    floors = module("floors")
+    monkeypatch.setattr(floors, "POLLING", {"": floors.polling.EXPERIMENTS})
+    with module("load_run").Generators(1) as generators:
+        found = floors.empty_servicer(generators, 3, 1.0, 100, os.sched_getaffinity(0))
+    assert found["empty_servicer"] > 0
+    assert found["empty_p99_ms"] > 0
+    assert found["calls"] == 3

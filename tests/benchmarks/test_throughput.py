@@ -1,0 +1,129 @@
+"""The search for the capacity, and the split of the cost. No figure is judged here."""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a benchmark by its name: they are no package."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 49, 50, 51, 330, 999, 1000])
+def test_the_search_ends_within_5_percent_below_the_capacity(module, capacity):
+    tried = []
+
+    def holds(calls):
+        tried.append(calls)
+        return calls <= capacity
+
+    found = module("throughput").search(holds, start=50, most=1000)
+    assert found <= capacity
+    assert found * 1.05 + 1 > capacity
+    assert len(tried) == len(set(tried)), "no step is measured twice"
+    assert len(tried) < 16
+
+
+def test_nothing_holds(module):
+    assert module("throughput").search(lambda calls: calls < 1, start=8, most=1000) == 0
+
+
+class FakeBench:
+    """Gives runs back as they were written down."""
+
+    def __init__(self, module, *runs):
+        self._run = module("load_run")
+        self._seen = module("load").Seen
+        self._left = list(runs)
+
+    def plain(self, calls, title):  # noqa: ARG002
+        seen = self._seen(finals=calls, latency=[0.01] * 100, lateness=[0.0])
+        for name, value in self._left.pop(0).items():
+            setattr(seen, name, value)
+        return self._run.Outcome(seen, calls, 1.0, 100, {}), 1.0
+
+
+@pytest.mark.parametrize(
+    ("run", "held"),
+    [
+        ({}, True),
+        ({"latency": [0.01] * 98 + [0.06] * 2}, False),
+        ({"finals": 9, "errors": ["INTERNAL: x"]}, False),
+        ({"finals": 9, "refused": 1}, False),
+        ({"latency": []}, False),
+    ],
+)
+def test_a_step_holds_if_p99_is_in_time_and_no_call_lost_or_refused(module, run, held):
+    capacity = module("throughput").Capacity(FakeBench(module, run), bound_ms=50.0)
+    assert capacity.holds(10) is held
+    assert not capacity.generator_limited
+
+
+def test_a_step_whose_generator_was_late_is_repeated_and_marked(module):
+    late = {"latency": [0.2] * 100, "lateness": [0.1]}
+    capacity = module("throughput").Capacity(FakeBench(module, late, {}), bound_ms=50.0)
+    assert capacity.holds(10)
+    capacity = module("throughput").Capacity(FakeBench(module, late, late, late), bound_ms=50.0)
+    assert not capacity.holds(10)
+    assert capacity.generator_limited
+
+
+COUNTED = {
+    "total": 1.0,
+    "decode_vad": 0.2,
+    "decisions": 0.05,
+    "model": 0.3,
+    "engine": 0.35,
+    "messages": 1000,
+    "predictions": 200,
+    "steps": 30,
+}
+
+
+def test_the_parts_of_the_cost_add_up_to_the_total(module):
+    found = module("load_split").split(COUNTED, call_seconds=100.0)
+    assert found["total"] == 10.0
+    assert found["batching"] == pytest.approx(0.5)
+    assert found["transport"] == pytest.approx(4.0)
+    assert sum(found[part] for part in module("load_split").PARTS) == pytest.approx(10.0)
+
+
+def test_a_part_that_is_never_counted_is_an_error_not_a_zero(module):
+    with pytest.raises(ValueError, match="no steps were counted"):
+        module("load_split").split({**COUNTED, "steps": 0}, call_seconds=100.0)
+
+
+def test_the_measured_server_counts_what_real_calls_cost(module):
+    options = argparse.Namespace(
+        provider="cpu",
+        model=None,
+        server_flags="",
+        seconds=2,
+        chunk_ms=100,
+        calls_per_connection=50,
+        seed=1,
+    )
+    with module("load_run").Generators(1) as generators:
+        bench = module("load_split").Bench(options, generators, os.sched_getaffinity(0))
+        outcome, cost = bench.measured(5, title="")
+    assert (outcome.lost, outcome.seen.refused) == (0, 0)
+    assert outcome.metered["messages"] == pytest.approx(5 * 2 * 10, rel=0.3)
+    assert outcome.metered["blocks"] >= outcome.metered["steps"] > 0
+    parts = module("load_split").PARTS
+    assert all(cost[part] > 0 for part in parts)
+    assert sum(cost[part] for part in parts) == pytest.approx(cost["total"], rel=0.01)
+
+
+def test_the_cpu_of_a_process_grows_as_it_works(module):
+    cpu_seconds = module("load_run").cpu_seconds
+    before = cpu_seconds(os.getpid())
+    sum(range(2_000_000))
+    assert cpu_seconds(os.getpid()) > before
