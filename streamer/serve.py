@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import sys
 
 import streamer.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
@@ -19,6 +18,8 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from streamer import workers
+from streamer.address import check_address
 from streamer.engine import Engine
 from streamer.errors import ModelFileError
 from streamer.metrics import Metrics
@@ -36,7 +37,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
 OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
     # A gateway whose host died never says goodbye: ask it once a minute.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -46,10 +46,16 @@ OPTIONS = (
 )
 
 
-def configure_log(level: str) -> None:
-    """JSON lines on standard error."""
+def configure_log(level: str, **fields: object) -> None:
+    """JSON lines on standard error, each written at once: several processes may share it.
+
+    Args:
+        level: least that is logged.
+        fields: of every line.
+    """
     structlog.configure(
         processors=[
+            lambda _logger, _method, event: {**fields, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -58,27 +64,9 @@ def configure_log(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-
-
-def check_address(listen: str) -> None:
-    """Try to bind before gRPC does: its own failure is many lines of C++ log.
-
-    Raises:
-        RuntimeError: one line naming the address and the reason.
-    """
-    host, _, port = listen.rpartition(":")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise RuntimeError(f"cannot listen on {listen}: {error.strerror}") from error
 
 
 def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
@@ -90,19 +78,26 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
 
 
 class Server:
-    """A bound server; everything it needs is made here and taken down here.
+    """A server; everything it needs is made here and taken down here.
+
+    Args:
+        settings: as given.
+        shared: other processes listen on the same port. Alone, a second server on it must fail.
 
     Raises:
         ModelFileError: the model cannot be served.
         RuntimeError: the address cannot be bound, or the certificates not served.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
         self.settings = settings
-        check_address(settings.listen)
+        self.port = 0
+        self._shared = shared
+        if not shared:
+            check_address(settings.listen)
         if settings.metrics_listen:
             check_address(settings.metrics_listen)
-        credentials = _credentials(settings)
+        self._credentials = _credentials(settings)
         self.metrics = Metrics()
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self_test(self.student)
@@ -127,16 +122,16 @@ class Server:
         # A longer message than any valid chunk is not even read into memory.
         longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
         self._server = grpc.aio.server(
-            options=(*OPTIONS, ("grpc.max_receive_message_length", longest))
+            options=(
+                *OPTIONS,
+                ("grpc.so_reuseport", int(shared)),
+                ("grpc.max_receive_message_length", longest),
+            )
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        if credentials is None:
-            self.port = self._server.add_insecure_port(settings.listen)
-        else:
-            self.port = self._server.add_secure_port(settings.listen, credentials)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -144,14 +139,23 @@ class Server:
         """HOST:PORT that is bound."""
         return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
 
+    def bind(self) -> None:
+        """Take the port; connections wait until :meth:`start`."""
+        listen = self.settings.listen
+        if self._credentials is None:
+            self.port = self._server.add_insecure_port(listen)
+        else:
+            self.port = self._server.add_secure_port(listen, self._credentials)
+
     async def start(self) -> None:
         """Answer calls and, where asked to, scrapes."""
+        self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
         self._sweeper = asyncio.create_task(self._sweep())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
-            "serving",
+            "worker_serving" if self._shared else "serving",
             address=self.address,
             model=self.student.metadata.model_id,
             providers=self.student.providers,
@@ -196,19 +200,35 @@ class Server:
         log.info("stopped")
 
 
-async def serve(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, or only make sure that it could."""
-    server = Server(settings)
-    if settings.check:
-        await server.stop()
-        log.info("checked", model=server.student.metadata.model_id)
-        return
-    stop = asyncio.Event()
+async def serve(settings: ServerSettings, parent: workers.Lifeline | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, or until the parent is gone."""
+    stop, listen = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        stop.set()
+        listen.set()
+
+    server = Server(settings, shared=parent is not None)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await server.start()
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    if parent is not None:
+        parent.watch(listen.set, end)
+        parent.say(workers.LOADED)
+        await listen.wait()
+    if not stop.is_set():
+        await server.start()
+        if parent is not None:
+            parent.say(workers.SERVING)
     await stop.wait()
     await server.stop()
+
+
+async def check(settings: ServerSettings) -> None:
+    """Do all that a start needs."""
+    server = Server(settings)
+    server.bind()
+    await server.stop()
+    log.info("checked", model=server.student.metadata.model_id)
 
 
 def _one_line(error: Exception) -> str:
@@ -217,20 +237,26 @@ def _one_line(error: Exception) -> str:
 
 def main() -> int:
     """Command line; 2 for settings or a model that cannot be served."""
+    parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
     try:
-        settings = CliApp.run(ServerSettings)
+        settings = parent.settings() if parent else CliApp.run(ServerSettings)
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
             got = f", got {problem['input']!r}" if name else ""
             print(f"setting {name or 'error'}: {problem['msg']}{got}", file=sys.stderr)  # noqa: T201
         return 2
-    configure_log(settings.log_level)
+    configure_log(settings.log_level, **({"worker": parent.number} if parent else {}))
     try:
-        uvloop.run(serve(settings))
+        if settings.check:
+            uvloop.run(check(settings))
+        elif parent is None and settings.workers > 1:
+            return workers.supervise(settings)
+        else:
+            uvloop.run(serve(settings, parent))
     except (ModelFileError, RuntimeError) as error:
         print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
-        return 2
+        return workers.CANNOT_SERVE
     return 0
 
 

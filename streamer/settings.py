@@ -11,11 +11,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streamer.student import DEFAULT_MODEL
 
+LAST_PORT = 65535
+
 
 def _address(value: str) -> str:
     """HOST:PORT; gRPC itself would take port 99999 for 34463."""
     host, _, port = value.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    if not host or not port.isascii() or not port.isdigit() or int(port) > LAST_PORT:
         raise ValueError("must be HOST:PORT with a port of 0 to 65535")
     return value
 
@@ -61,17 +63,21 @@ class ServerSettings(BaseSettings):
     """serve plaintext beyond loopback: for a trusted network, or behind a proxy that does TLS"""
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
-    can read it"""
+    can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
     model: Path = DEFAULT_MODEL
     """student to serve, an ONNX file written by train/"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """where the student runs; auto takes a GPU if this onnxruntime has one"""
     threads: int = Field(1, ge=1)
     """CPU threads of one student step; 1 is the cheapest per call"""
+    workers: int = Field(1, ge=1, le=1024)
+    """server processes that share the port, one per core; one that dies is replaced. A connection
+    stays with the worker it met: open several"""
     max_batch: int = Field(64, ge=1, le=1024)
     """most calls advanced in one student step"""
     max_calls: int = Field(1000, ge=1)
-    """calls at a time; more are refused with RESOURCE_EXHAUSTED and a retry delay"""
+    """calls at a time, for each worker; more are refused with RESOURCE_EXHAUSTED and a retry
+    delay"""
     max_chunk_seconds: float = Field(10.0, gt=0, le=60)
     """longest audio message"""
     idle_timeout: float = Field(300.0, gt=0)
@@ -96,5 +102,14 @@ class ServerSettings(BaseSettings):
             raise ValueError(
                 f"listen {self.listen} is not loopback: give tls_certificate and tls_key, or "
                 "insecure on a network that you trust"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_of_all_workers(self) -> Self:
+        last = int(self.metrics_listen.rpartition(":")[2] or 0) + self.workers - 1
+        if last > LAST_PORT:
+            raise ValueError(
+                f"metrics_listen {self.metrics_listen} leaves worker {self.workers - 1} no port"
             )
         return self

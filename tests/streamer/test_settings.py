@@ -16,6 +16,7 @@ FLAGS = {
     "model": ("some/file.onnx", Path("some/file.onnx")),
     "provider": ("cpu", "cpu"),
     "threads": ("3", 3),
+    "workers": ("4", 4),
     "max_batch": ("8", 8),
     "max_calls": ("5", 5),
     "max_chunk_seconds": ("2.5", 2.5),
@@ -54,6 +55,7 @@ def test_defaults():
         "model": DEFAULT_MODEL,
         "provider": "auto",
         "threads": 1,
+        "workers": 1,
         "max_batch": 64,
         "max_calls": 1000,
         "max_chunk_seconds": 10.0,
@@ -103,6 +105,14 @@ def test_beyond_loopback_plaintext_must_be_asked_for(listen):
     assert read("--listen", listen, "--insecure").insecure
 
 
+def test_every_worker_has_a_port_for_its_metrics():
+    flags = ["--metrics-listen", "127.0.0.1:65533", "--workers"]
+    assert read(*flags, "3").workers == 3
+    with pytest.raises(ValidationError, match=r"metrics_listen .*:65533 leaves worker 3 no port"):
+        read(*flags, "4")
+    assert read("--workers", "1024").workers == 1024
+
+
 def test_flag_wins_over_environment(monkeypatch):
     monkeypatch.setenv("VOICECOHORT_MAX_CALLS", "7")
     monkeypatch.setenv("VOICECOHORT_THREADS", "2")
@@ -120,6 +130,8 @@ def test_flag_wins_over_environment(monkeypatch):
         ("listen", "127.0.0.1:http"),
         ("provider", "tpu"),
         ("threads", "0"),
+        ("workers", "0"),
+        ("workers", "1025"),
         ("max_batch", "0"),
         ("max_batch", "1025"),
         ("max_calls", "0"),

@@ -1,0 +1,221 @@
+"""Several server processes on one port: the parent that keeps them, and their end of the line.
+
+The kernel spreads connections over the sockets that share a port (SO_REUSEPORT). Each worker is
+a server of its own, started as ``python -m streamer.serve worker NUMBER``. The parent writes to
+its standard input: the settings, then, once all have loaded their student, that it may listen.
+The worker answers on its standard output, and drains when its input ends: its parent is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import structlog
+
+from streamer.address import reserve
+from streamer.settings import ServerSettings
+
+log = structlog.get_logger()
+
+ARGUMENT = "worker"
+CANNOT_SERVE = 2
+"""Exit code of a server whose settings, model, certificates or address are no good."""
+LOADED, LISTEN, SERVING = b"loaded\n", b"listen\n", b"serving\n"
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Seconds before a dead worker is replaced; doubled each time."""
+HEALTHY_SECONDS = 60.0
+"""A worker that lived as long is replaced after the first delay again."""
+KILL_SECONDS = 10.0
+"""After the drain; then a worker is killed."""
+
+
+class Worker:
+    """One worker and, when it has died, its successor.
+
+    Attributes:
+        loaded: it could listen.
+        serving: it listens.
+    """
+
+    def __init__(self, number: int, settings: ServerSettings) -> None:
+        self.number = number
+        self.loaded = asyncio.Event()
+        self.serving = asyncio.Event()
+        self._settings = settings.model_dump_json().encode() + b"\n"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def live(self, may_listen: asyncio.Event) -> int:
+        """Start a process and wait for its end; its exit code.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "streamer.serve", ARGUMENT, str(self.number)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            process_group=0,  # Ctrl-C reaches the parent alone, which knows what to do
+        )
+        assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+        assert process.stdout is not None  # noqa: S101
+        process.stdin.write(self._settings)
+        if await process.stdout.readline() == LOADED:
+            self.loaded.set()
+            await may_listen.wait()
+            process.stdin.write(LISTEN)
+            if await process.stdout.readline() == SERVING:
+                self.serving.set()
+        return await process.wait()
+
+    async def end(self, seconds: float) -> None:
+        """Tell it to drain, and kill it if it has not ended after ``seconds``."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            log.warning("worker_killed", worker=self.number)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+
+class Parent:
+    """Keeps the workers.
+
+    Args:
+        settings: of all of them.
+        address: HOST:PORT, reserved.
+    """
+
+    def __init__(self, settings: ServerSettings, address: str) -> None:
+        self._address = address
+        self._drain_seconds = settings.drain_seconds
+        self._workers = [
+            Worker(number, _settings_of(number, settings, address))
+            for number in range(settings.workers)
+        ]
+        self._may_listen = asyncio.Event()
+        self._started = False
+        self._over = asyncio.Event()
+        self._code = 0
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._over.set)
+        keeping = asyncio.create_task(self._keep())
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait({keeping, over}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._code:
+                log.info("stopping", workers=len(self._workers), seconds=self._drain_seconds)
+        finally:
+            over.cancel()
+            keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeping
+            seconds = self._drain_seconds + KILL_SECONDS
+            await asyncio.gather(*(worker.end(seconds) for worker in self._workers))
+        if not self._code:
+            log.info("stopped", workers=len(self._workers))
+        return self._code
+
+    async def _keep(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            # The first alone: what none of them could serve is said once.
+            for some in (self._workers[:1], self._workers[1:]):
+                for worker in some:
+                    group.create_task(self._tend(worker))
+                for worker in some:
+                    await worker.loaded.wait()
+            # All listen at once: connections stay with whom they met.
+            self._may_listen.set()
+            for worker in self._workers:
+                await worker.serving.wait()
+            self._started = True
+            log.info("serving", address=self._address, workers=len(self._workers))
+
+    async def _tend(self, worker: Worker) -> None:
+        delay = FIRST_DELAY
+        while True:
+            born = time.monotonic()
+            try:
+                code = await worker.live(self._may_listen)
+            except OSError as error:
+                log.error("worker_not_started", worker=worker.number, reason=str(error))  # noqa: TRY400
+            else:
+                if code == CANNOT_SERVE and not self._started:
+                    self._code = code
+                    self._over.set()
+                    return
+                log.error("worker_died", worker=worker.number, exit_code=code)
+            if time.monotonic() - born > HEALTHY_SECONDS:
+                delay = FIRST_DELAY
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+
+def _settings_of(number: int, settings: ServerSettings, address: str) -> ServerSettings:
+    host, _, port = settings.metrics_listen.rpartition(":")
+    metrics = f"{host}:{int(port) and int(port) + number}" if host else ""
+    return settings.model_copy(update={"listen": address, "metrics_listen": metrics})
+
+
+def supervise(settings: ServerSettings) -> int:
+    """Run ``settings.workers`` servers on one port until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        RuntimeError: the address cannot be bound.
+    """
+    held, address = reserve(settings.listen)
+
+    async def run() -> int:
+        return await Parent(settings, address).run()
+
+    with held:
+        return asyncio.run(run())
+
+
+class Lifeline:
+    """A worker's line to its parent; takes standard input and output for itself."""
+
+    def __init__(self) -> None:
+        self.number = int(sys.argv[2])
+        self._input = os.dup(0)
+        self._output = os.dup(1)
+        os.dup2(2, 1)  # what a library prints is no answer
+
+    def settings(self) -> ServerSettings:
+        """What the parent wants served; waits for it."""
+        line = b""
+        while not line.endswith(b"\n") and (more := os.read(self._input, 65536)):
+            line += more
+        return ServerSettings.model_validate_json(line)
+
+    def say(self, what: bytes) -> None:
+        """Tell the parent, if there still is one."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._output, what)
+
+    def watch(self, listen: Callable[[], None], gone: Callable[[], None]) -> None:
+        """Call ``listen`` when the worker may, ``gone`` when there is no parent any more."""
+        loop = asyncio.get_running_loop()
+
+        def heard() -> None:
+            if os.read(self._input, 64):
+                listen()
+            else:
+                loop.remove_reader(self._input)
+                gone()
+
+        loop.add_reader(self._input, heard)
