@@ -92,12 +92,8 @@ def _products(model: ModelProto) -> list[_Product]:
 
 
 def _feeds_spectrum(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
-    """Whether the product is the DFT (squared next), the mel matrix (clipped, then a logarithm)
-    or of one row a block (the embedding)."""
-    following = {reader.op_type for reader in readers.get(node.output[0], [])}
-    return bool(following & {"Pow", "Clip", "Max"}) or (
-        following == {"Mul"} and len(readers[node.output[0]]) == 1
-    )
+    """Whether the product is the DFT (squared next) or the mel matrix (clipped for the log)."""
+    return any(reader.op_type in {"Pow", "Clip"} for reader in readers.get(node.output[0], []))
 
 
 def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> Ranges:
@@ -192,9 +188,7 @@ def quantised(model: ModelProto, ranges: Ranges, *, quantile: float = 0.9999) ->
             inputs.append(constant(f"product{index}_bias", product.bias.astype(np.float32)))
             output = product.add.output[0]
             dropped.add(product.add.output[0])
-        nodes.append(
-            helper.make_node("MatMulIntegerToFloat", inputs, [output], domain=_DOMAIN)
-        )
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [output], domain=_DOMAIN))
         replaced[product.node.output[0]] = nodes
     before = list(graph.node)
     del graph.node[:]

@@ -16,6 +16,7 @@ from streamer.errors import (
     InvalidArgument,
     LimitExceeded,
 )
+from streamer.load import Load
 from streamer.metrics import Heard, Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
@@ -37,6 +38,7 @@ class Call:
         decider: of the model in use.
         clock: seconds, monotonic.
         metrics: told of final predictions.
+        load: of the server; how often predictions come depends on it.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Call:
         decider: Decider,
         clock: Callable[[], float],
         metrics: Metrics,
+        load: Load | None = None,
     ) -> None:
         self.config = config
         self.counted = Heard()
         self._metrics = metrics
-        self.session = CallSession(config, engine, self)
+        self.session = CallSession(config, engine, self, load)
         self.messages = 0
         self.last_message = clock()
         self._clock = clock

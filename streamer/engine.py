@@ -207,7 +207,7 @@ class Engine:
             # A sum is finite only if all it adds are: half the work of looking at each.
             with np.errstate(invalid="ignore", over="ignore"):
                 sums = [answer.sum(axis=1) for answer in (*posteriors, after)]
-            fine: list[bool] = np.isfinite(sums).all(axis=0).tolist()
+            fine: list[bool] = np.isfinite(np.stack(sums)).all(axis=0).tolist()
             lists = [posterior.tolist() for posterior in posteriors]
         except Exception as error:
             if size > 1:

@@ -69,6 +69,11 @@ class Metrics:
         self._draining = Gauge(
             "voicecohort_draining", "1 while new calls are refused.", registry=self.registry
         )
+        self._delay = Gauge(
+            "voicecohort_delay_seconds",
+            "How far the server is behind, averaged over a second.",
+            registry=self.registry,
+        )
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
         self._ended = counter("calls", "Calls that began, by the status they ended with.", "status")
         self._refused = counter("refusals", "Streams that never became a call.", "status")
@@ -109,6 +114,10 @@ class Metrics:
     def ended(self, status: str) -> None:
         """A call ended."""
         self._ended.labels(status).inc()
+
+    def delayed(self, seconds: float) -> None:
+        """How far the server is behind."""
+        self._delay.set(seconds)
 
     def draining(self) -> None:
         """New calls are refused from now on."""

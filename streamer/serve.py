@@ -152,7 +152,7 @@ class Server:
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._sweeper = asyncio.create_task(self.service.watch())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
             "worker_serving" if self._shared else "serving",
@@ -181,11 +181,6 @@ class Server:
         if self.settings.tls_certificate is None:
             return "plaintext"
         return "mutual TLS" if self.settings.tls_client_ca else "TLS"
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            self.service.sweep()
 
     async def stop(self) -> None:
         """Drain, then close; safe to call once."""

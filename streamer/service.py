@@ -8,15 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from streamer import messages
 from streamer.call import Call
 from streamer.decision import Decider
+from streamer.endings import Context, abort, log_end, log_error
 from streamer.engine import Engine
 from streamer.errors import (
     CallError,
@@ -26,16 +24,17 @@ from streamer.errors import (
     InvalidArgument,
     LimitExceeded,
 )
+from streamer.load import FULL_SECONDS, RETRY_SECONDS, Load
 from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
 log = structlog.get_logger()
 
+WATCH_SECONDS = 0.1
+"""Between two looks at how far behind the server is."""
 ABORT_SECONDS = 5.0
 """How long a status may wait for a gateway that does not read."""
-
-Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._clock = clock
         self._metadata = engine.student.metadata
         self._decider = Decider(self._metadata)
+        self._load = Load()
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -103,10 +103,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 error = raised
             ending = error.status if error else "OK"
             if error is not None:
-                _log_error(call, error)
+                log_error(call, error)
                 # A gateway that does not read would leave even the status waiting.
                 async with asyncio.timeout(ABORT_SECONDS):
-                    await _abort(context, error)
+                    await abort(context, error)
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
@@ -121,7 +121,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 call.close()
                 self._metrics.heard(call.session, call.counted)
                 self._metrics.ended(ending)
-                _log_end(call, ending)
+                log_end(call, ending)
 
     async def _admit(self, context: Context) -> Call:
         if self.draining.is_set():
@@ -130,13 +130,20 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             raise LimitExceeded(
                 "calls", self._open_streams, self._policy.max_calls, retry_after=1.0
             )
+        if self._load.full:
+            raise LimitExceeded(
+                "delay",
+                f"{self._load.delay:.3g} s",
+                f"{FULL_SECONDS:g} s",
+                retry_after=RETRY_SECONDS,
+            )
         first = await self._first_message(context)
         config = messages.call_config(
             first.config,
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        return Call(config, self._engine, self._decider, self._clock, self._metrics)
+        return Call(config, self._engine, self._decider, self._clock, self._metrics, self._load)
 
     async def _greet(self, call: Call, context: Context) -> None:
         self._calls.add(call)
@@ -212,6 +219,27 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
 
+    def delayed(self, late: float, passed: float) -> None:
+        """Take note of how far the server is behind.
+
+        Args:
+            late: seconds by which the event loop was late just now.
+            passed: seconds since the last time.
+        """
+        self._load.measured(max(late, self._engine.waited), passed)
+        self._metrics.delayed(self._load.delay)
+
+    async def watch(self) -> None:
+        """Measure ten times a second how far behind the server is, sweep once a second."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for _ in range(10):
+                before = loop.time()
+                await asyncio.sleep(WATCH_SECONDS)
+                passed = loop.time() - before
+                self.delayed(passed - WATCH_SECONDS, passed)
+            self.sweep()
+
     def sweep(self) -> None:
         """Count what is heard, end calls that are silent on the wire; call it once a second."""
         oldest = self._clock() - self._policy.idle_timeout
@@ -228,20 +256,6 @@ async def _read(context: Context) -> pb.StreamClassifyRequest | None:
     except DecodeError as error:
         raise InvalidArgument("message", "undecodable", str(error)) from error
     return request if isinstance(request, pb.StreamClassifyRequest) else None
-
-
-async def _abort(context: Context, error: CallError) -> None:
-    """End the stream with the error's status and, where it has one, its retry delay."""
-    code = grpc.StatusCode[error.status]
-    metadata: tuple[tuple[str, bytes], ...] = ()
-    if error.retry_after is not None:
-        details = AnyMessage()
-        details.Pack(error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after)))
-        status = status_pb2.Status(
-            code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
-        )
-        metadata = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, str(error), metadata)
 
 
 def _why_over(
@@ -261,24 +275,3 @@ def _why_over(
     except CallError as error:
         return error
     return None
-
-
-def _log_error(call: Call | None, error: CallError) -> None:
-    if call is None:
-        log.info("call_refused", status=error.status, reason=str(error))
-    else:
-        log.info("call_failed", call_id=call.config.call_id, reason=str(error))
-
-
-def _log_end(call: Call, ending: str) -> None:
-    session = call.session
-    log.info(
-        "call_ended",
-        call_id=call.config.call_id,
-        status=ending,
-        messages=call.messages,
-        audio_seconds=round(session.audio_seconds, 3),
-        speech_seconds=round(session.speech_seconds, 3),
-        lost_seconds=round(session.lost_seconds, 3),
-        duplicates=session.duplicates,
-    )

@@ -14,6 +14,7 @@ from streamer.channel import Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
+from streamer.load import Load
 
 MAX_GAP_SECONDS = 3600.0
 """A longer hole in the sequence numbers is taken for a mistake of the gateway."""
@@ -67,8 +68,11 @@ class CallSession:
     then be closed. All calls, and the engine's deliveries, must come from one thread.
     """
 
-    def __init__(self, config: CallConfig, engine: Engine, listener: Listener) -> None:
+    def __init__(
+        self, config: CallConfig, engine: Engine, listener: Listener, load: Load | None = None
+    ) -> None:
         self.config = config
+        self._load = load or Load()
         self._listener = listener
         self._decoder = Decoder(config.encoding, config.sample_rate, len(config.ignored))
         self._channels = {
@@ -134,8 +138,9 @@ class CallSession:
             if index in self._channels:
                 self._channels[index].hear(samples)
         if self._heard >= self._next_update:
-            passed = (self._heard - self._next_update) // self._update_step + 1
-            self._next_update += passed * self._update_step
+            step = self._update_step * self._load.stretch
+            passed = (self._heard - self._next_update) // step + 1
+            self._next_update += passed * step
             self._request_updates(final=False)
 
     def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:

@@ -9,8 +9,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from streamer.student import DEFAULT_MODEL
-
 LAST_PORT = 65535
 
 
@@ -64,8 +62,8 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
-    model: Path = DEFAULT_MODEL
-    """student to serve, an ONNX file written by train/"""
+    model: Path | None = None
+    """student to serve, an ONNX file written by train/; the shipped one if not given"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """where the student runs; auto takes a GPU if this onnxruntime has one"""
     threads: int = Field(1, ge=1)

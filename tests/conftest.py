@@ -15,7 +15,7 @@ from rich.console import Console
 from streamer.client.telephone_file import read_as_call
 from streamer.demo.__main__ import CALL
 from streamer.local import local_server
-from streamer.student import DEFAULT_MODEL, Student
+from streamer.student import Student
 
 # A loaded machine is slow, which is not a failure; the runs' size is bounded by max_examples.
 settings.register_profile(
@@ -31,7 +31,7 @@ settings.load_profile("voicecohort")
 @pytest.fixture(scope="session")
 def student():
     """The shipped student, on the CPU. Its weights are of no concern to any test."""
-    return Student(DEFAULT_MODEL, provider="cpu")
+    return Student(provider="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""The student in 8 bits: half the cost of a step on a CPU, see :mod:`model.quantise`.
+"""Make a student of 8 bits, half the cost of a step on a CPU: see :mod:`model.quantise`.
 
-    python -m train.quantise --student runs/first/student.onnx --data runs/shards
+python -m train.quantise --student runs/first/student.onnx --data runs/shards
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
+from model.export import METADATA_KEY
 from model.labels import LabelTree
-from model.quantise import METADATA_KEY, observe, quantised
+from model.quantise import observe, quantised
 from model.student import BLOCK
 from train.command import Command
 from train.loading.batches import Calls

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.settings import ServerSettings
-from streamer.student import DEFAULT_MODEL
 
 FLAGS = {
     "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
@@ -52,7 +51,7 @@ def test_defaults():
         "tls_client_ca": None,
         "insecure": False,
         "metrics_listen": "",
-        "model": DEFAULT_MODEL,
+        "model": None,
         "provider": "auto",
         "threads": 1,
         "workers": 1,

@@ -1,0 +1,55 @@
+"""The average of the server's delays, and what follows from it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.load import BUSY_SECONDS, FULL_SECONDS, Load
+
+DELAYS = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=50)
+
+
+@given(DELAYS)
+def test_average_stays_between_what_was_measured(delays):
+    load = Load()
+    for delay in delays:
+        load.measured(delay, 0.1)
+    assert 0.0 <= load.delay <= max(delays) + 1e-9
+
+
+def test_one_long_turn_is_no_overload():
+    load = Load()
+    load.measured(0.5, 0.1)
+    assert not load.full
+    assert load.stretch == 1
+
+
+@pytest.mark.parametrize(
+    ("delay", "stretch", "full"), [(0.0, 1, False), (0.07, 2, False), (0.3, 4, True)]
+)
+def test_lasting_delay(delay, stretch, full):
+    load = Load()
+    for _ in range(100):
+        load.measured(delay, 0.1)
+    assert load.delay == pytest.approx(delay, rel=0.01)
+    assert (load.stretch, load.full) == (stretch, full)
+    assert BUSY_SECONDS < FULL_SECONDS
+
+
+def test_recovers_within_three_seconds():
+    load = Load()
+    for _ in range(100):
+        load.measured(1.0, 0.1)
+    passed = 0.0
+    while load.full:
+        load.measured(0.0, 0.1)
+        passed += 0.1
+    assert 1.0 < passed < 3.0
+
+
+def test_a_measurement_weighs_as_much_as_the_time_that_it_covers():
+    at_once, bit_by_bit = Load(), Load()
+    at_once.measured(1.0, 1.0)
+    for _ in range(10):
+        bit_by_bit.measured(1.0, 0.1)
+    assert at_once.delay == pytest.approx(bit_by_bit.delay)
