@@ -1,14 +1,20 @@
-"""CPU cost of a second of call at minute 1 and at a later minute, side by side.
+"""CPU cost of a second of call at minute 1 and at a later minute, side by side; memory of a call.
 
-    python benchmarks/constant_cost.py --minutes 30
+    python benchmarks/constant_cost.py --minutes 120
 
 Two calls run through the real session, speech gate, engine and student in one process. The old
-one is brought to ``--minutes`` first; then young and old take turns second by second over the
-same minute of audio, so that the machine's moods hit both alike. The young call starts anew in
-every round. What is quoted is the median over rounds of the ratio old / young.
+one is brought to ``--minutes`` first, as fast as the machine can; then young and old take turns
+second by second over the same minute of audio, so that the machine's moods hit both alike. The
+young call starts anew in every round. What is quoted is the median over rounds of the ratio
+old / young. Each block is a step by itself: in a batch of live calls it costs less, see
+throughput.py.
+
+Memory is the growth of the resident set over --calls calls that have heard three seconds each:
+session, speech gate, decoder and state, without gRPC's share of a stream.
 
 JSON keys: ``minutes``, ``ratio`` (median, min, max), ``cpu_ms_per_call_s`` of each, ``rounds``,
-``state_bytes`` (memory of one channel's state vector), ``model``, ``device``.
+``state_bytes`` (of one channel's state vector), ``memory_bytes_per_call``,
+``ageing_growth_bytes`` (resident set, while the old call aged), ``model``, ``device``.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import queue
+import resource
 import statistics
 import sys
 import time
@@ -68,6 +75,29 @@ class Call:
         raise error
 
 
+def resident_bytes() -> int:
+    """Resident set of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def memory_per_call(new: Callable[[], Call], seconds: list[bytes], calls: int) -> int:
+    """Growth of the resident set for each of ``calls`` calls that are kept open."""
+    open_calls = [new() for _ in range(20)]  # what is made once is made now
+    for call in open_calls:
+        call.second(seconds[0])
+    before = resident_bytes()
+    for _ in track(range(calls), "opening calls"):
+        call = new()
+        for second in seconds[:3]:
+            call.second(second)
+        open_calls.append(call)
+    grown = resident_bytes() - before
+    for call in open_calls:
+        call.session.close()
+    return round(grown / calls)
+
+
 def main() -> int:
     """Command line; 1 if the old call costs over 5 % more."""
     parser = argparse.ArgumentParser(
@@ -75,22 +105,31 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=int, default=30, help="age of the old call (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="minutes compared (%(default)s)")
+    parser.add_argument(
+        "--calls", type=int, default=400, help="opened to see their memory (%(default)s)"
+    )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args()
 
     student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
-    engine = Engine(student, results.put)
+    # Nobody else's blocks come: waiting for them would only keep the ageing to real time.
+    engine = Engine(student, results.put, gather=0.0)
     demo, _ = soundfile.read(DEMO, dtype="int16", always_2d=True)
     coded = encode(demo[:, 0].copy(), Encoding.MULAW)
     audio = (coded * (60 * SAMPLE_RATE // len(coded) + 1))[: 60 * SAMPLE_RATE]
     seconds = [audio[i * SAMPLE_RATE : (i + 1) * SAMPLE_RATE] for i in range(60)]
 
+    memory = memory_per_call(lambda: Call(engine, results), seconds, options.calls)
     old = Call(engine, results)
-    for _ in track(range(options.minutes - 1), "ageing a call"):
+    for second in seconds:  # a minute, for every buffer to reach its size
+        old.second(second)
+    resident = resident_bytes()
+    for _ in track(range(options.minutes - 2), "ageing a call"):
         for second in seconds:
             old.second(second)
+    growth = resident_bytes() - resident
     ratios, costs = [], {"young": [0.0], "old": [0.0]}
     for _ in track(range(options.rounds), "comparing"):
         young = Call(engine, results)
@@ -114,6 +153,8 @@ def main() -> int:
         },
         "cpu_ms_per_call_s": {n: round(statistics.median(c[1:]), 3) for n, c in costs.items()},
         "state_bytes": 4 * student.metadata.state_size,
+        "memory_bytes_per_call": memory,
+        "ageing_growth_bytes": growth,
         "model": student.metadata.model_id,
         "device": device_name(),
     }

@@ -91,7 +91,7 @@ class Seen:
         lateness: seconds that the generator itself was late, within the window.
         arrivals: seconds since begin of every prediction but final ones.
         finals: calls that got their final prediction.
-        refused: calls turned away before they were accepted.
+        refused_at: seconds since begin when calls were turned away before they were accepted.
         errors: of lost calls, "STATUS: details".
         lost_at: seconds since begin when each lost call broke off.
         speech_seconds, audio_seconds: as the final predictions say.
@@ -103,12 +103,17 @@ class Seen:
     lateness: list[float] = field(default_factory=list)
     arrivals: list[float] = field(default_factory=list)
     finals: int = 0
-    refused: int = 0
+    refused_at: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lost_at: list[float] = field(default_factory=list)
     speech_seconds: float = 0.0
     audio_seconds: float = 0.0
     cpu_seconds: float = 0.0
+
+    @property
+    def refused(self) -> int:
+        """Calls that never began."""
+        return len(self.refused_at)
 
     def add(self, other: Seen) -> None:
         """Count another process's calls too."""
@@ -193,7 +198,7 @@ class Generator:
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted[0]:
-                seen.refused += 1
+                seen.refused_at.append(time.monotonic() - plan.begin)
             else:
                 self._lost(f"{error.code().name}: {error.details()}")
         except TimeoutError:

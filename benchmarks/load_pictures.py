@@ -151,3 +151,37 @@ def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
     plt.suptitle(f"{result['chunk_ms']} ms chunks, {result['device']}", fontsize=9)
     plt.tight_layout()
     _save(path)
+
+
+def overload_picture(result: Mapping[str, Any], path: Path) -> None:
+    """p99, prediction rate, and refused and lost calls, second by second."""
+    seconds = result["per_second"]
+    at = [entry["second"] + 0.5 for entry in seconds]
+    _, (above, middle, below) = plt.subplots(3, 1, figsize=(8, 6.5), sharex=True)
+    above.plot(at, [entry["p99_ms"] or np.nan for entry in seconds], "o-", color=ACCENT, ms=3)
+    above.axhline(result["bound_ms"], color=INK, linewidth=0.8, linestyle="--")
+    above.set_yscale("log")
+    above.yaxis.set_major_formatter("{x:g}")
+    above.set_title("p99 of chunks due in each second, ms", fontsize=9, loc="left")
+    middle.plot(at, [entry["predictions"] for entry in seconds], "o-", color=SOFT, ms=3)
+    middle.set_ylim(bottom=0)
+    middle.set_title("predictions a second", fontsize=9, loc="left")
+    below.bar(at, [entry["refused"] for entry in seconds], color=SOFT, label="refused")
+    below.bar(at, [entry["lost"] for entry in seconds], color=ACCENT, label="lost")
+    most = max(entry["refused"] + entry["lost"] for entry in seconds)
+    below.set_ylim(0, max(1, 1.1 * most))
+    below.set_title("calls", fontsize=9, loc="left")
+    below.legend(fontsize=8, frameon=False)
+    below.set_xlabel("seconds", fontsize=8)
+    for axes in (above, middle, below):
+        axes.axvspan(3, result["drop_second"], color=ACCENT, alpha=0.07)
+        axes.spines[["top", "right"]].set_visible(False)
+    recovered = result["recovered_seconds"]
+    ending = "never recovered" if recovered is None else f"recovered after {recovered:g} s"
+    plt.suptitle(
+        f"{result['offered']} calls offered to a core that serves {result['capacity']}: "
+        f"{result['refused']} refused, {result['lost']} lost, {ending} ({result['device']})",
+        fontsize=9,
+    )
+    plt.tight_layout()
+    _save(path)

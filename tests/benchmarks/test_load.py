@@ -135,7 +135,10 @@ def test_a_prediction_is_owed_for_the_first_chunk_past_each_half_second(load, ch
 
 
 def test_cost_of_an_old_call_is_compared_with_a_young_one(tmp_path):
-    _, result = run(tmp_path, "constant_cost.py", "--minutes", "2", "--rounds", "1")
-    assert result["minutes"] == 2
+    _, result = run(
+        tmp_path, "constant_cost.py", "--minutes", "3", "--rounds", "1", "--calls", "100"
+    )
+    assert result["minutes"] == 3
     assert 0.3 < result["ratio"]["median"] < 3.0, "a loose bound: this machine may be busy"
     assert result["state_bytes"] == 4 * 8169
+    assert result["memory_bytes_per_call"] > 0.5 * result["state_bytes"]

@@ -57,7 +57,7 @@ class FakeBench:
         ({}, True),
         ({"latency": [0.01] * 98 + [0.06] * 2}, False),
         ({"finals": 9, "errors": ["INTERNAL: x"]}, False),
-        ({"finals": 9, "refused": 1}, False),
+        ({"finals": 9, "refused_at": [0.5]}, False),
         ({"latency": []}, False),
     ],
 )
