@@ -38,7 +38,7 @@ from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.engine import Engine
 from streamer.errors import CallError
 from streamer.session import CallConfig, CallSession
-from streamer.student import DEFAULT_MODEL, Student
+from streamer.student import CPU_MODEL, Student
 
 
 class Call:
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument(
         "--calls", type=int, default=400, help="opened to see their memory (%(default)s)"
     )
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument("--model", type=Path, default=CPU_MODEL)
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args()
 

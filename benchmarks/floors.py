@@ -166,9 +166,9 @@ def main() -> int:
         return 0
     from latency import device_name  # noqa: PLC0415 - the server process draws no pictures
 
-    from streamer.student import DEFAULT_MODEL  # noqa: PLC0415 - nor steps a student
+    from streamer.student import CPU_MODEL  # noqa: PLC0415 - nor steps a student
 
-    model = options.model or DEFAULT_MODEL
+    model = options.model or CPU_MODEL
     mine, theirs = cores()
     with Generators(1, theirs) as generators:
         result = empty_servicer(generators, options.calls, options.seconds, options.chunk_ms, mine)

@@ -37,7 +37,7 @@ from load_run import Generators, cores, write_json
 from load_split import Bench
 from rich.console import Console
 
-from streamer.student import DEFAULT_MODEL
+from streamer.student import CPU_MODEL
 
 console = Console(stderr=True)
 PRECISION = 1.05
@@ -124,7 +124,7 @@ def measure(
             "total_without_counters": without,
         },
         "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
-        **gemm(Path(options.model or DEFAULT_MODEL), mine, options.batches),
+        **gemm(Path(options.model or CPU_MODEL), mine, options.batches),
         "steps": capacity.steps,
         "generator_limited": capacity.generator_limited,
         "seconds": options.seconds,

@@ -81,7 +81,7 @@ def decode(data: bytes, encoding: Encoding) -> Samples:
         if len(data) % 2:
             raise ValueError(f"{len(data)} bytes are not whole 2-byte samples")
         return np.frombuffer(data, "<i2").astype(np.int16, copy=False)
-    return _LEVELS[encoding][np.frombuffer(data, np.uint8)]
+    return _LEVELS[encoding].take(np.frombuffer(data, np.uint8))
 
 
 def _half_band_taps(half: int = 27, beta: float = 6.0) -> NDArray[np.float64]:

@@ -131,7 +131,9 @@ class CallSession:
             self.duplicates += 1
             return
         length = len(data) // self._decoder.frame_bytes
-        self._lose(self._missing(sequence, length, start_sample))
+        missing = self._missing(sequence, length, start_sample)
+        if missing:
+            self._lose(missing)
         self._sequence = sequence
         self._heard += length
         for index, samples in enumerate(self._decoder.push(data)):

@@ -68,13 +68,24 @@ class SpeechGate:
             samples = np.concatenate([self._rest, samples])
         whole = len(samples) // FRAME * FRAME
         self._rest = samples[whole:]
+        if not whole:
+            return [], []
         pieces: list[Samples] = []
         events: list[SpeechEvent] = []
         data = samples[:whole].tobytes()
         is_speech = self._vad.is_speech
-        for start in range(0, whole, FRAME):
-            voiced = is_speech(data[2 * start : 2 * (start + FRAME)], SAMPLE_RATE)
-            self._decide(samples[start : start + FRAME], voiced, pieces, events)
+        voiced = [
+            is_speech(data[start : start + 2 * FRAME], SAMPLE_RATE)
+            for start in range(0, 2 * whole, 2 * FRAME)
+        ]
+        if self.speaking and all(voiced):  # most chunks of a call: one piece, not one a frame
+            self.position += whole
+            self._voiced += len(voiced)
+            self._unvoiced = 0
+            return [samples[:whole]], events
+        for index, frame_voiced in enumerate(voiced):
+            frame = samples[index * FRAME : (index + 1) * FRAME]
+            self._decide(frame, frame_voiced, pieces, events)
         return pieces, events
 
     def _decide(
