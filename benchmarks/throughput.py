@@ -5,7 +5,8 @@
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
 --bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
-kept to one core. A step whose generator was late itself is repeated, and marked if it stays so.
+kept to one core. A step that does not hold is repeated, since machines are shared; one whose
+generator was late itself is marked.
 At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
 gRPC servicer, with the same calls, what no server could save.
 
@@ -14,11 +15,11 @@ JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, 
 and its parts ``transport`` (gRPC, event loop, all that is not counted apart), ``decode_vad``,
 ``decisions``, ``batching``, ``model``; beside them ``empty_servicer`` (gRPC polling as our server
 sets it) and ``empty_servicer_default``, and ``total_without_counters``. ``mean_batch`` (blocks a
-step there), ``gemm_fraction``, ``gemm_gflops`` and ``gemm_curve`` (see floors.py), ``steps`` of the
-search (the figures of latency.py each), ``generator_limited`` (true: a generator that was late
-ended the search; use --generators on more cores), ``curves`` (with --curves: ``calls``,
-``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``), ``seconds`` of a
-step, ``chunk_ms``, ``provider``, ``device``.
+step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py),
+``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
+that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
+``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``),
+``seconds`` of a step, ``chunk_ms``, ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class Capacity:
                 f"{figures['generator_cpu_ms_per_call_s']:.3f}, p99 "
                 f"{figures['late_sends_ms_p99']} ms late  {'held' if held else 'not held'}"
             )
-            if held or not late:
-                return held
+            if held:
+                return True
         return False
 
     @property

@@ -1,0 +1,72 @@
+"""A server that is behind refuses new calls and predicts less often; running calls go on."""
+
+from itertools import pairwise
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from tests.streamer.test_service import Code, config, in_process, sound  # noqa: F401 - a fixture among them
+
+LATE, LONG = 1.0, 30.0
+"""A second behind for half a minute: the average has followed."""
+
+
+async def opened(local, **fields):
+    stream = local.stub.StreamClassify(timeout=30)
+    await stream.write(config(update_interval=Duration(nanos=200_000_000), **fields))
+    assert (await stream.read()).WhichOneof("message") == "started"
+    return stream
+
+
+async def predictions(stream, first, count):
+    """Sequences that predictions acknowledge among ``count`` chunks of 100 ms; ends the call."""
+    for number in range(first, first + count):
+        await stream.write(sound(number))
+    await stream.done_writing()
+    seen = []
+    while (response := await stream.read()) is not grpc.aio.EOF:
+        seen.append(response.prediction)
+    assert seen[-1].final
+    assert seen[-1].sequence == first + count - 1
+    return [prediction.sequence for prediction in seen if not prediction.final]
+
+
+def test_a_server_that_is_behind_refuses_new_calls_only(in_process):  # noqa: F811
+    async def scenario(local):
+        running = await opened(local)
+        local.service.delayed(LATE, LONG)
+        code, details, _ = await local.outcome(config())
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert details == "delay: 1 s exceeds the limit of 0.1 s"
+        await predictions(running, 1, 5)
+        assert await running.code() is Code.OK
+        local.service.delayed(0.0, LONG)
+        assert (await local.outcome(config()))[0] is Code.OK
+
+    in_process(scenario)
+
+
+def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
+    async def scenario(local):
+        local.service.delayed(LATE, LONG)
+        stream = local.stub.StreamClassify(iter([config()]), timeout=30)
+        assert await stream.code() is Code.RESOURCE_EXHAUSTED
+        keys = [key for key, _ in await stream.trailing_metadata()]
+        assert "grpc-status-details-bin" in keys
+
+    in_process(scenario)
+
+
+@pytest.mark.parametrize(("late", "least"), [(0.0, 2), (0.07, 4), (LATE, 8)])
+def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, least):  # noqa: F811
+    async def scenario(local):
+        stream = await opened(local)
+        local.service.delayed(late, LONG)
+        sequences = await predictions(stream, 1, 40)
+        # The first interval was set before the delay was known.
+        steps = [b - a for a, b in pairwise(sequences[1:])]
+        assert steps
+        assert min(steps) == least
+
+    in_process(scenario)
