@@ -9,7 +9,8 @@ options as the server's student; the step beside them is measured in turns with 
 JSON keys: ``empty_servicer`` and ``empty_servicer_default`` (with gRPC polling as our server sets
 it, and as gRPC comes): CPU-ms per call-second, ``empty_p99_ms``, ``empty_p99_ms_default``,
 ``calls``, ``chunk_ms``, ``gemm_fraction`` (ideal over measured CPU time of a step at batch 32),
-``gemm_gflops``, ``gemm_curve`` (see load_gemm.py), ``model``, ``device``.
+``gemm_gflops``, ``gemm_curve`` (see load_gemm.py), ``gemm_model`` (file that they are of, stepped
+on the CPU), ``device``.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def empty_servicer(
 
 
 def gemm(model: Path, mine: set[int], batches: Sequence[int] = BATCHES) -> Mapping[str, Any]:
-    """Keys ``gemm_fraction``, ``gemm_gflops`` and ``gemm_curve`` of the module's JSON."""
+    """The keys of the module's JSON that begin with ``gemm_``."""
     from load_gemm import gemm_curve  # noqa: PLC0415 - the server process needs no onnx
 
     with on_cores(mine):
@@ -142,6 +143,7 @@ def gemm(model: Path, mine: set[int], batches: Sequence[int] = BATCHES) -> Mappi
         "gemm_fraction": chosen["fraction"],
         "gemm_gflops": chosen["gflops"],
         "gemm_curve": curve,
+        "gemm_model": model.name,
     }
 
 
@@ -153,7 +155,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=400, help="at the same time (%(default)s)")
     parser.add_argument("--seconds", type=int, default=15, help="that are counted (%(default)s)")
     parser.add_argument("--chunk-ms", type=int, default=100, help="20 to 200 (%(default)s)")
-    parser.add_argument("--model", type=Path, help="student (the shipped one)")
+    parser.add_argument("--model", type=Path, help="student (the shipped one in 8 bits)")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=BATCHES, help="blocks in a step (%(default)s)"
     )
@@ -173,7 +175,7 @@ def main() -> int:
     with Generators(1, theirs) as generators:
         result = empty_servicer(generators, options.calls, options.seconds, options.chunk_ms, mine)
     result |= gemm(model, mine, options.batches)
-    write_json({**result, "model": model.name, "device": device_name()}, options.json)
+    write_json({**result, "device": device_name()}, options.json)
     return 0
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.student import DEFAULT_MODEL
+from streamer.student import CPU_MODEL, DEFAULT_MODEL
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -56,10 +56,11 @@ def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
             product.runner(weights, copies)()
 
 
-def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch):
+@pytest.mark.parametrize("path", [CPU_MODEL, DEFAULT_MODEL], ids=["int8", "float32"])
+def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch, path):
     gemm = module("load_gemm")
     monkeypatch.setattr(gemm, "ROUNDS", 2)
-    point = gemm.gemm_floor(DEFAULT_MODEL, 8)
+    point = gemm.gemm_floor(path, 8)
     assert point["batch"] == 8
     assert 0 < point["gemm_ms"] < point["step_ms"]
     assert 0 < point["fraction"] < 1
