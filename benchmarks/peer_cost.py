@@ -4,8 +4,9 @@
 
 Every row is a process of its own, kept to one core and one thread, that hears the same bytes: both
 sides of the demo call as two calls, about half of them silence, behind the same speech gate. Rows
-take turns round by round, so that a busy machine disturbs all alike. CPU time is user and system
-time after loading and a warm-up; the figure is the median round.
+take turns round by round, so that a busy machine disturbs all; ours most, whose short steps find
+their caches taken, so quote ratios from a quiet one. CPU time is user and system time after loading
+and a warm-up; the figure is the median round.
 
 Peers that give running predictions do it the usual way: the last three seconds of speech through
 an encoder, every half second in which there was speech. Weights are random where the trained ones
