@@ -5,7 +5,8 @@
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
 --bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
-kept to one core. A step that does not hold is repeated, since machines are shared; one whose
+kept to one core. A step that does not hold is repeated up to twice, since machines are shared, and
+holding once is enough: near the bound that flatters, so ``steps`` has every attempt. One whose
 generator was late itself is marked.
 At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
 gRPC servicer, with the same calls, what no server could save.
@@ -43,6 +44,7 @@ from streamer.student import CPU_MODEL
 console = Console(stderr=True)
 PRECISION = 1.05
 ATTEMPTS = 3
+"""Of one step; the first that holds counts."""
 LATE_SHARE = 0.25
 """A generator whose own p99 lateness is more of the bound than this measures itself."""
 
