@@ -43,7 +43,7 @@ RECORDINGS = 48
 """Different calls; more calls than that share them."""
 UPDATE_MS = 500
 """Audio between two predictions, the server's default."""
-SPREAD_SECONDS = 1.0
+SPREAD_SECONDS = 3.0
 """Over which the calls of a plan start."""
 GRACE_SECONDS = 10.0
 """How long a final prediction may take before its call is given up as lost."""

@@ -84,7 +84,7 @@ class Engine:
         student: Stepper,
         deliver: Callable[[Callable[[], None]], object],
         *,
-        max_batch: int = 64,
+        max_batch: int = 32,
         gather: float = GATHER,
         stepped: Callable[[int, float, float, int], None] | None = None,
     ) -> None:

@@ -66,6 +66,16 @@ class LimitExceeded(CallError):
         self.retry_after = retry_after
 
 
+class Overloaded(CallError):
+    """Another call would harm the running ones."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(f"the server is full: {reason}")
+        self.retry_after = retry_after
+
+
 class IdleTimeout(CallError):
     """No message came for too long."""
 

@@ -1,53 +1,88 @@
-"""How far the server is behind, and what it does about it.
+"""How busy and how far behind the server is, and what it does about it.
 
 Every stream is read one message at a time, so on a server that has too much to do a turn of its
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
-message lasts, running calls fall behind; before that new calls must be refused, and predictions,
-of which the newest replaces the others, come less often.
+message lasts, running calls fall behind and do not catch up. That shows late, so new calls are
+refused already when hardly any CPU time is left; predictions, of which the newest replaces the
+others, then come less often.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import time
 
 BUSY_SECONDS = 0.05
 """Delay from which on predictions come half as often."""
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
+FULL_SHARE = 0.9
+"""Share of the CPU from which on new calls are refused, and predictions come half as often."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
-_MEMORY_SECONDS = 1.0
-"""Time constant of the average: opening a hundred calls at once is no overload."""
+_MEMORY_SECONDS = 0.5
+"""Time constant of the averages: opening a hundred calls at once is no overload."""
 
 
 class Load:
-    """Running average of the delays of one server.
+    """Running averages of one server.
 
     Attributes:
-        delay: seconds.
+        delay: seconds that work waits.
+        busy: share of the CPU time it could have that it takes, 0 to 1.
     """
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self.busy = 0.0
 
-    def measured(self, delay: float, passed: float) -> None:
+    def measured(self, delay: float, busy: float, passed: float) -> None:
         """Take one measurement into account.
 
         Args:
             delay: seconds that work waited just now, the longest of what was looked at.
+            busy: see :class:`CpuShare`.
             passed: seconds since the last measurement.
         """
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
+        self.busy += share * (busy - self.busy)
 
     @property
-    def full(self) -> bool:
-        """Whether another call would harm the running ones."""
-        return self.delay >= FULL_SECONDS
+    def full(self) -> str:
+        """Why another call would harm the running ones; empty if it would not."""
+        if self.delay >= FULL_SECONDS:
+            return f"{self.delay:.3g} s behind, limit {FULL_SECONDS:g} s"
+        if self.busy >= FULL_SHARE:
+            return f"{self.busy:.0%} of the CPU taken, limit {FULL_SHARE:.0%}"
+        return ""
 
     @property
     def stretch(self) -> int:
         """Factor on the interval between two predictions: 1, 2 or 4."""
-        if self.delay < BUSY_SECONDS:
-            return 1
-        return 4 if self.full else 2
+        if self.delay >= FULL_SECONDS:
+            return 4
+        return 2 if self.delay >= BUSY_SECONDS or self.busy >= FULL_SHARE else 1
+
+
+class CpuShare:
+    """How much of the CPU time that it could have the server takes.
+
+    The event loop's thread cannot have more than one core, all threads together not more than the
+    cores that the process may run on.
+    """
+
+    def __init__(self) -> None:
+        self._cores = len(os.sched_getaffinity(0))
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        return time.monotonic(), time.thread_time(), time.process_time()
+
+    def since_last(self) -> float:
+        """Share since the last call, 0 to 1. To be called on the event loop's thread."""
+        before, self._before = self._before, self._read()
+        passed, thread, process = (b - a for a, b in zip(before, self._before, strict=True))
+        return min(1.0, max(thread, process / self._cores) / max(passed, 1e-6))

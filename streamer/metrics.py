@@ -71,7 +71,12 @@ class Metrics:
         )
         self._delay = Gauge(
             "voicecohort_delay_seconds",
-            "How far the server is behind, averaged over a second.",
+            "How far the server is behind, averaged over half a second.",
+            registry=self.registry,
+        )
+        self._busy = Gauge(
+            "voicecohort_busy_ratio",
+            "Share of the CPU time it could have that the server takes, averaged likewise.",
             registry=self.registry,
         )
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
@@ -115,9 +120,10 @@ class Metrics:
         """A call ended."""
         self._ended.labels(status).inc()
 
-    def delayed(self, seconds: float) -> None:
-        """How far the server is behind."""
-        self._delay.set(seconds)
+    def load(self, delay: float, busy: float) -> None:
+        """Seconds that the server is behind, and its share of the CPU."""
+        self._delay.set(delay)
+        self._busy.set(busy)
 
     def draining(self) -> None:
         """New calls are refused from now on."""

@@ -23,8 +23,9 @@ from streamer.errors import (
     IdleTimeout,
     InvalidArgument,
     LimitExceeded,
+    Overloaded,
 )
-from streamer.load import FULL_SECONDS, RETRY_SECONDS, Load
+from streamer.load import RETRY_SECONDS, CpuShare, Load
 from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -131,12 +132,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 "calls", self._open_streams, self._policy.max_calls, retry_after=1.0
             )
         if self._load.full:
-            raise LimitExceeded(
-                "delay",
-                f"{self._load.delay:.3g} s",
-                f"{FULL_SECONDS:g} s",
-                retry_after=RETRY_SECONDS,
-            )
+            raise Overloaded(self._load.full, RETRY_SECONDS)
         first = await self._first_message(context)
         config = messages.call_config(
             first.config,
@@ -219,25 +215,27 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
 
-    def delayed(self, late: float, passed: float) -> None:
-        """Take note of how far the server is behind.
+    def measured(self, late: float, busy: float, passed: float) -> None:
+        """Take note of how far the server is behind and how busy.
 
         Args:
             late: seconds by which the event loop was late just now.
+            busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._engine.waited), passed)
-        self._metrics.delayed(self._load.delay)
+        self._load.measured(max(late, self._engine.waited), busy, passed)
+        self._metrics.load(self._load.delay, self._load.busy)
 
     async def watch(self) -> None:
         """Measure ten times a second how far behind the server is, sweep once a second."""
         loop = asyncio.get_running_loop()
+        share = CpuShare()
         while True:
             for _ in range(10):
                 before = loop.time()
                 await asyncio.sleep(WATCH_SECONDS)
                 passed = loop.time() - before
-                self.delayed(passed - WATCH_SECONDS, passed)
+                self.measured(passed - WATCH_SECONDS, share.since_last(), passed)
             self.sweep()
 
     def sweep(self) -> None:

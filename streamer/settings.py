@@ -71,8 +71,9 @@ class ServerSettings(BaseSettings):
     workers: int = Field(1, ge=1, le=1024)
     """server processes that share the port, one per core; one that dies is replaced. A connection
     stays with the worker it met: open several"""
-    max_batch: int = Field(64, ge=1, le=1024)
-    """most calls advanced in one student step"""
+    max_batch: int = Field(32, ge=1, le=1024)
+    """most calls advanced in one student step; 32 states fill a megabyte of cache, more cost more
+    for each"""
     max_calls: int = Field(1000, ge=1)
     """calls at a time, for each worker; more are refused with RESOURCE_EXHAUSTED and a retry
     delay"""

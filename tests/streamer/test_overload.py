@@ -35,13 +35,13 @@ async def predictions(stream, first, count):
 def test_a_server_that_is_behind_refuses_new_calls_only(in_process):  # noqa: F811
     async def scenario(local):
         running = await opened(local)
-        local.service.delayed(LATE, LONG)
+        local.service.measured(LATE, 0.5, LONG)
         code, details, _ = await local.outcome(config())
         assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "delay: 1 s exceeds the limit of 0.1 s"
+        assert details == "the server is full: 1 s behind, limit 0.1 s"
         await predictions(running, 1, 5)
         assert await running.code() is Code.OK
-        local.service.delayed(0.0, LONG)
+        local.service.measured(0.0, 0.5, LONG)
         assert (await local.outcome(config()))[0] is Code.OK
 
     in_process(scenario)
@@ -49,7 +49,7 @@ def test_a_server_that_is_behind_refuses_new_calls_only(in_process):  # noqa: F8
 
 def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
     async def scenario(local):
-        local.service.delayed(LATE, LONG)
+        local.service.measured(LATE, 0.5, LONG)
         stream = local.stub.StreamClassify(iter([config()]), timeout=30)
         assert await stream.code() is Code.RESOURCE_EXHAUSTED
         keys = [key for key, _ in await stream.trailing_metadata()]
@@ -58,15 +58,27 @@ def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
     in_process(scenario)
 
 
-@pytest.mark.parametrize(("late", "least"), [(0.0, 2), (0.07, 4), (LATE, 8)])
-def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, least):  # noqa: F811
+@pytest.mark.parametrize(
+    ("late", "busy", "least"), [(0.0, 0.5, 2), (0.0, 1.0, 4), (0.07, 0.5, 4), (LATE, 0.5, 8)]
+)
+def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, busy, least):  # noqa: F811
     async def scenario(local):
         stream = await opened(local)
-        local.service.delayed(late, LONG)
+        local.service.measured(late, busy, LONG)
         sequences = await predictions(stream, 1, 40)
         # The first interval was set before the delay was known.
         steps = [b - a for a, b in pairwise(sequences[1:])]
         assert steps
         assert min(steps) == least
+
+    in_process(scenario)
+
+
+def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):  # noqa: F811
+    async def scenario(local):
+        local.service.measured(0.0, 0.97, LONG)
+        code, details, _ = await local.outcome(config())
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert details == "the server is full: 97% of the CPU taken, limit 90%"
 
     in_process(scenario)

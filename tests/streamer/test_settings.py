@@ -55,7 +55,7 @@ def test_defaults():
         "provider": "auto",
         "threads": 1,
         "workers": 1,
-        "max_batch": 64,
+        "max_batch": 32,
         "max_calls": 1000,
         "max_chunk_seconds": 10.0,
         "idle_timeout": 300.0,
