@@ -6,7 +6,7 @@
 Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
 the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
 is the demo call in mu-law, A-law and linear16, from a different point in every call: about half
-of it is silence. Calls start within a second; two more seconds warm up and are not counted.
+of it is silence. The calls start one after another, then two seconds warm up; neither is counted.
 
 The server that is started gets a core of its own where there are two, the generator the others.
 
@@ -15,7 +15,8 @@ they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms
 ``predictions`` (in all), ``predictions_per_call_s``, ``p50_ms``, ``p90_ms``, ``p99_ms``,
 ``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
 ``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
-itself was), ``provider``, ``device``.
+itself was), ``foreign_cpu_share`` (of the server's cores, used by others meanwhile; a few per cent
+are the kernel's), ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 from load import DEMO
 from load_pictures import latency_picture
-from load_run import Generators, Outcome, cores, cpu_seconds, on_cores, write_json
+from load_run import Generators, Outcome, cores, on_cores, server_meter, write_json
 
 from streamer.local import LocalServer, local_server
 
@@ -54,12 +55,16 @@ def serving(server: LocalServer | None) -> dict[str, Any]:
 
 
 def measure(
-    target: str, options: argparse.Namespace, server: LocalServer | None, allowed: set[int]
+    target: str,
+    options: argparse.Namespace,
+    server: LocalServer | None,
+    mine: set[int],
+    allowed: set[int],
 ) -> tuple[Outcome, dict[str, Any]]:
     """One run, and the JSON that the module documents."""
 
     def meter() -> dict[str, float]:
-        return {"cpu": cpu_seconds(server.process.pid)} if server else {}
+        return server_meter(server.process.pid, mine) if server else {}
 
     with Generators(options.generators, allowed) as generators:
         outcome = generators.run(
@@ -131,7 +136,7 @@ def main() -> int:
                     local_server(*server_flags(options, options.calls + 10))
                 )
         target = options.target or server.target  # type: ignore[union-attr]
-        outcome, result = measure(target, options, server, theirs)
+        outcome, result = measure(target, options, server, mine, theirs)
     write_json(result, options.json)
     if options.picture:
         latency_picture(outcome.seen.latency, result, options.picture)

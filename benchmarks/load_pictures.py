@@ -174,7 +174,7 @@ def overload_picture(result: Mapping[str, Any], path: Path) -> None:
     below.legend(fontsize=8, frameon=False)
     below.set_xlabel("seconds", fontsize=8)
     for axes in (above, middle, below):
-        axes.axvspan(3, result["drop_second"], color=ACCENT, alpha=0.07)
+        axes.axvspan(result["rise_second"], result["drop_second"], color=ACCENT, alpha=0.07)
         axes.spines[["top", "right"]].set_visible(False)
     recovered = result["recovered_seconds"]
     ending = "never recovered" if recovered is None else f"recovered after {recovered:g} s"

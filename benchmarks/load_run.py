@@ -66,6 +66,21 @@ def cpu_seconds(pid: int) -> float:
     return spent
 
 
+def server_meter(pid: int, chosen: set[int]) -> dict[str, float]:
+    """CPU seconds so far of a server, ``cpu``, and of anything else on each core, ``foreign``."""
+    own = cpu_seconds(pid)
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in chosen:
+            user, nice, system, _, _, interrupt, soft, steal = map(int, fields[:8])
+            ticks += user + nice + system + interrupt + soft + steal
+    return {
+        "cpu": own,
+        "foreign": ticks / os.sysconf("SC_CLK_TCK") / len(chosen) - own / len(chosen),
+    }
+
+
 @dataclass
 class Outcome:
     """One run of calls.
@@ -93,7 +108,7 @@ class Outcome:
 
     def figures(self) -> dict[str, Any]:
         """Latency, losses and what the generator itself cost, ready for JSON."""
-        seen = self.seen
+        seen, foreign = self.seen, self.metered.get("foreign")
         window = sum(1 for at in seen.arrivals if _counted(at, self.seconds))
         return {
             "calls": self.calls,
@@ -108,6 +123,7 @@ class Outcome:
             "speech_share": round(seen.speech_seconds / max(seen.audio_seconds, 1e-9), 3),
             "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0.0], 99)), 2),
             "generator_cpu_ms_per_call_s": self.per_call_second(seen.cpu_seconds),
+            "foreign_cpu_share": None if foreign is None else round(foreign / self.seconds, 3),
         }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latency import server_flags, serving
-from load_run import Generators, Meter, Outcome, cpu_seconds, on_cores
+from load_run import Generators, Meter, Outcome, on_cores, server_meter
 
 from streamer.local import LocalServer, local_server
 
@@ -104,7 +104,7 @@ class Bench:
                 server,
                 calls,
                 chunk_ms,
-                lambda: {"cpu": cpu_seconds(server.process.pid)},
+                lambda: server_meter(server.process.pid, self._mine),
                 title,
             )
         return outcome, outcome.per_call_second(outcome.metered["cpu"])

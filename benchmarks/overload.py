@@ -3,7 +3,7 @@
     python benchmarks/overload.py --throughput throughput.json --picture overload.png
     python benchmarks/overload.py --capacity 800 --seconds 20 --after 20
 
-Half the capacity's calls start first and stay to the end; after three seconds as many come besides
+Half the capacity's calls start first and stay to the end; after six seconds as many come besides
 as make 150 %, and leave after --seconds. Calls are paced in real time, open loop; see latency.py.
 Refused calls do not come back. A prediction that the server leaves out counts until the next one,
 so a stretched interval shows in p99. The server has one core; its own limit on the number of calls
@@ -11,11 +11,11 @@ is set beyond what is offered, unless --max-calls says otherwise.
 
 JSON keys: ``capacity``, ``offered``, ``refused`` (before they began), ``lost`` (accepted, without
 their final prediction), ``errors``, ``bound_ms``, ``p99_ms_before``, ``p99_ms_overloaded``,
-``p99_ms_after`` (of the half, of all accepted calls, of the half again), ``drop_second`` (when the
-last of the additional calls has left), ``recovered_seconds`` (from then until p99 of every second
-that follows is under the bound; None if never), ``late_sends_ms_p99`` (of the generators),
-``per_second`` (``second``, ``predictions``, ``p99_ms`` of chunks due in it, ``refused``,
-``lost``), ``device``.
+``p99_ms_after`` (of the half, of all accepted calls, of the half again), ``rise_second`` and
+``drop_second`` (when the first of the additional calls comes, and when the last has left),
+``recovered_seconds`` (from the drop until p99 of every second that follows is under the bound; None
+if never), ``late_sends_ms_p99`` (of the generators), ``per_second`` (``second``, ``predictions``,
+``p99_ms`` of chunks due in it, ``refused``, ``lost``), ``device``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from streamer.local import local_server
 
 HALF, MORE = 0.5, 1.0
 """Of the capacity: the calls that stay, and those that come besides."""
-ALONE_SECONDS = 3.0
+ALONE_SECONDS = 6.0
 """That the half has for itself at first."""
 
 
@@ -133,6 +133,7 @@ def offer(target: str, options: argparse.Namespace, allowed: set[int]) -> dict[s
             ]
             for name, (low, high) in phases.items()
         },
+        "rise_second": ALONE_SECONDS,
         "drop_second": drop,
         "recovered_seconds": recovered(seconds, drop, options.bound_ms),
         "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0.0], 99)), 2),

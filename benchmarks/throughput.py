@@ -89,7 +89,8 @@ class Capacity:
                 f"{calls:6d} calls  p99 {p99} ms  lost {figures['lost']}  refused "
                 f"{figures['refused']}  CPU {cost:.3f} ms per call-second  generator "
                 f"{figures['generator_cpu_ms_per_call_s']:.3f}, p99 "
-                f"{figures['late_sends_ms_p99']} ms late  {'held' if held else 'not held'}"
+                f"{figures['late_sends_ms_p99']} ms late  others on the core "
+                f"{figures['foreign_cpu_share']:.0%}  {'held' if held else 'not held'}"
             )
             if held:
                 return True

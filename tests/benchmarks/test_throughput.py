@@ -48,7 +48,7 @@ class FakeBench:
         seen = self._seen(finals=calls, latency=[0.01] * 100, lateness=[0.0])
         for name, value in self._left.pop(0).items():
             setattr(seen, name, value)
-        return self._run.Outcome(seen, calls, 1.0, 100, {}), 1.0
+        return self._run.Outcome(seen, calls, 1.0, 100, {"foreign": 0.02}), 1.0
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,17 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
     parts = module("load_split").PARTS
     assert all(cost[part] > 0 for part in parts)
     assert sum(cost[part] for part in parts) == pytest.approx(cost["total"], rel=0.01)
+
+
+def test_what_others_do_on_the_cores_of_the_server_is_told_apart(module):
+    run = module("load_run")
+    every = set(range(os.cpu_count()))
+    before = run.server_meter(os.getpid(), every)
+    assert before.keys() == {"cpu", "foreign"}
+    sum(range(2_000_000))
+    assert run.server_meter(os.getpid(), every)["cpu"] > before["cpu"]
+    outcome = run.Outcome(module("load").Seen(), 1, 2.0, 100, {"cpu": 1.0, "foreign": 0.5})
+    assert outcome.figures()["foreign_cpu_share"] == 0.25
 
 
 def test_the_cpu_of_a_process_grows_as_it_works(module):
