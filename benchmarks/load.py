@@ -197,7 +197,10 @@ class Generator:
                 if not await self._receive(begin, stream, early, accepted):
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted[0]:
+            # A write that meets the end of a refused stream hides the status (grpc issue 36066).
+            hidden = error.details() == "Internal error from Core"
+            refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or hidden
+            if refused and not accepted[0]:
                 seen.refused_at.append(time.monotonic() - plan.begin)
             else:
                 self._lost(f"{error.code().name}: {error.details()}")

@@ -3,8 +3,8 @@
 Every stream is read one message at a time, so on a server that has too much to do a turn of its
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
 message lasts, running calls fall behind and do not catch up. That shows late, so new calls are
-refused already when hardly any CPU time is left; predictions, of which the newest replaces the
-others, then come less often.
+refused already when hardly any CPU time is left. Once there is a delay, predictions, of which the
+newest replaces the others, come less often.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ BUSY_SECONDS = 0.05
 """Delay from which on predictions come half as often."""
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
-FULL_SHARE = 0.9
-"""Share of the CPU from which on new calls are refused, and predictions come half as often."""
+FULL_SHARE = 0.95
+"""Share of the CPU from which on new calls are refused."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -63,7 +63,7 @@ class Load:
         """Factor on the interval between two predictions: 1, 2 or 4."""
         if self.delay >= FULL_SECONDS:
             return 4
-        return 2 if self.delay >= BUSY_SECONDS or self.busy >= FULL_SHARE else 1
+        return 2 if self.delay >= BUSY_SECONDS else 1
 
 
 class CpuShare:
