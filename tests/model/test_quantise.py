@@ -65,7 +65,8 @@ def test_answers_are_close(pair):
 
 def test_the_products_run_in_integers(pair):
     kinds = [node.op_type for node in onnx.load(pair[1]).graph.node]
-    assert kinds.count("MatMulIntegerToFloat") == 9  # stem, 2 a block, aggregation, 2 of attention, embedding
+    # stem, two a block, aggregation, two of the attention, embedding
+    assert kinds.count("MatMulIntegerToFloat") == 9
     assert "DynamicQuantizeLinear" not in kinds
     assert pair[1].stat().st_size < 0.75 * pair[0].stat().st_size
 
