@@ -3,8 +3,8 @@
 Every stream is read one message at a time, so on a server that has too much to do a turn of its
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
 message lasts, running calls fall behind and do not catch up. That shows late, so new calls are
-refused already when hardly any CPU time is left. Once there is a delay, predictions, of which the
-newest replaces the others, come less often.
+refused already when work waits a little and hardly any CPU time is left. Once it waits longer,
+predictions, of which the newest replaces the others, come less often.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ BUSY_SECONDS = 0.05
 """Delay from which on predictions come half as often."""
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
+NEAR_SECONDS = 0.02
 FULL_SHARE = 0.95
-"""Share of the CPU from which on new calls are refused."""
+"""Delay and share of the CPU from which on, taken together, new calls are refused. Files streamed
+as fast as the server can take them fill the CPU too, but make nobody wait."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -54,8 +56,8 @@ class Load:
         """Why another call would harm the running ones; empty if it would not."""
         if self.delay >= FULL_SECONDS:
             return f"{self.delay:.3g} s behind, limit {FULL_SECONDS:g} s"
-        if self.busy >= FULL_SHARE:
-            return f"{self.busy:.0%} of the CPU taken, limit {FULL_SHARE:.0%}"
+        if self.busy >= FULL_SHARE and self.delay >= NEAR_SECONDS:
+            return f"{self.busy:.0%} of the CPU taken and {self.delay:.2g} s behind"
         return ""
 
     @property

@@ -199,7 +199,7 @@ def _providers(choice: str) -> list[str]:
 
 def main() -> int:
     """Print the metadata of a model file: labels, calibration, decision rules, provenance."""
-    path = Path(sys.argv[1]) if sys.argv[1:] else DEFAULT_MODEL
+    path = Path(sys.argv[1]) if sys.argv[1:] else None
     try:
         student = Student(path, provider="cpu")
     except ModelFileError as error:

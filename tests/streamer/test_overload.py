@@ -59,7 +59,7 @@ def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("late", "busy", "least"), [(0.0, 0.5, 2), (0.0, 1.0, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)]
+    ("late", "busy", "least"), [(0.0, 0.5, 2), (0.03, 1.0, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)]
 )
 def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, busy, least):  # noqa: F811
     async def scenario(local):
@@ -74,11 +74,19 @@ def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, 
     in_process(scenario)
 
 
-def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):  # noqa: F811
+def test_a_busy_server_that_makes_nobody_wait_takes_calls(in_process):  # noqa: F811
     async def scenario(local):
-        local.service.measured(0.0, 0.97, LONG)
+        local.service.measured(0.005, 1.0, LONG)
+        assert (await local.outcome(config()))[0] is Code.OK
+
+    in_process(scenario)
+
+
+def test_a_server_without_cpu_time_left_refuses_before_it_is_far_behind(in_process):  # noqa: F811
+    async def scenario(local):
+        local.service.measured(0.03, 0.97, LONG)
         code, details, _ = await local.outcome(config())
         assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "the server is full: 97% of the CPU taken, limit 95%"
+        assert details == "the server is full: 97% of the CPU taken and 0.03 s behind"
 
     in_process(scenario)
