@@ -2,9 +2,10 @@
 
 Every stream is read one message at a time, so on a server that has too much to do a turn of its
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
-message lasts, running calls fall behind and do not catch up. That shows late, so new calls are
-refused already when work waits a little and hardly any CPU time is left. Once it waits longer,
-predictions, of which the newest replaces the others, come less often.
+message lasts, running calls fall behind and do not catch up: their audio waits in their streams,
+where the server cannot see it. So new calls are refused already when the open ones need almost all
+of the CPU at the pace of speech; files that are streamed faster fill the CPU too, but can wait.
+When work waits for long, predictions, of which the newest replaces the others, come less often.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ BUSY_SECONDS = 0.05
 """Delay from which on predictions come half as often."""
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
-NEAR_SECONDS = 0.02
-FULL_SHARE = 0.95
-"""Delay and share of the CPU from which on, taken together, new calls are refused. Files streamed
-as fast as the server can take them fill the CPU too, but make nobody wait."""
+FULL_DEMAND = 0.95
+"""Share of the CPU, at the pace of speech, from which on new calls are refused."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -32,32 +31,37 @@ class Load:
 
     Attributes:
         delay: seconds that work waits.
-        busy: share of the CPU time it could have that it takes, 0 to 1.
+        demand: share of the CPU time it could have that the open calls take at the pace of speech.
+        heard: seconds of audio of all calls since the last measurement.
     """
 
     def __init__(self) -> None:
         self.delay = 0.0
-        self.busy = 0.0
+        self.demand = 0.0
+        self.heard = 0.0
 
-    def measured(self, delay: float, busy: float, passed: float) -> None:
+    def measured(self, delay: float, busy: float, calls: int, passed: float) -> None:
         """Take one measurement into account.
 
         Args:
             delay: seconds that work waited just now, the longest of what was looked at.
             busy: see :class:`CpuShare`.
+            calls: open now.
             passed: seconds since the last measurement.
         """
+        pace = self.heard / (calls * passed) if calls else self.heard
+        self.heard = 0.0
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
-        self.busy += share * (busy - self.busy)
+        self.demand += share * (busy / max(1.0, pace) - self.demand)
 
     @property
     def full(self) -> str:
         """Why another call would harm the running ones; empty if it would not."""
         if self.delay >= FULL_SECONDS:
             return f"{self.delay:.3g} s behind, limit {FULL_SECONDS:g} s"
-        if self.busy >= FULL_SHARE and self.delay >= NEAR_SECONDS:
-            return f"{self.busy:.0%} of the CPU taken and {self.delay:.2g} s behind"
+        if self.demand >= FULL_DEMAND:
+            return f"running calls need {self.demand:.0%} of the CPU, limit {FULL_DEMAND:.0%}"
         return ""
 
     @property

@@ -74,9 +74,9 @@ class Metrics:
             "How far the server is behind, averaged over half a second.",
             registry=self.registry,
         )
-        self._busy = Gauge(
-            "voicecohort_busy_ratio",
-            "Share of the CPU time it could have that the server takes, averaged likewise.",
+        self._demand = Gauge(
+            "voicecohort_demand_ratio",
+            "Share of the CPU that open calls need at the pace of speech, averaged likewise.",
             registry=self.registry,
         )
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
@@ -120,10 +120,10 @@ class Metrics:
         """A call ended."""
         self._ended.labels(status).inc()
 
-    def load(self, delay: float, busy: float) -> None:
-        """Seconds that the server is behind, and its share of the CPU."""
+    def load(self, delay: float, demand: float) -> None:
+        """Seconds that the server is behind, and the share of the CPU that open calls need."""
         self._delay.set(delay)
-        self._busy.set(busy)
+        self._demand.set(demand)
 
     def draining(self) -> None:
         """New calls are refused from now on."""

@@ -136,6 +136,7 @@ class CallSession:
             self._lose(missing)
         self._sequence = sequence
         self._heard += length
+        self._load.heard += length / self.config.sample_rate
         for index, samples in enumerate(self._decoder.push(data)):
             if index in self._channels:
                 self._channels[index].hear(samples)
