@@ -78,7 +78,9 @@ class EmptyServicer(pb_grpc.ClassifierServiceServicer):
             if request is grpc.aio.EOF:
                 break
             sequence = request.audio.sequence
-            if sequence and owed(sequence, self._chunk_ms):
+            if not sequence:
+                await context.write(pb.StreamClassifyResponse(started=pb.Started()))
+            elif owed(sequence, self._chunk_ms):
                 answer.prediction.sequence = sequence
                 await context.write(answer)
         answer.prediction.final = True

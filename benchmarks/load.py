@@ -190,17 +190,14 @@ class Generator:
         await asyncio.sleep(begin - time.monotonic())
         stream = open_stream()
         early: dict[int, float] = {}
-        accepted = [False]
-        sending = asyncio.create_task(self._send(number, begin, stream, early))
+        accepted = asyncio.Event()
+        sending = asyncio.create_task(self._send(number, begin, stream, early, accepted))
         try:
             async with asyncio.timeout(begin + plan.seconds + GRACE_SECONDS - time.monotonic()):
                 if not await self._receive(begin, stream, early, accepted):
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
-            # A write that meets the end of a refused stream hides the status (grpc issue 36066).
-            hidden = error.details() == "Internal error from Core"
-            refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or hidden
-            if refused and not accepted[0]:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted.is_set():
                 seen.refused_at.append(time.monotonic() - plan.begin)
             else:
                 self._lost(f"{error.code().name}: {error.details()}")
@@ -217,14 +214,24 @@ class Generator:
         self.seen.lost_at.append(time.monotonic() - self.plan.begin)
 
     async def _send(
-        self, number: int, begin: float, stream: Stream, early: dict[int, float]
+        self,
+        number: int,
+        begin: float,
+        stream: Stream,
+        early: dict[int, float],
+        accepted: asyncio.Event,
     ) -> None:
-        """Each chunk when it is due; a timer of 1 ms may be early, which ``early`` is told."""
+        """Each chunk when it is due; a timer of 1 ms may be early, which ``early`` is told.
+
+        Audio waits for the call to be accepted, as a gateway's does: a write that meets the end of
+        a refused stream would hide its status (grpc issue 36066).
+        """
         config, chunks = self._recordings[number % RECORDINGS]
         window = [self.plan.begin + edge for edge in self.plan.window]
         step, write, clock = self.plan.chunk_ms / 1000, stream.write, time.monotonic
         lateness = self.seen.lateness
         await write(config)
+        await accepted.wait()
         free = clock()
         for sequence in range(1, self.chunks + 1):
             audio = pb.Audio(sequence=sequence, data=chunks[(sequence - 1) % len(chunks)])
@@ -242,7 +249,7 @@ class Generator:
         await stream.done_writing()
 
     async def _receive(
-        self, begin: float, stream: Stream, early: dict[int, float], accepted: list[bool]
+        self, begin: float, stream: Stream, early: dict[int, float], accepted: asyncio.Event
     ) -> bool:
         """Read to the end; whether there was a final prediction."""
         plan, seen, step = self.plan, self.seen, self.plan.chunk_ms / 1000
@@ -250,7 +257,7 @@ class Generator:
         parse = pb.StreamClassifyResponse.FromString
         while isinstance(data := await stream.read(), bytes):
             now = time.monotonic()
-            accepted[0] = True
+            accepted.set()
             response = parse(data)
             if response.WhichOneof("message") != "prediction":
                 continue

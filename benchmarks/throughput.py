@@ -5,9 +5,7 @@
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
 --bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
-kept to one core. A step that does not hold is repeated up to twice, since machines are shared, and
-holding once is enough: near the bound that flatters, so ``steps`` has every attempt. One whose
-generator was late itself is marked.
+kept to one core. A step whose generator was late itself is repeated, and marked if it stays so.
 At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
 gRPC servicer, with the same calls, what no server could save.
 
@@ -92,8 +90,8 @@ class Capacity:
                 f"{figures['late_sends_ms_p99']} ms late  others on the core "
                 f"{figures['foreign_cpu_share']:.0%}  {'held' if held else 'not held'}"
             )
-            if held:
-                return True
+            if held or not late:
+                return held
         return False
 
     @property

@@ -94,6 +94,7 @@ class LateServer(pb_grpc.ClassifierServiceServicer):
             done.set()
 
         threading.Thread(target=read, daemon=True).start()
+        yield pb.StreamClassifyResponse(started=pb.Started())
         while not done.is_set() or answers:
             if answers and time.monotonic() >= answers[0][0]:
                 prediction = pb.Prediction(sequence=answers.pop(0)[1])
