@@ -38,7 +38,7 @@ class Call:
         decider: of the model in use.
         clock: seconds, monotonic.
         metrics: told of final predictions.
-        load: of the server; how often predictions come depends on it.
+        load: of the server; told of audio, and says how often predictions may come.
     """
 
     def __init__(
@@ -48,14 +48,15 @@ class Call:
         decider: Decider,
         clock: Callable[[], float],
         metrics: Metrics,
-        load: Load | None = None,
+        load: Load,
     ) -> None:
         self.config = config
         self.counted = Heard()
         self._metrics = metrics
         self.session = CallSession(config, engine, self, load)
         self.messages = 0
-        self.last_message = clock()
+        self._load = load
+        self.last_message = self._began = clock()
         self._clock = clock
         self._decider = decider
         self._unsent: deque[Response | Update] = deque()
@@ -112,7 +113,9 @@ class Call:
         if kind == "audio":
             audio = request.audio
             start = audio.start_sample if audio.HasField("start_sample") else None
-            self.session.audio(audio.sequence, audio.data, start)
+            seconds = self.session.audio(audio.sequence, audio.data, start)
+            age = self.last_message - self._began
+            self._load.heard(seconds, self.session.audio_seconds - age)
             return False
         if kind == "control":
             return self._control(request.control)

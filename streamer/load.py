@@ -4,7 +4,7 @@ Every stream is read one message at a time, so on a server that has too much to 
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
 message lasts, running calls fall behind and do not catch up: their audio waits in their streams,
 where the server cannot see it. So new calls are refused already when the open ones need almost all
-of the CPU at the pace of speech; files that are streamed faster fill the CPU too, but can wait.
+of the CPU for live audio; files that are streamed faster than speech fill it too, but can wait.
 When work waits for long, predictions, of which the newest replaces the others, come less often.
 """
 
@@ -19,7 +19,9 @@ BUSY_SECONDS = 0.05
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
 FULL_DEMAND = 0.95
-"""Share of the CPU, at the pace of speech, from which on new calls are refused."""
+"""Share of the CPU, taken for live audio, from which on new calls are refused."""
+AHEAD_SECONDS = 0.5
+"""A call that has sent more audio than it is old, and this besides, streams a file."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -31,29 +33,41 @@ class Load:
 
     Attributes:
         delay: seconds that work waits.
-        demand: share of the CPU time it could have that the open calls take at the pace of speech.
-        heard: seconds of audio of all calls since the last measurement.
+        demand: share of the CPU time that it could have and live audio takes.
     """
 
     def __init__(self) -> None:
         self.delay = 0.0
         self.demand = 0.0
-        self.heard = 0.0
+        self._live = 0.0
+        self._ahead = 0.0
 
-    def measured(self, delay: float, busy: float, calls: int, passed: float) -> None:
+    def heard(self, seconds: float, ahead: float) -> None:
+        """Take note of a message.
+
+        Args:
+            seconds: of audio in it.
+            ahead: seconds of audio that its call has sent beyond its own age.
+        """
+        if ahead > AHEAD_SECONDS:
+            self._ahead += seconds
+        else:
+            self._live += seconds
+
+    def measured(self, delay: float, busy: float, passed: float) -> None:
         """Take one measurement into account.
 
         Args:
             delay: seconds that work waited just now, the longest of what was looked at.
             busy: see :class:`CpuShare`.
-            calls: open now.
             passed: seconds since the last measurement.
         """
-        pace = self.heard / (calls * passed) if calls else self.heard
-        self.heard = 0.0
+        heard = self._live + self._ahead
+        live = self._live / heard if heard else 1.0
+        self._live = self._ahead = 0.0
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
-        self.demand += share * (busy / max(1.0, pace) - self.demand)
+        self.demand += share * (busy * live - self.demand)
 
     @property
     def full(self) -> str:
@@ -61,7 +75,7 @@ class Load:
         if self.delay >= FULL_SECONDS:
             return f"{self.delay:.3g} s behind, limit {FULL_SECONDS:g} s"
         if self.demand >= FULL_DEMAND:
-            return f"running calls need {self.demand:.0%} of the CPU, limit {FULL_DEMAND:.0%}"
+            return f"live calls take {self.demand:.0%} of the CPU, limit {FULL_DEMAND:.0%}"
         return ""
 
     @property

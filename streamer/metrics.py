@@ -76,7 +76,7 @@ class Metrics:
         )
         self._demand = Gauge(
             "voicecohort_demand_ratio",
-            "Share of the CPU that open calls need at the pace of speech, averaged likewise.",
+            "Share of the CPU time it could have that live audio takes, averaged likewise.",
             registry=self.registry,
         )
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
@@ -121,7 +121,7 @@ class Metrics:
         self._ended.labels(status).inc()
 
     def load(self, delay: float, demand: float) -> None:
-        """Seconds that the server is behind, and the share of the CPU that open calls need."""
+        """Seconds that the server is behind, and the share of the CPU that live audio takes."""
         self._delay.set(delay)
         self._demand.set(demand)
 

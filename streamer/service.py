@@ -223,7 +223,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._engine.waited), busy, self._open_streams, passed)
+        self._load.measured(max(late, self._engine.waited), busy, passed)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:

@@ -111,8 +111,8 @@ class CallSession:
         """Speech behind the current posteriors, over all channels."""
         return sum(c.speech for c in self._channels.values()) / SAMPLE_RATE
 
-    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> None:
-        """One audio message; see ``Audio`` in the protocol."""
+    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> float:
+        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate."""
         self._must_run("audio")
         if not data:
             raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
@@ -129,14 +129,13 @@ class CallSession:
             )
         if self._sequence is not None and sequence == self._sequence:
             self.duplicates += 1
-            return
+            return 0.0
         length = len(data) // self._decoder.frame_bytes
         missing = self._missing(sequence, length, start_sample)
         if missing:
             self._lose(missing)
         self._sequence = sequence
         self._heard += length
-        self._load.heard += length / self.config.sample_rate
         for index, samples in enumerate(self._decoder.push(data)):
             if index in self._channels:
                 self._channels[index].hear(samples)
@@ -145,6 +144,7 @@ class CallSession:
             passed = (self._heard - self._next_update) // step + 1
             self._next_update += passed * step
             self._request_updates(final=False)
+        return seconds
 
     def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
         """Samples lost before this message."""

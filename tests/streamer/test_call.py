@@ -11,6 +11,7 @@ from streamer.codec import Encoding
 from streamer.decision import Decider
 from streamer.engine import Engine
 from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
+from streamer.load import Load
 from streamer.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
@@ -32,6 +33,7 @@ class Desk:
             Decider(student.metadata),
             lambda: self.now,
             Metrics(),
+            Load(),
         )
         self.incoming = []
         self.reads = 0

@@ -82,7 +82,7 @@ def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):  # 
         await stream.done_writing()
         while await stream.read() is not grpc.aio.EOF:
             pass
-        local.service.measured(0.0, 1.0, 1.0)  # four seconds were heard in this one
+        local.service.measured(0.0, 1.0, LONG)  # four seconds came at once
         assert (await local.outcome(config()))[0] is Code.OK
 
     in_process(scenario)
@@ -93,6 +93,6 @@ def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):
         local.service.measured(0.0, 0.97, LONG)
         code, details, _ = await local.outcome(config())
         assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "the server is full: running calls need 97% of the CPU, limit 95%"
+        assert details == "the server is full: live calls take 97% of the CPU, limit 95%"
 
     in_process(scenario)
