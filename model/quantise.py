@@ -133,13 +133,20 @@ def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]
     return ranges
 
 
-def quantised(model: ModelProto, ranges: Ranges, *, quantile: float = 0.9999) -> ModelProto:
+def quantised(
+    model: ModelProto,
+    ranges: Ranges,
+    *,
+    quantile: float = 0.9999,
+    made_by: Mapping[str, object] | None = None,
+) -> ModelProto:
     """The same student with its large products in 8 bits, under a model id of its own.
 
     Args:
         model: float32 student.
         ranges: of its activations, see :func:`observe`.
         quantile: of an activation's absolute values at which it is clipped; 1 clips nothing.
+        made_by: command and settings; published in the provenance beside the student's own.
 
     Raises:
         ValueError: the graph has no product to quantise.
@@ -197,11 +204,11 @@ def quantised(model: ModelProto, ranges: Ranges, *, quantile: float = 0.9999) ->
             graph.node.extend(replaced[node.output[0]])
         elif node.output[0] not in dropped:
             graph.node.append(node)
-    _tidy(result)
+    _tidy(result, dict(made_by or {}))
     return result
 
 
-def _tidy(model: ModelProto) -> None:
+def _tidy(model: ModelProto, made_by: dict[str, object]) -> None:
     """Drop weights that nobody reads, declare the domain, name the file by its new content."""
     read = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
@@ -215,7 +222,7 @@ def _tidy(model: ModelProto) -> None:
     bare.CopyFrom(model)
     del bare.metadata_props[:]
     digest = hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:12]
-    metadata["quantised_from"] = metadata["model_id"]
+    metadata["provenance"]["quantised"] = {"from": metadata["model_id"], **made_by}
     metadata["model_id"] = f"{metadata['model_id'].rpartition('-')[0]}-int8-{digest}"
     entry.value = json.dumps(metadata, sort_keys=True)
     onnx.checker.check_model(model)

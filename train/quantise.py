@@ -1,6 +1,6 @@
 """Make a student of 8 bits, half the cost of a step on a CPU: see :mod:`model.quantise`.
 
-python -m train.quantise --student runs/first/student.onnx --data runs/shards
+Run as ``python -m train.quantise --student runs/first/student.onnx --data runs/shards``.
 """
 
 from __future__ import annotations
@@ -74,12 +74,21 @@ class Quantise(Command):
         if raw is None:
             raise ValueError(f"student {self.student}: no metadata {METADATA_KEY!r}")
         metadata = json.loads(raw)
-        if "quantised_from" in metadata:
+        if "quantised" in metadata["provenance"]:
             raise ValueError(f"student {self.student}: is quantised already")
         tree = LabelTree.from_dict(metadata["labels"])
         ranges = observe(model, self._blocks(tree))
         out = self.out or self.student.with_name("student-int8.onnx")
-        small = quantised(model, ranges, quantile=self.quantile)
+        settings = ("split", "calls", "channel", "quantile", "seed")
+        small = quantised(
+            model,
+            ranges,
+            quantile=self.quantile,
+            made_by={
+                "command": "python -m train.quantise",
+                "settings": {name: getattr(self, name) for name in settings},
+            },
+        )
         out.write_bytes(small.SerializeToString(deterministic=True))
         return out
 

@@ -41,7 +41,7 @@ def pair(tmp_path_factory):
         provenance={},
     )
     model = onnx.load(folder / "student.onnx")
-    small = quantised(model, observe(model, blocks(20, 4)))
+    small = quantised(model, observe(model, blocks(20, 4)), made_by={"seed": 7})
     (folder / "small.onnx").write_bytes(small.SerializeToString(deterministic=True))
     return folder / "student.onnx", folder / "small.onnx"
 
@@ -86,7 +86,7 @@ def test_the_file_says_what_it_is(pair):
     assert small.model_id != exact.model_id
     assert "-int8-" in small.model_id
     entry = next(p.value for p in onnx.load(pair[1]).metadata_props if p.key == METADATA_KEY)
-    assert json.loads(entry)["quantised_from"] == exact.model_id
+    assert json.loads(entry)["provenance"]["quantised"] == {"from": exact.model_id, "seed": 7}
     assert small.labels == exact.labels
 
 

@@ -12,6 +12,9 @@ def test_writes_a_student_that_can_be_served(prepared, tmp_path):
     assert command.run() == out
     exact, small = Student(DEFAULT_MODEL, provider="cpu"), Student(out, provider="cpu")
     assert small.metadata.model_id != exact.metadata.model_id
+    made_by = small.metadata.provenance["quantised"]
+    assert made_by["from"] == exact.metadata.model_id
+    assert made_by["settings"]["calls"] == 3
     assert small.metadata.calibration == exact.metadata.calibration
 
 
