@@ -90,11 +90,14 @@ class CpuShare:
     """How much of the CPU time that it could have the server takes.
 
     The event loop's thread cannot have more than one core, all threads together not more than the
-    cores that the process may run on.
+    process's part of the cores that it may run on.
+
+    Args:
+        workers: processes that share those cores.
     """
 
-    def __init__(self) -> None:
-        self._cores = len(os.sched_getaffinity(0))
+    def __init__(self, workers: int = 1) -> None:
+        self._cores = max(1.0, len(os.sched_getaffinity(0)) / workers)
         self._before = self._read()
 
     @staticmethod

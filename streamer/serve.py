@@ -115,6 +115,7 @@ class Server:
                 max_chunk_seconds=settings.max_chunk_seconds,
                 idle_timeout=settings.idle_timeout,
                 update_seconds=settings.update_seconds,
+                workers=settings.workers,
             ),
             metrics=self.metrics,
         )

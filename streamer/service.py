@@ -46,6 +46,7 @@ class Policy:
     max_chunk_seconds: float = 10.0
     idle_timeout: float = 300.0
     update_seconds: float = 0.5
+    workers: int = 1
 
 
 class ClassifierService(pb_grpc.ClassifierServiceServicer):
@@ -229,7 +230,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     async def watch(self) -> None:
         """Measure ten times a second how far behind the server is, sweep once a second."""
         loop = asyncio.get_running_loop()
-        share = CpuShare()
+        share = CpuShare(self._policy.workers)
         while True:
             for _ in range(10):
                 before = loop.time()

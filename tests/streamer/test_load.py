@@ -69,6 +69,15 @@ def test_share_of_the_cpu():
     assert 0.0 <= idle < busy <= 1.0
 
 
+def test_share_of_one_worker_among_several(monkeypatch):
+    """Two threads at half a core each fill a worker whose part of the cores is one."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)))
+    readings = iter([(0.0, 0.0, 0.0), (1.0, 0.5, 1.0)] * 2)
+    monkeypatch.setattr(CpuShare, "_read", lambda _: next(readings))
+    assert CpuShare(workers=4).since_last() == pytest.approx(1.0)
+    assert CpuShare(workers=1).since_last() == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(("file", "demand"), [(0.0, 1.0), (1.0, 0.5), (9.0, 0.1)])
 def test_demand_is_the_share_of_live_audio(file, demand):
     load = Load()
