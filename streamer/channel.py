@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -67,6 +67,7 @@ class Channel:
         self._tail = 0  # heard samples of a short last block
         self.posteriors: Posteriors | None = None
         self.due: tuple[int, Update] | None = None
+        self._next_due: tuple[int, Update] | None = None
         self.lane: Lane = self._engine.new_lane(self._stepped)
 
     def hear(self, samples: Samples) -> None:
@@ -120,9 +121,13 @@ class Channel:
     def request(self, update: Update) -> None:
         """Send ``update`` as soon as all blocks submitted so far are done.
 
-        One that is still waiting is overtaken: under load updates come less often, never late.
+        While one waits, of those behind it only the newest is kept: under load updates come less
+        often, never late, and audio that comes faster than the student hears it starves none.
         """
-        self.due = (self.submitted, update)
+        if self.due is None:
+            self.due = (self.submitted, update)
+        else:
+            self._next_due = (self.submitted, update)
         self._emit_if_covered()
 
     def _stepped(self, result: Posteriors | CallError) -> None:
@@ -137,17 +142,11 @@ class Channel:
         self._owner.progressed()
 
     def _emit_if_covered(self) -> None:
-        if self.due is None or self.completed < self.due[0]:
-            return
-        update, self.due = self.due[1], None
-        self._owner.emit(
-            Update(
-                channel=update.channel,
-                sequence=update.sequence,
-                audio_seconds=update.audio_seconds,
-                speech_seconds=self.speech / SAMPLE_RATE,
-                lost_seconds=update.lost_seconds,
-                posteriors=self.posteriors,
-                final=update.final,
+        while self.due is not None and self.completed >= self.due[0]:
+            update = self.due[1]
+            self.due, self._next_due = self._next_due, None
+            self._owner.emit(
+                replace(
+                    update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
+                )
             )
-        )

@@ -268,6 +268,24 @@ def test_overtaken_updates_are_left_out(make_bench, make_student, speech, audio)
     assert recorder.finals[0].audio_seconds == 2.0
 
 
+def test_audio_faster_than_the_student_starves_no_update(bench, speech, audio):
+    """A second per block heard: an update is always waiting when the next is asked for."""
+    recorder = bench.session(update_seconds=0.1)
+    parts = audio.cut(speech, [RATE // 10])
+    for sequence, part in enumerate(parts * 5, start=1):
+        recorder.session.audio(sequence, part)
+        if sequence % 10 == 0:
+            done = sum(c.completed for c in recorder.session._channels.values())
+            bench.wait(
+                lambda done=done: (
+                    sum(c.completed for c in recorder.session._channels.values()) > done
+                )
+            )
+    running = [update for update in recorder.updates if not update.final]
+    assert len(running) >= 3
+    bench.finish(recorder)
+
+
 def test_long_chunk_is_one_update(bench, speech):
     recorder = bench.session(update_seconds=0.1)
     for sequence, chunk in enumerate((speech[:RATE], speech[RATE:]), start=1):
