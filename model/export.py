@@ -110,7 +110,7 @@ def export(
     graph = _graph(student.eval())
     _without_traces(graph)
     digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()[:12]
-    model_id = f"ecapa{student.config.encoder.channels}-{digest}"
+    model_id = f"{student.config.name}-{digest}"
     metadata = {
         "contract": CONTRACT,
         "model_id": model_id,

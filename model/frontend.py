@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 SAMPLE_RATE = 8000
 """Hz. Telephone band; the server resamples everything to it."""
+WIDEBAND_RATE = 16000
+"""Hz, of the clean speech that a teacher hears."""
 HOP = 80
 """Samples between frames: 10 ms."""
 WINDOW = 200
@@ -22,35 +24,34 @@ WINDOW = 200
 CONTEXT = WINDOW - HOP
 """Samples of the past that the first frame of a block still needs: 15 ms."""
 BINS = 80
-_FFT = 256
 _PREEMPHASIS = 0.97
 _LOW_HZ = 20.0
 _POWER_FLOOR = 1.1920928955078125e-07  # Kaldi's: the float32 epsilon
 
 
-def _povey_window() -> Tensor:
-    n = torch.arange(WINDOW, dtype=torch.float64)
-    return (0.5 - 0.5 * torch.cos(2 * math.pi * n / (WINDOW - 1))) ** 0.85
+def _povey_window(window: int) -> Tensor:
+    n = torch.arange(window, dtype=torch.float64)
+    return (0.5 - 0.5 * torch.cos(2 * math.pi * n / (window - 1))) ** 0.85
 
 
-def _dft_matrix() -> Tensor:
-    """[WINDOW, 2 * 129]: samples of a frame -> real parts, then imaginary parts."""
-    identity = torch.eye(WINDOW, dtype=torch.float64)
+def _dft_matrix(window: int, fft: int) -> Tensor:
+    """[window, 2 * (fft/2 + 1)]: samples of a frame -> real parts, then imaginary parts."""
+    identity = torch.eye(window, dtype=torch.float64)
     frames = identity - identity.mean(dim=1, keepdim=True)  # row i: unit sample i, DC removed
     previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-    frames = (frames - _PREEMPHASIS * previous) * _povey_window()
-    spectrum = torch.fft.rfft(frames, n=_FFT, dim=1)
+    frames = (frames - _PREEMPHASIS * previous) * _povey_window(window)
+    spectrum = torch.fft.rfft(frames, n=fft, dim=1)
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
 
-def _mel_matrix() -> Tensor:
-    """[129, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist."""
+def _mel_matrix(rate: int, fft: int) -> Tensor:
+    """[fft/2 + 1, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(hertz / 700.0)
 
-    bin_mel = mel(torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT)
-    low, high = mel(torch.tensor([_LOW_HZ, SAMPLE_RATE / 2], dtype=torch.float64))
+    bin_mel = mel(torch.arange(fft // 2 + 1, dtype=torch.float64) * rate / fft)
+    low, high = mel(torch.tensor([_LOW_HZ, rate / 2], dtype=torch.float64))
     edges = low + (high - low) / (BINS + 1) * torch.arange(BINS + 2, dtype=torch.float64)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     up = (bin_mel[:, None] - left) / (centre - left)
@@ -61,12 +62,19 @@ def _mel_matrix() -> Tensor:
 
 
 class LogMel(nn.Module):
-    """80-bin log-mel energies of 25 ms frames every 10 ms at 8 kHz."""
+    """80-bin log-mel energies of 25 ms frames every 10 ms.
 
-    def __init__(self) -> None:
+    Args:
+        sample_rate: Hz, 8000 for telephone speech or 16000 for a teacher's.
+    """
+
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
-        mel = _mel_matrix()
-        self.register_buffer("dft", _dft_matrix().float(), persistent=False)
+        self.hop = sample_rate * HOP // SAMPLE_RATE
+        self.window = sample_rate * WINDOW // SAMPLE_RATE
+        fft = 1 << (self.window - 1).bit_length()
+        mel = _mel_matrix(sample_rate, fft)
+        self.register_buffer("dft", _dft_matrix(self.window, fft).float(), persistent=False)
         # Twice the mel matrix: re^2 and im^2 are summed by the product itself.
         self.register_buffer("mel", torch.cat([mel, mel]).float(), persistent=False)
         self.dft: Tensor
@@ -76,20 +84,20 @@ class LogMel(nn.Module):
         """Log-mel energies, natural log.
 
         Args:
-            samples: [B, L] in [-1, 1], L >= 200. Streaming callers prepend ``CONTEXT`` samples
-                of the past (zeros at the start), so that L/10 ms frames come out of L samples.
+            samples: [B, L] in [-1, 1], L >= one window. Streaming callers prepend window - hop
+                samples of the past (zeros at the start), so that frames and hops are as many.
 
         Returns:
-            [B, T, 80] with T = 1 + (L - 200) // 80, as Kaldi with ``snip_edges``; floor -15.94.
+            [B, T, 80] with T = 1 + (L - window) // hop, as Kaldi with ``snip_edges``; floor -15.94.
         """
         batch, length = samples.shape
-        count = 1 + (length - WINDOW) // HOP
+        hop, count = self.hop, 1 + (length - self.window) // self.hop
         # A frame is 2.5 hops: three shifted views of the hop grid beat a strided gather in ONNX.
-        need = (count + 2) * HOP
+        need = (count + 2) * hop
         samples = nn.functional.pad(samples, (0, max(0, need - length)))[:, :need]
-        hops = samples.reshape(batch, count + 2, HOP)
+        hops = samples.reshape(batch, count + 2, hop)
         frames = torch.cat(
-            [hops[:, :count], hops[:, 1 : count + 1], hops[:, 2:, : WINDOW - 2 * HOP]], dim=2
+            [hops[:, :count], hops[:, 1 : count + 1], hops[:, 2:, : self.window - 2 * hop]], dim=2
         )
         power = (frames @ self.dft).square()
         energies: Tensor = (power @ self.mel).clamp(min=_POWER_FLOOR).log()

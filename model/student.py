@@ -1,55 +1,70 @@
-"""The student: raw 8 kHz samples in, running posteriors out, one state vector per call."""
+"""The student: raw 8 kHz samples in, running posteriors out, one state vector per call.
+
+A teacher is the same module with an offline encoder at 16 kHz.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.ecapa import COMPACT, Ecapa, EcapaConfig
-from model.frontend import BINS, CONTEXT, HOP, LogMel
-from model.heads import TaskHeads
+from model.backbones import EncoderConfig, build_encoder, name_of
+from model.backbones import from_dict as encoder_from_dict
+from model.backbones import to_dict as encoder_to_dict
+from model.ecapa import COMPACT
+from model.frontend import BINS, HOP, SAMPLE_RATE, LogMel
+from model.heads import HeadsConfig, TaskHeads
 from model.labels import DEFAULT_TREE, LabelTree
-
-Augment = Callable[[Tensor], Tensor]
 
 FRAMES_PER_BLOCK = 16
 """fbank frames of one block: 160 ms of speech between two posteriors."""
 BLOCK = FRAMES_PER_BLOCK * HOP
-"""Samples of one block."""
+"""Samples of one block at 8 kHz."""
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Everything needed to rebuild a student before loading its weights."""
+    """Everything needed to rebuild a student, or a teacher, before loading its weights.
 
-    encoder: EcapaConfig = COMPACT
-    embedding: int = 128
-    dropout: float = 0.2
+    Raises:
+        ValueError: a causal encoder at another rate than the server's.
+    """
+
+    encoder: EncoderConfig = COMPACT
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     tree: LabelTree = field(default=DEFAULT_TREE)
+    sample_rate: int = SAMPLE_RATE
+
+    def __post_init__(self) -> None:
+        if self.encoder.causal and self.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"sample_rate {self.sample_rate}: students hear {SAMPLE_RATE} Hz")
+
+    @property
+    def name(self) -> str:
+        """Family and width, as in ``ecapa160``."""
+        return name_of(self.encoder)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain form for checkpoints; :meth:`from_dict` reverses it."""
+        """Plain form for checkpoints and metadata; :meth:`from_dict` reverses it."""
         return {
-            "encoder": asdict(self.encoder),
-            "embedding": self.embedding,
-            "dropout": self.dropout,
+            "encoder": encoder_to_dict(self.encoder),
+            "heads": asdict(self.heads),
             "tree": self.tree.to_dict(),
+            "sample_rate": self.sample_rate,
         }
 
     @staticmethod
-    def from_dict(plain: dict[str, object]) -> StudentConfig:
-        """Inverse of :meth:`to_dict`."""
-        encoder = dict(plain["encoder"])  # type: ignore[call-overload]
-        encoder["dilations"] = tuple(encoder["dilations"])
+    def from_dict(plain: dict[str, Any]) -> StudentConfig:
+        """Inverse of :meth:`to_dict`; also reads the flat form of files made before the heads."""
+        flat = {key: plain[key] for key in ("embedding", "dropout") if key in plain}
         return StudentConfig(
-            encoder=EcapaConfig(**encoder),
-            embedding=int(str(plain["embedding"])),
-            dropout=float(str(plain["dropout"])),
-            tree=LabelTree.from_dict(plain["tree"]),  # type: ignore[arg-type]
+            encoder=encoder_from_dict(plain["encoder"]),
+            heads=HeadsConfig(**plain.get("heads", flat)),
+            tree=LabelTree.from_dict(plain["tree"]),
+            sample_rate=int(plain.get("sample_rate", SAMPLE_RATE)),
         )
 
 
@@ -60,16 +75,22 @@ class Output(NamedTuple):
         logits: by task, [B, n, classes]; row k knows blocks 0..k. n is 1 if not causal.
         embedding: [B, n, E].
         ended: [B, n], True where the block completes at least one frame of the utterance.
+        glance: logits of the first look by task, see :class:`model.heads.PriorKnowledge`.
     """
 
     logits: dict[str, Tensor]
     embedding: Tensor
     ended: Tensor
+    glance: dict[str, Tensor] = {}  # noqa: RUF012 - a tuple's default, never changed
+
+    def last_index(self) -> Tensor:
+        """int64 [B]: the row that knows the whole utterance."""
+        return (self.ended.sum(dim=1) - 1).clamp(min=0)
 
     def last(self) -> dict[str, Tensor]:
         """Logits over each whole utterance, by task, [B, classes]."""
-        index = (self.ended.sum(dim=1) - 1).clamp(min=0)
-        rows = torch.arange(len(index))
+        index = self.last_index()
+        rows = torch.arange(len(index), device=index.device)
         return {task: logits[rows, index] for task, logits in self.logits.items()}
 
 
@@ -83,38 +104,32 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.frontend = LogMel()
+        self.frontend = LogMel(config.sample_rate)
+        self.context = self.frontend.window - self.frontend.hop
+        self.block = FRAMES_PER_BLOCK * self.frontend.hop
         self.register_buffer("feature_mean", torch.full((BINS,), -6.0))
         self.register_buffer("feature_scale", torch.full((BINS,), 0.25))
         self.feature_mean: Tensor
         self.feature_scale: Tensor
-        self.encoder = Ecapa(config.encoder)
-        self.heads = TaskHeads(self.encoder.outputs, config.embedding, config.tree, config.dropout)
+        self.encoder = build_encoder(config.encoder)
+        self.heads = TaskHeads(self.encoder.outputs, config.heads, config.tree)
 
     @property
     def samples_per_frame(self) -> int:
         """Samples between two encoder frames."""
-        return HOP * self.config.encoder.stem_stride
+        return self.frontend.hop * self.config.encoder.stem_stride
 
     @property
     def state_sizes(self) -> list[int]:
         """Sample context, count of encoder frames, encoder; the state vector is their sum."""
-        return [CONTEXT, 1, sum(self.encoder.state_sizes)]
+        return [self.context, 1, sum(self.encoder.state_sizes)]
 
     @property
     def state_size(self) -> int:
         """D: floats of one call's state. Zeros are a call that has not begun."""
         return sum(self.state_sizes)
 
-    def _features(self, samples: Tensor, augment: Augment | None = None) -> Tensor:
-        features: Tensor = self.frontend(samples)
-        if augment is not None:
-            features = augment(features)
-        return (features - self.feature_mean) * self.feature_scale
-
-    def step(
-        self, samples: Tensor, valid: Tensor, state: Tensor, augment: Augment | None = None
-    ) -> tuple[Output, Tensor]:
+    def step(self, samples: Tensor, valid: Tensor, state: Tensor) -> tuple[Output, Tensor]:
         """Advance each call by n blocks.
 
         Args:
@@ -122,45 +137,68 @@ class Student(nn.Module):
             valid: int64 [B]; samples from here on are padding. Only a call's last step may be
                 short: a partial frame is not heard, and what follows would not join on.
             state: [B, D].
-            augment: maps fbank frames [B, T, 80] to fbank frames, in training.
 
         Returns:
             Output for the n blocks, and the next state [B, D].
         """
         context, seen, before = state.split(self.state_sizes, dim=1)
         heard = torch.cat([context, samples], dim=1)
-        per_block = BLOCK // self.samples_per_frame
-        blocks = samples.shape[1] // BLOCK
         frames = torch.div(valid, self.samples_per_frame, rounding_mode="floor")
-        order = torch.arange(blocks * per_block).reshape(1, blocks, per_block)
-        valid_frames = order < frames[:, None, None]
-        mask = valid_frames.to(samples.dtype)[..., None]
-        pooled, after = self.encoder.step(self._features(heard, augment), mask, seen, before)
-        logits, embedding = self.heads(pooled)
+        output, after = self._advance(self.frontend(heard), frames, seen, before)
         seen = seen + frames[:, None].to(samples.dtype)
-        state = torch.cat([heard[:, -CONTEXT:], seen, after], dim=1)
-        return Output(logits, embedding, valid_frames[..., 0]), state
+        return output, torch.cat([heard[:, -self.context :], seen, after], dim=1)
 
-    def forward(self, samples: Tensor, lengths: Tensor, augment: Augment | None = None) -> Output:
+    def _advance(
+        self, features: Tensor, frames: Tensor, seen: Tensor, before: Tensor
+    ) -> tuple[Output, Tensor]:
+        """Encoder and heads over n blocks; ``frames`` [B] encoder frames are valid."""
+        features = (features - self.feature_mean) * self.feature_scale
+        per_block = self.block // self.samples_per_frame
+        blocks = features.shape[1] // FRAMES_PER_BLOCK
+        order = torch.arange(blocks * per_block, device=features.device)
+        valid = order.reshape(1, blocks, per_block) < frames[:, None, None]
+        mask = valid.to(features.dtype)[..., None]
+        pooled, after = self.encoder.step(features, mask, seen, before)
+        logits, embedding, glance = self.heads(pooled)
+        return Output(logits, embedding, valid[..., 0], glance), after
+
+    def features(self, samples: Tensor) -> Tensor:
+        """fbank of whole utterances, not yet normalised: [B, L] -> [B, T, 80], T = L / hop.
+
+        L is rounded up to whole blocks.
+        """
+        padded = nn.functional.pad(samples, (self.context, -samples.shape[1] % self.block))
+        frames: Tensor = self.frontend(padded)
+        return frames
+
+    def judge(self, features: Tensor, lengths: Tensor) -> Output:
+        """Posteriors of whole utterances from their fbank, see :meth:`forward`.
+
+        Args:
+            features: [B, T, 80] as :meth:`features` gives them.
+            lengths: int64 [B], samples of each utterance.
+        """
+        frames = torch.div(lengths, self.samples_per_frame, rounding_mode="floor")
+        if self.config.encoder.causal:
+            size = sum(self.encoder.state_sizes)
+            zeros = features.new_zeros(features.shape[0], 1 + size)
+            return self._advance(features, frames, zeros[:, :1], zeros[:, 1:])[0]
+        stride = self.config.encoder.stem_stride
+        inside = torch.arange(features.shape[1] // stride, device=frames.device) < frames[:, None]
+        mask = inside.to(features.dtype)[..., None]
+        features = (features - self.feature_mean) * self.feature_scale
+        pooled = self.encoder(features * mask.repeat_interleave(stride, dim=1), mask)
+        logits, embedding, glance = self.heads(pooled[:, None])
+        return Output(logits, embedding, inside.any(dim=1, keepdim=True), glance)
+
+    def forward(self, samples: Tensor, lengths: Tensor) -> Output:
         """Whole utterances.
 
         Args:
             samples: [B, L] in [-1, 1], zero-padded at the end.
             lengths: int64 [B], samples of each utterance.
-            augment: maps fbank frames [B, T, 80] to fbank frames, in training.
 
         Returns:
             Output after every block (causal) or once over the whole (not causal).
         """
-        samples = nn.functional.pad(samples, (0, -samples.shape[1] % BLOCK))
-        if self.config.encoder.causal:
-            zeros = samples.new_zeros(samples.shape[0], self.state_size)
-            return self.step(samples, lengths, zeros, augment)[0]
-        features = self._features(nn.functional.pad(samples, (CONTEXT, 0)), augment)
-        count = features.shape[1] // self.config.encoder.stem_stride
-        inside = torch.arange(count) < (lengths // self.samples_per_frame)[:, None]
-        mask = inside.to(samples.dtype)[..., None]
-        fine = mask.repeat_interleave(self.config.encoder.stem_stride, dim=1)
-        pooled = self.encoder(features * fine, mask)
-        logits, embedding = self.heads(pooled[:, None])
-        return Output(logits, embedding, inside.any(dim=1, keepdim=True))
+        return self.judge(self.features(samples), lengths)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from model.ecapa import COMPACT, EcapaConfig
+from model.heads import HeadsConfig
 from model.student import Student, StudentConfig
 
 SMALL_RES2 = EcapaConfig(
@@ -24,7 +25,7 @@ def trained_looking(config: StudentConfig) -> Student:
 @pytest.fixture(scope="session", params=["compact", "res2"])
 def student(request) -> Student:
     encoder = {"compact": COMPACT, "res2": SMALL_RES2}[request.param]
-    return trained_looking(StudentConfig(encoder=encoder, embedding=32))
+    return trained_looking(StudentConfig(encoder=encoder, heads=HeadsConfig(embedding=32)))
 
 
 @pytest.fixture(scope="session")

@@ -71,14 +71,14 @@ def test_every_parameter_gets_a_gradient(student):
     assert without == []
 
 
-def test_augmentation_is_applied_to_features_only_when_given(compact):
-    samples, length = torch.randn(1, BLOCK) * 0.1, torch.tensor([BLOCK])
+def test_judging_the_features_is_the_forward_pass(compact):
+    samples, length = torch.randn(2, BLOCK - 7) * 0.1, torch.tensor([BLOCK - 7, 900])
     with torch.no_grad():
-        plain = compact(samples, length).last()["gender"]
-        same = compact(samples, length, lambda features: features).last()["gender"]
-        shifted = compact(samples, length, lambda features: features + 3).last()["gender"]
-    assert torch.equal(plain, same)
-    assert not torch.allclose(plain, shifted)
+        whole = compact(samples, length)
+        features = compact.features(samples)
+        judged = compact.judge(features, length)
+    assert features.shape == (2, BLOCK // 80, 80)
+    assert torch.equal(whole.embedding, judged.embedding)
 
 
 def test_config_round_trips_through_its_plain_form(student):

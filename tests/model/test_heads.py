@@ -1,0 +1,133 @@
+"""The causal heads: dictionary of prior knowledge, and what the age band tells the age group."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from model.backbones import from_dict, to_dict
+from model.ecapa import EcapaConfig
+from model.export import export
+from model.heads import HeadsConfig, PriorKnowledge, TaskHeads
+from model.labels import DEFAULT_TREE
+from model.student import BLOCK, Student, StudentConfig
+
+KINDS = 14
+
+
+def prior():
+    torch.manual_seed(0)
+    module = PriorKnowledge(6, 4, DEFAULT_TREE).eval()
+    module.dictionary.copy_(torch.randn(KINDS, 4))
+    return module
+
+
+def test_knowledge_is_the_dictionary_row_of_whom_the_glance_is_sure_of():
+    module = prior()
+    with torch.no_grad():
+        for linear in (module.gender, module.band):
+            linear.weight.zero_()
+        module.gender.bias.copy_(torch.tensor([0.0, 50.0]))  # male
+        module.band.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 50.0]))  # 60+
+        x = torch.randn(3, 6)
+        z, glance = module(x)
+        row = module.dictionary[13].expand(3, 4)  # gender 1 x 7 bands + band 6
+        torch.testing.assert_close(z, module.join(torch.cat([x, row], dim=1)))
+    assert set(glance) == {"gender", "age_band"}
+
+
+def test_the_dictionary_matters_and_a_constant_one_is_a_constant():
+    module, x = prior(), torch.randn(5, 6)
+    with torch.no_grad():
+        z, _ = module(x)
+        module.dictionary.zero_()
+        without, _ = module(x)
+        module.dictionary.fill_(1.0)
+        constant, _ = module(x)
+    assert not torch.allclose(z, without)
+    # a row that is the same for everybody only moves Z by a bias
+    torch.testing.assert_close(constant - without, (constant - without)[:1].expand(5, 6))
+
+
+def test_knowledge_gives_the_glance_no_gradient():
+    module, x = prior(), torch.randn(5, 6)
+    module(x)[0].sum().backward()
+    assert module.gender.weight.grad is None
+    assert module.band.weight.grad is None
+    assert module.join.linear.weight.grad.abs().sum() > 0
+
+
+def heads(**changes):
+    torch.manual_seed(0)
+    return TaskHeads(12, HeadsConfig(embedding=8, **changes), DEFAULT_TREE).eval()
+
+
+def test_marginalised_groups_are_the_sums_of_their_bands():
+    logits, _, _ = heads(hierarchy="marginalised")(torch.randn(4, 12))
+    band = logits["age_band"].softmax(dim=1)
+    group = logits["age_group"].softmax(dim=1)
+    by_hand = torch.stack([band[:, 0], band[:, 1:4].sum(1), band[:, 4:6].sum(1), band[:, 6]], dim=1)
+    torch.testing.assert_close(group, by_hand)
+
+
+def test_only_conveyed_heads_tell_the_group_what_the_band_hears():
+    for hierarchy, conveyed in (("separate", False), ("conveyed", True)):
+        module = heads(hierarchy=hierarchy, hidden=5)
+        module(torch.randn(4, 12))[0]["age_group"].sum().backward()
+        assert (module.hidden["age_band"].weight.grad is not None) == conveyed
+
+
+def test_conveying_needs_something_to_convey():
+    with pytest.raises(ValueError, match="hidden"):
+        HeadsConfig(hierarchy="conveyed")
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(ValueError, match="'transformer'"):
+        from_dict({**to_dict(EcapaConfig()), "family": "transformer"})
+
+
+def test_files_from_before_the_causal_heads_are_still_read():
+    plain = StudentConfig().to_dict()
+    encoder = dict(plain["encoder"])
+    del encoder["family"]
+    old = {"encoder": encoder, "embedding": 96, "dropout": 0.1, "tree": plain["tree"]}
+    config = StudentConfig.from_dict(old)
+    assert config.heads == HeadsConfig(embedding=96, dropout=0.1)
+    assert config.encoder == EcapaConfig()
+
+
+def test_a_streaming_student_hears_the_telephone_only():
+    with pytest.raises(ValueError, match="sample_rate 16000"):
+        StudentConfig(sample_rate=16000)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    config = StudentConfig(
+        encoder=EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8),
+        heads=HeadsConfig(embedding=16, hierarchy="conveyed", hidden=8, knowledge=12),
+    )
+    torch.manual_seed(1)
+    student = Student(config).train()
+    student.heads.prior.dictionary.copy_(torch.randn(KINDS, 12))
+    with torch.no_grad():
+        for _ in range(3):
+            student(torch.randn(6, 8000) * 0.1, torch.full((6,), 8000))
+    return student.eval()
+
+
+def test_the_exported_student_holds_the_dictionary_and_no_teacher(causal, tmp_path):
+    path = tmp_path / "student.onnx"
+    export(causal, path, calibration={}, provenance={})
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    samples = (0.1 * np.random.default_rng(0).standard_normal((3, 2 * BLOCK))).astype(np.float32)
+    state = np.zeros((3, causal.state_size), np.float32)
+    for start in (0, BLOCK):
+        feed = {"samples": samples[:, start : start + BLOCK], "valid": np.full(3, BLOCK)}
+        *posteriors, state = session.run(None, {**feed, "state": state})
+    with torch.no_grad():
+        offline = causal(torch.from_numpy(samples), torch.full((3,), 2 * BLOCK)).last()
+    for task, posterior in zip(("gender", "age_group", "age_band"), posteriors, strict=True):
+        np.testing.assert_allclose(posterior, offline[task].softmax(dim=1), atol=1e-4)
+    assert [i.name for i in session.get_inputs()] == ["samples", "valid", "state"]
