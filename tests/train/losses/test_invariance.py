@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.losses.invariance import invariance, risk_variance
+
+
+def test_invariance_by_hand():
+    plain = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
+    styled = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert invariance(plain, styled).tolist() == pytest.approx([expected, 0.0], abs=1e-7)
+
+
+def test_only_the_styled_side_learns():
+    plain = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    styled = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    invariance(plain, styled).sum().backward()
+    assert plain.grad is None
+    gap = styled.detach().softmax(1) - plain.detach().softmax(1)
+    torch.testing.assert_close(styled.grad, gap)
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.1, 3.0, 1000.0]))
+def test_invariance_is_finite_never_negative_and_blind_to_shifts(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    plain, styled = scale * torch.randn(2, 8, 5, generator=generator, dtype=torch.float64)
+    loss = invariance(plain, styled)
+    assert loss.isfinite().all()
+    assert (loss >= -1e-12).all()
+    torch.testing.assert_close(invariance(plain + 7.0, styled - 3.0), loss)
+    torch.testing.assert_close(invariance(plain, plain + 1.0), torch.zeros_like(loss))
+
+
+def test_risk_variance_by_hand():
+    each = torch.tensor([1.0, 3.0, 6.0, 4.0])
+    environment = torch.tensor([7, 7, 2, 9])
+    # mean risks 2, 6, 4
+    assert risk_variance(each, environment).item() == pytest.approx(8 / 3)
+
+
+def test_risk_variance_gradient():
+    each = torch.tensor([1.0, 3.0, 6.0, 4.0], dtype=torch.float64, requires_grad=True)
+    environment = torch.tensor([1, 0, 1, 2])
+    assert torch.autograd.gradcheck(lambda x: risk_variance(x, environment), (each,))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_one_environment_or_none_has_no_variance(rows):
+    each = torch.arange(rows, dtype=torch.float32).requires_grad_()
+    variance = risk_variance(each, torch.full((rows,), 3))
+    assert variance.shape == ()
+    assert variance.item() == 0.0
+    variance.backward()
+    assert not each.grad.any()
+
+
+def test_equal_risks_have_no_variance():
+    each = torch.tensor([1.0, 3.0, 2.0])
+    assert risk_variance(each, torch.tensor([0, 0, 1])).item() == 0.0
