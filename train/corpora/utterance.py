@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CALL = "call"
+"""Line of what train.degrade wrote: the simulated telephone and the speech gate are behind it."""
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -19,7 +22,8 @@ class Utterance:
         age_band: a subclass of the label tree, empty where unknown.
         language: ISO 639 code, empty where unknown.
         licence: of the audio.
-        line: "wideband" or "telephone": what the microphone signal went through.
+        line: what the microphone signal went through: "wideband" or "telephone" in a corpus,
+            :data:`CALL` in shards of train.degrade.
         split: "train", "dev" or "test" where the corpus says so, else empty.
         seconds: of audio; 0 where the source's labels do not say.
     """

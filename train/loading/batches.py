@@ -24,7 +24,7 @@ from model.student import BLOCK
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.vad import speech_of
 from train.corpora.audio import resample
-from train.corpora.utterance import Utterance
+from train.corpora.utterance import CALL, Utterance
 from train.loading.data import Split, audio_of, utterance_of
 from train.loading.sampling import EpochSampler, Sampling, generator
 
@@ -114,26 +114,35 @@ class Calls(Dataset[Batch]):
         """One cut as one call.
 
         Args:
-            cut: with one supervision.
+            cut: with one supervision; a finished call of train.degrade is only cropped.
             crop: seconds of speech wanted; None keeps what there is.
 
         Raises:
             OSError: its audio cannot be read.
+            ValueError: a twin is asked for and there is none, or a label is foreign to the tree.
         """
         utterance = utterance_of(cut)
         random = generator(self.seed, self.epoch, cut.id)
         clean: Samples | None = None
-        if self.clean_rate is None:
-            samples = audio_of(cut, SAMPLE_RATE)
+        if utterance.line == CALL:
+            if self.clean_rate is not None:
+                raise ValueError(
+                    f"{cut.id}: no undegraded twin (clean_rate={self.clean_rate}), "
+                    "for train.degrade keeps only the call; read the folder that it was made from"
+                )
+            speech = audio_of(cut, SAMPLE_RATE)
         else:
-            clean = audio_of(cut, self.clean_rate)
-            samples = resample(clean, self.clean_rate, SAMPLE_RATE)
-            clean = _crop(clean, round(self.clean_crop * self.clean_rate), random)
-        if self.channel is not None:
-            samples = self.channel(samples, random, utterance)
-        speech = speech_of(samples)
+            if self.clean_rate is None:
+                samples = audio_of(cut, SAMPLE_RATE)
+            else:
+                clean = audio_of(cut, self.clean_rate)
+                samples = resample(clean, self.clean_rate, SAMPLE_RATE)
+                clean = _crop(clean, round(self.clean_crop * self.clean_rate), random)
+            if self.channel is not None:
+                samples = self.channel(samples, random, utterance)
+            speech = speech_of(samples)
         if crop is not None:
-            speech = _filled(speech, round(crop * SAMPLE_RATE), random)
+            speech = filled(speech, round(crop * SAMPLE_RATE), random)
         return Example(speech, clean, targets_of(utterance, self.tree))
 
     def examples(
@@ -167,19 +176,18 @@ def _crop(samples: Samples, length: int, random: np.random.Generator) -> Samples
     return samples[start : start + length]
 
 
-def _filled(speech: Samples, length: int, random: np.random.Generator) -> Samples:
+def filled(speech: Samples, length: int, random: np.random.Generator) -> Samples:
     """``length`` samples of ``speech``: a stretch of it, or all of it again and again."""
     if not len(speech) or len(speech) >= length:
         return _crop(speech, length, random)
-    repeated: Samples = np.take(speech, np.arange(length), mode="wrap")
-    return repeated
+    return np.resize(speech, length)
 
 
 def _padded(rows: list[Samples], multiple: int) -> tuple[Tensor, Tensor]:
     longest = max(1, *(len(row) for row in rows))
     padded = np.zeros((len(rows), -(-longest // multiple) * multiple), np.float32)
     for into, row in zip(padded, rows, strict=True):
-        into[: len(row)] = row / np.float32(32768)
+        np.divide(row, np.float32(32768), out=into[: len(row)])
     return torch.from_numpy(padded), torch.tensor([len(row) for row in rows])
 
 

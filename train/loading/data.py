@@ -8,18 +8,22 @@ layout and may also be an address that smart_open understands (``s3://``, ``http
 from __future__ import annotations
 
 import json
+import re
 import tarfile
+import wave
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lhotse import AudioSource, CutSet, MonoCut
 from lhotse.serialization import open_best
 from lhotse.shar.readers.tar import iterate_tarfile_pairwise
 
 from streamer.codec import Samples
+from train.corpora.archive import UnreadableFileError
 from train.corpora.audio import read_audio
 from train.corpora.utterance import Utterance
 
@@ -27,6 +31,7 @@ SPLITS = ("train", "dev", "test")
 INDEX = "index.json"
 """Of a sharded folder: its shards and what is in them."""
 _SAME_SECONDS = 1e-3
+_SUFFIXES = re.compile(r"(~\d+)?(#\d+\.\d+)?$")
 
 
 @dataclass
@@ -49,10 +54,13 @@ class Shard:
     Attributes:
         cuts: JSON lines, one cut each.
         audio: tar archive with their audio in the same order; None: it lies where the cuts say.
+        draw, draws: in shards of train.degrade, which of how many draws of the same utterances.
     """
 
     cuts: str
     audio: str | None = None
+    draw: int = 0
+    draws: int = 1
 
     def read(self) -> Iterator[MonoCut]:
         """Cuts in order; audio of a tar archive comes along undecoded.
@@ -106,6 +114,11 @@ class Split:
         """Utterances in all shards."""
         return sum(cell.clips for cell in self.cells.values())
 
+    @property
+    def utterances(self) -> int:
+        """Utterances, all draws of the same one counted once; shards are taken as equally large."""
+        return round(self.clips * sum(1 / shard.draws for shard in self.shards) / len(self.shards))
+
     def cuts(self) -> CutSet:
         """All of them, lazily, in order; may be gone through again and again."""
         return CutSet(_Chain(self.shards))
@@ -130,7 +143,11 @@ class Split:
         """For an index beside the shards; :meth:`from_dict` reverses it."""
         return {
             "shards": [
-                {"cuts": _below(s.cuts, folder), "audio": s.audio and _below(s.audio, folder)}
+                {
+                    **asdict(s),
+                    "cuts": _below(s.cuts, folder),
+                    "audio": s.audio and _below(s.audio, folder),
+                }
                 for s in self.shards
             ],
             "cells": [
@@ -145,7 +162,13 @@ class Split:
         """Inverse of :meth:`to_dict`, for shards in ``folder``."""
         return Split(
             [
-                Shard(f"{folder}/{s['cuts']}", s["audio"] and f"{folder}/{s['audio']}")
+                Shard(
+                    **{
+                        **s,
+                        "cuts": f"{folder}/{s['cuts']}",
+                        "audio": s["audio"] and f"{folder}/{s['audio']}",
+                    }
+                )
                 for s in plain["shards"]
             ],
             {(c["gender"], c["age_band"]): Cell(c["clips"], c["mass"]) for c in plain["cells"]},
@@ -194,6 +217,12 @@ def _open(folder: str, split: str) -> Split:
     return found
 
 
+def open_splits(folder: str | Path) -> dict[str, Split]:
+    """Those splits of one folder that have utterances, by name; raises as :func:`open_split`."""
+    every = {name: _open(str(folder).rstrip("/"), name) for name in SPLITS}
+    return {name: split for name, split in every.items() if split.clips}
+
+
 def open_data(folder: str | Path, split: str) -> CutSet:
     """All cuts of a split, lazily, in order."""
     return open_split(folder, split).cuts()
@@ -202,6 +231,16 @@ def open_data(folder: str | Path, split: str) -> CutSet:
 def speaker_clips(cut: MonoCut) -> int:
     """Clips of the cut's speaker in its split."""
     return int(cut.supervisions[0].custom["speaker_clips"])
+
+
+def plain_id(cut_id: str) -> str:
+    """Id that an utterance has in its corpus: ``corpus/utterance``.
+
+    Args:
+        cut_id: of a cut of any split or batch, perhaps one of train.degrade's draws
+            (``corpus/utterance~2``) or drawn by the sampler (``...#lap.copy``).
+    """
+    return _SUFFIXES.sub("", cut_id)
 
 
 def utterance_of(cut: MonoCut) -> Utterance:
@@ -238,5 +277,17 @@ def audio_of(cut: MonoCut, rate: int) -> Samples:
     source = cut.recording.sources[0]
     stored: str | BytesIO = source.source if source.type == "file" else BytesIO(source.source)
     if cut.start == 0 and abs(cut.duration - cut.recording.duration) < _SAME_SECONDS:
+        plain = cut.recording.sampling_rate == rate and isinstance(stored, BytesIO)
+        if plain and source.source.startswith(b"RIFF"):
+            return _uncompressed(source.source)
         return read_audio(stored, rate)
     return read_audio(stored, rate, start_s=cut.start, duration_s=cut.duration)
+
+
+def _uncompressed(data: bytes) -> Samples:
+    """A WAV of train.degrade: soundfile would take longer than all else that a cut costs."""
+    try:
+        with wave.open(BytesIO(data)) as file:
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    except (wave.Error, EOFError) as error:
+        raise UnreadableFileError(str(error)) from error

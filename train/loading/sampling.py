@@ -18,7 +18,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import Sampler
 
-from train.loading.data import Split, speaker_clips, utterance_of
+from train.loading.data import Split, plain_id, speaker_clips, utterance_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sampling:
             little of it is padding.
         buffer: utterances held, undecoded, to draw batches from; more mixes better, more than the
             split has does not.
-        weights: factor by cut id, from a list of probable label errors; 1 where absent.
+        weights: factor by id in the corpus, from a list of probable label errors; 1 where absent.
         seed: of everything drawn.
         rank, world: this process among how many.
     """
@@ -101,7 +101,7 @@ class Draws:
 
     def _pass(self, lap: int) -> Iterator[MonoCut]:
         sampling, shards = self._sampling, self._split.shards
-        order = generator(sampling.seed, self._epoch, lap).permutation(len(shards))
+        order = self._order(lap)
         whole = len(shards) >= sampling.world  # else ranks share shards, cut by cut
         mine = order[sampling.rank :: sampling.world] if whole else order
         for shard in mine:
@@ -109,8 +109,25 @@ class Draws:
                 if whole or number % sampling.world == sampling.rank:
                     yield from self._copies(cut, lap)
 
+    def _order(self, lap: int) -> list[int]:
+        """Shards in the order of a pass: at random, but one draw of an utterance after another.
+
+        Of three draws every third of the pass has one, so that an epoch of as many steps hears
+        each utterance once instead of some three times and others not at all.
+        """
+        random = generator(self._sampling.seed, self._epoch, lap)
+        shards = self._split.shards
+        places = random.permutation(len(shards)).argsort() / len(shards)
+        turns = {n: random.permutation(n) for n in sorted({shard.draws for shard in shards})}
+        when = [
+            (turns[shard.draws][shard.draw] + place) / shard.draws
+            for shard, place in zip(shards, places, strict=True)
+        ]
+        order: list[int] = np.argsort(when, kind="stable").tolist()
+        return order
+
     def _copies(self, cut: MonoCut, lap: int) -> Iterator[MonoCut]:
-        expected = self._expected(cut) * self._sampling.weights.get(cut.id, 1.0)
+        expected = self._expected(cut) * self._sampling.weights.get(plain_id(cut.id), 1.0)
         chance = generator(self._sampling.seed, self._epoch, lap, cut.id).random()
         for copy in range(int(expected + chance)):
             yield replace(cut, id=f"{cut.id}#{lap}.{copy}")

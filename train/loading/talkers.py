@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from lhotse import MonoCut
 
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.vad import speech_of
-from train.loading.data import Split, audio_of
+from train.corpora.utterance import CALL
+from train.loading.data import Split, audio_of, utterance_of
 
 POOL = 300
 """Talkers kept in memory: at a few seconds each some 20 MB."""
@@ -32,11 +35,12 @@ class Talkers:
     def of(split: Split, count: int = POOL) -> Talkers:
         """One utterance each of the first ``count`` speakers of a split that speak in it.
 
-        What cannot be decoded is passed over; the loader names it when it comes to it.
+        What cannot be decoded is passed over; the loader names it when it comes to it. So are the
+        finished calls of train.degrade, which nobody talks behind any more.
         """
         speech: dict[str, Samples] = {}
         most = round(LONGEST_SECONDS * SAMPLE_RATE)
-        for cut in split.cuts():
+        for cut in _before_the_telephone(split):
             if len(speech) >= count:
                 break
             speaker = cut.supervisions[0].speaker
@@ -63,3 +67,11 @@ class Talkers:
         start = int(random.integers(len(chosen)))
         drawn: Samples = np.take(chosen, np.arange(start, start + n), mode="wrap")
         return drawn
+
+
+def _before_the_telephone(split: Split) -> Iterator[MonoCut]:
+    for shard in split.shards:
+        for cut in shard.read():
+            if utterance_of(cut).line == CALL:
+                break  # like the rest of its shard: no need to read on
+            yield cut

@@ -3,8 +3,8 @@ from itertools import islice
 
 import pytest
 
-from train.loading.data import open_data, open_split
-from train.loading.sampling import Draws, EpochSampler, Sampling, expected_copies
+from train.loading.data import Shard, Split, open_data, open_split, plain_id
+from train.loading.sampling import Draws, EpochSampler, Sampling, expected_copies, generator
 
 
 def ids(batches):
@@ -58,6 +58,34 @@ def test_nothing_to_draw_is_said_instead_of_looping_for_ever(split):
     weights = {cut.id: 0.0 for shard in split.shards for cut in shard.read()}
     with pytest.raises(ValueError, match="rank 0 of 1 draws no utterance"):
         next(iter(Draws(split, Sampling(batch_size=4, weights=weights), 0)))
+
+
+@pytest.mark.parametrize("name", ["made/train-3", "made/a#b~c", "made/1.0"])
+def test_the_id_in_the_corpus_is_found_again(name):
+    assert plain_id(name) == name
+    assert plain_id(f"{name}~2") == name
+    assert plain_id(f"{name}#0.1") == name
+    assert plain_id(f"{name}~12#3.4") == name
+
+
+def test_shards_of_one_draw_come_in_any_order():
+    split = Split([Shard(str(n)) for n in range(9)])
+    orders = [Draws(split, Sampling(batch_size=4, seed=3), 5)._order(lap) for lap in (0, 1)]
+    assert orders[0] == generator(3, 5, 0).permutation(9).tolist()
+    assert orders[0] != orders[1]
+
+
+def test_draws_of_the_same_utterances_are_spread_over_the_pass():
+    single = [Shard(f"single {n}") for n in range(6)]
+    triple = [Shard(f"{n}", None, draw, 3) for draw in range(3) for n in range(4)]
+    split = Split(single + triple)
+    for lap in range(5):
+        order = Draws(split, Sampling(batch_size=4), 0)._order(lap)
+        assert sorted(order) == list(range(18))
+        drawn = [split.shards[i] for i in order if split.shards[i].draws == 3]
+        for third in (drawn[:4], drawn[4:8], drawn[8:]):
+            assert {shard.cuts for shard in third} == {"0", "1", "2", "3"}
+            assert len({shard.draw for shard in third}) == 1
 
 
 @pytest.mark.parametrize("world", [2, 3])
