@@ -24,7 +24,8 @@ class ChannelTilt(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, T, bins] log-mel -> the same, each utterance through its own response."""
-        draw = torch.randn(features.shape[0], 1, self.shape.shape[0]) * self.scale
+        shape = (features.shape[0], 1, self.shape.shape[0])
+        draw = torch.randn(shape, device=features.device) * self.scale
         return features + draw @ self.shape
 
 
@@ -44,10 +45,11 @@ class FrequencyMask(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, T, bins] -> the same with bands of each utterance flattened."""
         batch, _, bins = features.shape
-        order = torch.arange(bins)
-        hidden = torch.zeros(batch, 1, bins, dtype=torch.bool)
+        device = features.device
+        order = torch.arange(bins, device=device)
+        hidden = torch.zeros(batch, 1, bins, dtype=torch.bool, device=device)
         for _ in range(self.masks):
-            width = torch.randint(0, self.widest + 1, (batch, 1, 1))
-            start = torch.randint(0, bins - self.widest + 1, (batch, 1, 1))
+            width = torch.randint(0, self.widest + 1, (batch, 1, 1), device=device)
+            start = torch.randint(0, bins - self.widest + 1, (batch, 1, 1), device=device)
             hidden |= (order >= start) & (order < start + width)
         return torch.where(hidden, features.mean(dim=(0, 1), keepdim=True), features)

@@ -44,13 +44,14 @@ class Running:
 def run(student: Student, batches: Iterable[Batch]) -> Running:
     """Running log-posteriors of every utterance that has speech."""
     student.eval()
+    device = next(student.parameters()).device
     logp: dict[str, list[NDArray[np.float32]]] = {task: [] for task in TASKS}
     targets: dict[str, list[int]] = {task: [] for task in TASKS}
     for batch in batches:
-        output = student(batch.samples, batch.lengths)
+        output = student(batch.samples.to(device), batch.lengths.to(device))
         blocks = output.ended.sum(dim=1).tolist()
         for task in TASKS:
-            rows = output.logits[task].log_softmax(dim=2).numpy()
+            rows = output.logits[task].log_softmax(dim=2).cpu().numpy()
             logp[task] += [row[:count] for row, count in zip(rows, blocks, strict=True) if count]
             targets[task] += [
                 int(t) for t, count in zip(batch.targets[task], blocks, strict=True) if count

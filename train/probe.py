@@ -17,11 +17,11 @@ from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 from rich.console import Console
 
+from train.checkpoint import load_student
 from train.command import Command
 from train.loading.batches import Calls, evaluation_batches
 from train.loading.data import open_split, utterance_of
 from train.loading.line import Lines, Preset
-from train.shortcut.embeddings import load_student
 from train.shortcut.report import Report, picture, shortcut_report, show
 
 
@@ -38,7 +38,7 @@ class Probe(Command):
     data: Path
     """folder that train.prepare or train.shard wrote"""
     student: Path
-    """checkpoint of a run, last.pt; its best epoch is measured"""
+    """run of train.distill, or its last.pt; its best epoch is measured"""
     split: str = "dev"
     """split to measure on; the student must not have been trained on it"""
     channel: Preset = "full"

@@ -53,7 +53,7 @@ def release(
     student: Student,
     dev: Sequence[Batch],
     *,
-    settings: dict[str, Any],
+    recipe: dict[str, Any],
     data: dict[str, str],
     people: Mapping[str, Utterance],
     out: Path,
@@ -66,7 +66,7 @@ def release(
     Args:
         student: trained, in evaluation mode.
         dev: batches of the dev split.
-        settings: of the run; paths are left out of what is published.
+        recipe: ``command``, ``seed`` and what else makes the same student again; no paths.
         data: corpus name -> licence, of the train split.
         people: utterances of the dev split by cut id.
         out: folder of the run.
@@ -74,18 +74,16 @@ def release(
     running = run(student, dev)
     tree = student.config.tree
     scores = {str(s): summary(running, tree, s) for s in (0.5, 1, 2, 3, 5, 10, 1e9)}
-    shortcut = shortcut_report(student, dev, people, seed=settings["seed"])
+    shortcut = shortcut_report(student, dev, people, seed=recipe["seed"])
     (out / "dev.json").write_text(json.dumps({"scores": scores, "shortcut": shortcut}, indent=1))
     final = scores[str(1e9)]
-    hidden = ("data", "out", "exclude", "threads", "workers")
     path = out / FILE
     export(
         student,
         path,
         calibration=calibrate(running, tree),
         provenance={
-            "command": "python -m train.supervised",
-            "settings": {k: v for k, v in settings.items() if k not in hidden},
+            **recipe,
             "commit": _commit(),
             "dev_f1": {task: round(s["f1"], 4) for task, s in final.items()},
             "data": data,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.frontend import HOP, WINDOW
-from model.student import Student, StudentConfig
+from model.student import Student
 from train.loading.batches import Batch
 
 Matrix = NDArray[np.float32]
@@ -35,31 +33,6 @@ class Embedded:
     spectra: Matrix
     posteriors: Matrix
     targets: NDArray[np.int64]
-
-
-def load_student(path: Path) -> Student:
-    """The student of a checkpoint of ``train/supervised.py``: its best epoch, for evaluation.
-
-    Args:
-        path: ``last.pt`` of a run. The encoder is the default one unless the checkpoint holds
-            ``config``, :meth:`StudentConfig.to_dict`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such checkpoint, or its weights belong to another network.
-    """
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        weights = state["best"]["weights"]
-        config = StudentConfig.from_dict(state["config"]) if "config" in state else StudentConfig()
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path.name}: no checkpoint with the best weights: {error}") from error
-    student = Student(config)
-    try:
-        student.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path.name}: weights of another network: {error}") from error
-    return student.eval()
 
 
 @torch.no_grad()
