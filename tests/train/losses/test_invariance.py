@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.losses.invariance import invariance, risk_variance
+from train.losses.invariance import invariance
 
 
 def test_invariance_by_hand():
@@ -33,31 +33,3 @@ def test_invariance_is_finite_never_negative_and_blind_to_shifts(seed, scale):
     assert (loss >= -1e-12).all()
     torch.testing.assert_close(invariance(plain + 7.0, styled - 3.0), loss)
     torch.testing.assert_close(invariance(plain, plain + 1.0), torch.zeros_like(loss))
-
-
-def test_risk_variance_by_hand():
-    each = torch.tensor([1.0, 3.0, 6.0, 4.0])
-    environment = torch.tensor([7, 7, 2, 9])
-    # mean risks 2, 6, 4
-    assert risk_variance(each, environment).item() == pytest.approx(8 / 3)
-
-
-def test_risk_variance_gradient():
-    each = torch.tensor([1.0, 3.0, 6.0, 4.0], dtype=torch.float64, requires_grad=True)
-    environment = torch.tensor([1, 0, 1, 2])
-    assert torch.autograd.gradcheck(lambda x: risk_variance(x, environment), (each,))
-
-
-@pytest.mark.parametrize("rows", [0, 1, 4])
-def test_one_environment_or_none_has_no_variance(rows):
-    each = torch.arange(rows, dtype=torch.float32).requires_grad_()
-    variance = risk_variance(each, torch.full((rows,), 3))
-    assert variance.shape == ()
-    assert variance.item() == 0.0
-    variance.backward()
-    assert not each.grad.any()
-
-
-def test_equal_risks_have_no_variance():
-    each = torch.tensor([1.0, 3.0, 2.0])
-    assert risk_variance(each, torch.tensor([0, 0, 1])).item() == 0.0
