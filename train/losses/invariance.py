@@ -5,7 +5,6 @@ A causally motivated regulariser: it identifies nothing.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
