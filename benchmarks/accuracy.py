@@ -5,37 +5,10 @@ Every utterance of a manifest's split becomes an 8 kHz mu-law call in messages o
 0.6 s. The prediction of a call is the likeliest class of its final calibrated posterior, whether
 the server decided or not; a call in which no speech was heard counts as wrong.
 
-JSON written by ``--json`` (figures are null where nothing could be measured, never NaN):
+Beside every figure stands its 95 % interval, by resampling speakers with all their calls. What
+``--json`` writes is explained by ``--help`` and in ``accuracy_result.py``.
 
-``model``, ``manifest`` (name only), ``split``, ``per_speaker``, ``band``, ``limit``
-    what was measured
-``calls``, ``failed``, ``failures`` [{id, reason}]
-    calls made; those without a final prediction, which count in no other figure; the first 20
-``no_speech``
-    finished calls in which the server heard no speech: wrong in every accuracy, undecided
-``seconds_of_audio``, ``updates`` {due, received}
-    of finished calls; running predictions owed by the server and received
-``gender.all``, ``gender.adult``, ``gender.child``, ``age_group``, ``age_band``
-    {n, precision, recall, f1, accuracy, per_class, absent}: macro averages over the classes that
-    occur; ``absent`` names the others. Child is age band "child", adult any other known band
-``ece.<task>``, ``reliability.<task>`` [{confidence, accuracy, n}]
-    expected calibration error (15 bins) and the bins of a diagram (10); calls with speech only
-``decided.<task>`` {n, decided, coverage, accuracy}
-    share of the n calls that ended with a label instead of "undecided"; share of those right
-``by_speech.<task>`` [{speech_seconds, n, accuracy, f1, n_all, accuracy_all}]
-    from the last prediction that rests on at most so much speech: over calls with at least that
-    much, and over all calls, where shorter ones count with their final prediction
-``per_corpus.<corpus>`` {calls, <task> {n, accuracy, f1}}
-``per_band.<band>`` {calls, age_group_recall, age_band_recall, gender.<name> {recall, n}}
-``child_vs_20s`` {corpus, n, age_band, age_group, forced}, or null
-    inside speechocean762, the only corpus with children: a model can learn the corpus instead of
-    the age. ``forced`` takes the likelier of the two bands; scores as above
-``shortcut`` {corpus_probe, within_corpus, reading}, or null
-    from the model file, measured on dev when it was made: how well a linear probe tells the corpus
-    from the embedding within an age band; null for a running server or a file without it
-
-Tasks are gender, age_group and age_band. Exit status: 0, 1 if every call failed, 2 for arguments
-or a manifest that cannot be used.
+Exit status: 0, 1 if every call failed, 2 for arguments or a manifest that cannot be used.
 """
 
 from __future__ import annotations
@@ -53,10 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from accuracy_calls import Outcome, Plan, make_calls, plans
+from accuracy_calls import Outcome, make_calls
 from accuracy_manifest import read_manifest
-from accuracy_report import markdown, picture, show
-from accuracy_scores import Classes, assemble
+from accuracy_pictures import calibration_picture, picture
+from accuracy_plans import Plan, plans
+from accuracy_report import markdown, show
+from accuracy_result import FORMAT, assemble
+from accuracy_scores import Classes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,7 +40,14 @@ from streamer.client import Client
 from streamer.local import local_server
 from streamer.student import DEFAULT_MODEL, Student
 
-PATH_FLAGS = ("--manifest", "--model", "--json", "--markdown", "--picture")
+OUTPUTS = {
+    "json": "all figures",
+    "markdown": "the tables",
+    "picture": "a PNG of accuracy by speech heard and of calibration",
+    "calibration_picture": "a PNG of the reliability diagrams of all tasks, with intervals",
+}
+OUTPUT_FLAGS = {name: f"--{name.replace('_', '-')}" for name in OUTPUTS}
+PATH_FLAGS = ("--manifest", "--model", *OUTPUT_FLAGS.values())
 
 
 class Unusable(Exception):
@@ -83,11 +66,13 @@ def parser() -> argparse.ArgumentParser:
         prog="python benchmarks/accuracy.py",
         description="Measure the accuracy of a voicecohort server: labelled utterances become\n"
         "8 kHz mu-law telephone calls, are streamed over gRPC, and the predictions are\n"
-        "compared with the labels.",
+        "compared with the labels. Beside every figure stands its 95 % interval, by\n"
+        "resampling speakers.",
         epilog="JSON keys, and what each figure means:\n\n"
-        + (__doc__ or "").partition("JSON written by")[2].partition(":\n\n")[2]
+        + FORMAT
         + "\nExample, a quick look at the dev split with 100 calls:\n"
-        "  python benchmarks/accuracy.py --manifest manifest.tsv --split dev --limit 100\n",
+        "  python benchmarks/accuracy.py --manifest manifest.tsv --split dev --limit 100\n"
+        "\nThe model card is made of what this writes: see benchmarks/card.py --help.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # the command is shown in the results as it was typed
     )
@@ -95,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
         "--manifest",
         type=Path,
         required=True,
-        help="tab-separated, with columns id, corpus, speaker, gender, age_band, split, path; "
-        "paths are relative to it; an empty age_band is unknown age",
+        help="tab-separated, with columns id, corpus, speaker, gender, age_band, split, path and, "
+        "for figures by language, language; paths are relative to it; an empty cell is unknown",
     )
     made.add_argument("--split", required=True, help="value of the column split to measure")
     made.add_argument(
@@ -120,12 +105,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--concurrency", type=_positive, default=16, help="calls at a time (%(default)s)"
     )
-    for flag, what in (
-        ("--json", "all figures"),
-        ("--markdown", "the tables"),
-        ("--picture", "a PNG of accuracy by speech heard and of calibration"),
-    ):
-        made.add_argument(flag, type=Path, metavar="OUT", help=f"write {what} to this file")
+    for name, what in OUTPUTS.items():
+        flag, text = OUTPUT_FLAGS[name], f"write {what} to this file"
+        made.add_argument(flag, type=Path, metavar="OUT", help=text)
     return made
 
 
@@ -164,10 +146,10 @@ def planned(arguments: argparse.Namespace) -> list[Plan]:
 
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Raise Unusable for an output in no folder: better now than after an hour."""
-    for flag in ("json", "markdown", "picture"):
-        path: Path | None = getattr(arguments, flag)
+    for name, flag in OUTPUT_FLAGS.items():
+        path: Path | None = getattr(arguments, name)
         if path is not None and not path.parent.is_dir():
-            raise Unusable(f"--{flag} {path}: no such folder")
+            raise Unusable(f"{flag} {path}: no such folder")
 
 
 @contextlib.contextmanager
@@ -245,10 +227,12 @@ def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -
         arguments.markdown.write_text(markdown(result, command), encoding="utf-8")
     if arguments.picture:
         picture(result, arguments.picture)
+    if arguments.calibration_picture:
+        calibration_picture(result, arguments.calibration_picture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module's last lines for the exit status."""
+    """Command line; see the module's first lines for the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     made = parser()
     arguments = made.parse_args(words)

@@ -1,8 +1,10 @@
-"""From labelled sound files to calls, and from calls through the server to predictions."""
+"""From planned calls to audio, and through the server to predictions."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Literal
 import grpc
 import numpy as np
 import soundfile
-from accuracy_manifest import Labelled
+from accuracy_plans import Plan
 
 from streamer.client import Call, Client, Prediction
 from streamer.client.telephone_file import TelephoneCall, read_as_call
@@ -29,29 +31,13 @@ PAUSE_SECONDS = 0.6
 LONGEST_CALL_SECONDS = 60.0
 TRUNK = TrunkBand(300.0, 3400.0)
 PATIENCE_SECONDS = 120.0
-"""A server that answers nothing for so long has lost the call."""
+"""A server that answers nothing for so long has lost the call; one that is full is asked again."""
+GRACE_SECONDS = 1.0
+"""A running prediction that does not come for so long was left out by a server that is behind."""
+RETRY_SECONDS = 2.0
 
 _CHUNK = round(CHUNK_SECONDS * SAMPLE_RATE)
 _PAUSE = encode(np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.int16), Encoding.MULAW)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One call to make.
-
-    Attributes:
-        id: of the utterance, or corpus/speaker of a joined call.
-        corpus: where it comes from.
-        gender: label, empty where unknown.
-        age_band: label, empty where unknown.
-        paths: sound files, in the order they are heard.
-    """
-
-    id: str
-    corpus: str
-    gender: str
-    age_band: str
-    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -90,48 +76,6 @@ class Outcome:
     updates_due: int = 0
     updates: int = 0
     reason: str = ""
-
-
-def plans(
-    utterances: Sequence[Labelled], *, per_speaker: bool = False, limit: int | None = None
-) -> list[Plan]:
-    """Calls of a split, in the order of the manifest.
-
-    Args:
-        utterances: of one split.
-        per_speaker: one call per corpus and speaker; an utterance without a speaker stays alone.
-        limit: at most so many calls, spread evenly, because manifests are sorted by corpus.
-
-    Raises:
-        ValueError: utterances of one speaker contradict each other; the message names the field.
-    """
-    groups: dict[tuple[str, ...], list[Labelled]] = {}
-    for number, utterance in enumerate(utterances):
-        joined = per_speaker and utterance.speaker
-        key = (utterance.corpus, utterance.speaker) if joined else ("", "", str(number))
-        groups.setdefault(key, []).append(utterance)
-    result = [
-        Plan(
-            id=f"{group[0].corpus}/{group[0].speaker}" if len(key) == 2 else group[0].id,
-            corpus=group[0].corpus,
-            gender=_agreed("gender", group),
-            age_band=_agreed("age_band", group),
-            paths=tuple(utterance.path for utterance in group),
-        )
-        for key, group in groups.items()
-    ]
-    if limit is None or limit >= len(result):
-        return result
-    return [result[i * len(result) // limit] for i in range(limit)]
-
-
-def _agreed(field: str, group: Sequence[Labelled]) -> str:
-    """The one label that the utterances give, empty if none does."""
-    labels = sorted({str(getattr(utterance, field)) for utterance in group} - {""})
-    if len(labels) > 1:
-        who = f"{group[0].corpus}/{group[0].speaker}"
-        raise ValueError(f"{field}: speaker {who} is labelled {' and '.join(labels)}")
-    return labels[0] if labels else ""
 
 
 def read_sound(path: Path, band: Band) -> bytes:
@@ -203,34 +147,71 @@ def likeliest(prediction: Prediction, task: str) -> str:
     return max(posterior, key=posterior.__getitem__)
 
 
+class _Listener:
+    """Hears a call in a task of its own, so that giving up a wait does not end the call."""
+
+    def __init__(self, call: Call, record: _Record) -> None:
+        self._acknowledged = -1
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._hear(call, record))
+        self._task.add_done_callback(lambda _: self._news.set())
+
+    async def _hear(self, call: Call, record: _Record) -> None:
+        async for event in call:
+            if isinstance(event, Prediction):
+                record.add(event)
+                self._acknowledged = event.sequence
+                self._news.set()
+
+    async def prediction_of(self, sequence: int) -> None:
+        """Wait for the prediction of a message, or for as long as it may take.
+
+        Raises:
+            ConnectionError: the server ended the call.
+            grpc.aio.AioRpcError: with an error.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_SECONDS):
+                while self._acknowledged < sequence:
+                    if self._task.done():
+                        self._task.result()
+                        raise ConnectionError("the server ended the call early")
+                    self._news.clear()
+                    await self._news.wait()
+
+    async def end(self) -> None:
+        """Hear the rest; raises TimeoutError or what the server ended the call with."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._task
+
+    async def stop(self) -> None:
+        """Stop hearing, whatever the reason; nothing is raised."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
 async def _send_paced(call: Call, audio: TelephoneCall, record: _Record) -> int:
     """Send a call in lock-step and hear its end; returns the number of updates that were due.
 
     The server drops an update that a newer one overtakes, so a gateway that sends faster than
     people talk sees few of them. Waiting for each message's own prediction before the next is
-    sent gives exactly those that a live call gets; other calls fill the time.
+    sent gives exactly those that a live call gets; other calls fill the time. A server that is
+    behind predicts less often: what does not come in time is not waited for, or nothing would ever
+    be sent again, and counts as lost.
     """
     due = 0
-    events = aiter(call)
-    for chunk in audio.chunks(CHUNK_SECONDS):
-        sequence = await call.send(chunk)
-        if len(chunk) < _CHUNK:
-            continue  # the last one: too short to make an update due
-        due += 1
-        acknowledged = -1
-        while acknowledged < sequence:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                event = await anext(events, None)
-            if event is None:
-                raise ConnectionError("the server ended the call early")
-            if isinstance(event, Prediction):
-                record.add(event)
-                acknowledged = event.sequence
-    await call.end_of_audio()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        async for event in events:
-            if isinstance(event, Prediction):
-                record.add(event)
+    listener = _Listener(call, record)
+    try:
+        for chunk in audio.chunks(CHUNK_SECONDS):
+            sequence = await call.send(chunk)
+            if len(chunk) < _CHUNK:
+                continue  # the last one: too short to make an update due
+            due += 1
+            await listener.prediction_of(sequence)
+        await call.end_of_audio()
+        await listener.end()
+    finally:
+        await listener.stop()
     return due
 
 
@@ -240,17 +221,23 @@ async def make_call(client: Client, plan: Plan, band: Band) -> Outcome:
         audio = await asyncio.to_thread(build, plan, band)
     except ValueError as error:
         return Outcome(plan, reason=str(error))
-    record = _Record()
-    try:
-        async with client.call(update_seconds=CHUNK_SECONDS) as call:
-            due = await _send_paced(call, audio, record)
-            model = call.started.model.model_id
-    except grpc.aio.AioRpcError as error:
-        return Outcome(plan, reason=f"{error.code().name}: {error.details()}")
-    except TimeoutError:
-        return Outcome(plan, reason=f"no answer within {PATIENCE_SECONDS:g} s")
-    except (ConnectionError, ValueError, asyncio.InvalidStateError) as error:
-        return Outcome(plan, reason=str(error) or type(error).__name__)
+    began = time.monotonic()
+    while True:
+        record = _Record()
+        try:
+            async with client.call(update_seconds=CHUNK_SECONDS) as call:
+                due = await _send_paced(call, audio, record)
+                model = call.started.model.model_id
+            break
+        except grpc.aio.AioRpcError as error:
+            full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if not full or time.monotonic() - began > PATIENCE_SECONDS:
+                return Outcome(plan, reason=f"{error.code().name}: {error.details()}")
+        except TimeoutError:
+            return Outcome(plan, reason=f"no answer within {PATIENCE_SECONDS:g} s")
+        except (ConnectionError, ValueError, asyncio.InvalidStateError) as error:
+            return Outcome(plan, reason=str(error) or type(error).__name__)
+        await asyncio.sleep(RETRY_SECONDS)
     if record.final is None:
         return Outcome(plan, reason="the call ended without a final prediction")
     return Outcome(

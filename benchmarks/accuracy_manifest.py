@@ -1,8 +1,9 @@
 """The list of labelled sound files that the accuracy benchmark reads.
 
-Tab-separated UTF-8 with a header; columns ``id corpus speaker gender age_band split path``, others
-are passed over. Stricter than ``train.prepare`` about the table and looser about what is in it:
-any name of a split, every label as it stands, because a measurement must not clean its data.
+Tab-separated UTF-8 with a header; columns ``id corpus speaker gender age_band split path``, and
+``language`` if there is one; others are passed over. Stricter than ``train.prepare`` about the
+table and looser about what is in it: any name of a split, every label as it stands, because a
+measurement must not clean its data.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ COLUMNS = ("id", "corpus", "speaker", "gender", "age_band", "split", "path")
 
 @dataclass(frozen=True)
 class Labelled:
-    """One row of a manifest; ``age_band`` is empty where unknown."""
+    """One row of a manifest; labels are empty where unknown, ``language`` None without a column."""
 
     id: str
     corpus: str
@@ -25,6 +26,7 @@ class Labelled:
     age_band: str
     split: str
     path: Path
+    language: str | None = None
 
 
 def read_manifest(manifest: Path, split: str | None = None) -> list[Labelled]:
@@ -44,7 +46,8 @@ def read_manifest(manifest: Path, split: str | None = None) -> list[Labelled]:
         raise ValueError(f"{manifest}: no column {', '.join(missing)}")
     rows = []
     for row in reader:
-        absent = [column for column in COLUMNS if row[column] is None]
+        # A row that ends early lacks the cell of a column that is there.
+        absent = [column for column in (*COLUMNS, "language") if row.get(column, "") is None]
         if absent:
             raise ValueError(f"{manifest} line {reader.line_num}: no {', '.join(absent)}")
         rows.append(
@@ -56,6 +59,7 @@ def read_manifest(manifest: Path, split: str | None = None) -> list[Labelled]:
                 age_band=row["age_band"],
                 split=row["split"],
                 path=manifest.parent / row["path"],
+                language=row.get("language"),
             )
         )
     chosen = [row for row in rows if split is None or row.split == split]

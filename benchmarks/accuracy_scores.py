@@ -1,4 +1,4 @@
-"""From the outcomes of calls to figures. No I/O; every number is finite or None.
+"""From the outcomes of calls to scores with intervals. No I/O; every number is finite or None.
 
 A call's prediction is the likeliest class of its final calibrated posterior, decided or not. A
 call in which no speech was heard has no prediction and counts as wrong: its posterior is uniform,
@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from accuracy_calls import TASKS, Heard, Outcome, Plan, likeliest
+from accuracy_calls import TASKS, Heard, Outcome, likeliest
+from accuracy_plans import Plan
+from intervals import by_speaker, confusions, ratio_interval, score_intervals
 
 from streamer.rpc import voicecohort_pb2 as pb
-from train.metrics import expected_calibration_error, macro_scores
+from train.metrics import macro_scores
 
 SPEECH_SECONDS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 CHILD = "child"
-PAIR = (CHILD, "20s")
-PAIR_CORPUS = "speechocean762"
-"""The one corpus with children; see ``child_vs_20s``."""
-RELIABILITY_BINS = 10
-FAILURES_SHOWN = 20
+BRIEF = ("accuracy", "recall", "f1")
 _TOLERANCE = 1e-6  # seconds: the protocol rounds to nanoseconds
 
 Pick = Callable[[Outcome], str]
@@ -68,6 +66,11 @@ class Classes:
         return ""
 
 
+def people(outcomes: Iterable[Outcome]) -> int:
+    """How many persons speak in these calls."""
+    return len({o.plan.person for o in outcomes})
+
+
 def final_choice(outcome: Outcome, task: str) -> str:
     """Prediction of a finished call; empty if no speech was heard."""
     if outcome.final is None or not outcome.final.speech_time:
@@ -88,13 +91,34 @@ def choice_after(outcome: Outcome, task: str, seconds: float) -> str:
 
 
 def score(outcomes: Iterable[Outcome], classes: Classes, task: str, pick: Pick) -> Scores:
-    """Macro scores of one task over the calls whose label is known; see ``macro_scores``."""
+    """Macro scores of one task over the calls whose label is known, with their intervals.
+
+    What ``macro_scores`` gives, and ``speakers``, ``interval`` and, under ``confusion``, how often
+    each class that occurs was taken for which; no answer is the empty name.
+    """
     names = classes.names[task]
-    pairs = [(true, pick(o)) for o in outcomes if (true := classes.truth(o, task))]
-    truth = np.array([names.index(true) for true, _ in pairs], np.int64)
+    rows = [(true, pick(o), o.plan.person) for o in outcomes if (true := classes.truth(o, task))]
+    truth = np.array([names.index(true) for true, _, _ in rows], np.int64)
     # No prediction is -1, which is no class and therefore wrong.
-    predicted = np.array([names.index(p) if p else -1 for _, p in pairs], np.int64)
-    return macro_scores(truth, predicted, names)
+    predicted = np.array([names.index(said) if said else -1 for _, said, _ in rows], np.int64)
+    tables = confusions(truth, predicted, [who for _, _, who in rows], len(names))
+    found = score_intervals(tables)
+    scores = {
+        **macro_scores(truth, predicted, names),
+        "speakers": len(tables),
+        "interval": {key: getattr(found, key) for key in ("precision", "recall", "f1", "accuracy")},
+    }
+    for name, at in scores["per_class"].items():
+        index = names.index(name)
+        at["speakers"] = int((tables[:, index].sum(axis=1) > 0).sum())
+        at["interval"] = {"recall": found.class_recall[index]}
+    total = tables.sum(axis=0).astype(int).tolist()
+    scores["confusion"] = {
+        name: {said: n for said, n in zip((*names, ""), row, strict=True) if n}
+        for name, row in zip(names, total, strict=True)
+        if sum(row)
+    }
+    return scores
 
 
 def final_scores(outcomes: Iterable[Outcome], classes: Classes, task: str) -> Scores:
@@ -102,11 +126,26 @@ def final_scores(outcomes: Iterable[Outcome], classes: Classes, task: str) -> Sc
     return score(outcomes, classes, task, lambda o: final_choice(o, task))
 
 
+def brief(scores: Scores) -> Scores:
+    """``n``, ``speakers``, accuracy, macro recall and F1 with their intervals."""
+    kept = {key: scores[key] for key in ("n", "speakers", *BRIEF)}
+    return {**kept, "interval": {key: scores["interval"][key] for key in BRIEF}}
+
+
+def recall_of(scores: Scores, name: str) -> Scores:
+    """Recall of one class: ``recall``, ``n``, ``speakers``, ``interval``; also of an absent one."""
+    at = scores["per_class"].get(name)
+    if at is None:
+        return {"recall": None, "n": 0, "speakers": 0, "interval": None}
+    plain = {key: at[key] for key in ("recall", "n", "speakers")}
+    return {**plain, "interval": at["interval"]["recall"]}
+
+
 def by_speech(outcomes: Sequence[Outcome], classes: Classes, task: str) -> list[Scores]:
     """One row per amount of speech.
 
-    ``n``, ``accuracy``, ``f1`` are over calls with at least that much speech in all; ``n_all``
-    and ``accuracy_all`` over every call, a shorter one counting with its final prediction.
+    Without ``_all`` the figures are over calls with at least that much speech in all; with it over
+    every call, a shorter one counting with its final prediction.
     """
     rows = []
     for seconds in SPEECH_SECONDS:
@@ -115,157 +154,52 @@ def by_speech(outcomes: Sequence[Outcome], classes: Classes, task: str) -> list[
             return choice_after(outcome, task, seconds)
 
         long = [o for o in outcomes if o.final and o.final.speech_time >= seconds - _TOLERANCE]
-        enough = score(long, classes, task, pick)
-        everyone = score(outcomes, classes, task, pick)
+        enough = brief(score(long, classes, task, pick))
+        everyone = brief(score(outcomes, classes, task, pick))
+        interval = enough.pop("interval") | {
+            f"{key}_all": value for key, value in everyone.pop("interval").items()
+        }
         rows.append(
             {
                 "speech_seconds": seconds,
-                "n": enough["n"],
-                "accuracy": enough["accuracy"],
-                "f1": enough["f1"],
-                "n_all": everyone["n"],
-                "accuracy_all": everyone["accuracy"],
+                **enough,
+                **{f"{key}_all": value for key, value in everyone.items()},
+                "interval": interval,
             }
         )
     return rows
 
 
 def decided(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:
-    """Share of calls with a known label that ended with a decision, and how many were right."""
+    """Share of calls with a known label that ended with a decision, and how many were right.
+
+    ``accuracy`` is of the decided, ``accuracy_all`` of the same calls' likeliest class, decided or
+    not: what abstaining gains.
+    """
     known = [o for o in outcomes if classes.truth(o, task)]
     labels = [(classes.truth(o, task), getattr(o.final, task).label) for o in known]
-    right = [truth == label for truth, label in labels if label]
+    rows = np.array(
+        [
+            (bool(label), bool(label) and label == truth, final_choice(o, task) == truth, True)
+            for o, (truth, label) in zip(known, labels, strict=True)
+        ],
+        np.float64,
+    ).reshape(-1, 4)
+    made, right, right_all, whole = by_speaker([o.plan.person for o in known], rows).T
     return {
         "n": len(known),
-        "decided": len(right),
-        "coverage": _share(len(right), len(known)),
-        "accuracy": _share(sum(right), len(right)),
-    }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def calibration(
-    outcomes: Sequence[Outcome], classes: Classes, task: str
-) -> tuple[float | None, list[Scores]]:
-    """Expected calibration error and the bins of a reliability diagram.
-
-    Over calls with speech and a known label: a call without speech states no confidence. Bins are
-    equally wide in confidence, 15 for the error and 10 for the diagram; empty ones are left out.
-    """
-    rows = [
-        (getattr(o.final, task).confidence, final_choice(o, task) == truth)
-        for o in outcomes
-        if o.final and o.final.speech_time and (truth := classes.truth(o, task))
-    ]
-    if not rows:
-        return None, []
-    confidence = np.array([c for c, _ in rows], np.float64)
-    right = np.array([r for _, r in rows], np.bool_)
-    slot = np.minimum((confidence * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    bins = [
-        {
-            "confidence": float(confidence[slot == b].mean()),
-            "accuracy": float(right[slot == b].mean()),
-            "n": int((slot == b).sum()),
-        }
-        for b in sorted(set(slot.tolist()))
-    ]
-    return expected_calibration_error(confidence, right), bins
-
-
-def child_vs_20s(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
-    """Children against people in their twenties inside the one corpus that has both.
-
-    All children come from one corpus, so a model can learn the corpus instead of the age; inside
-    it that does not help. ``age_band`` and ``age_group`` are the free choice among all classes;
-    ``forced`` takes the likelier of the two bands. None where the corpus lacks either.
-    """
-    inside = [o for o in outcomes if o.plan.corpus == PAIR_CORPUS and o.plan.age_band in PAIR]
-    if {o.plan.age_band for o in inside} != set(PAIR):
-        return None
-
-    def forced(outcome: Outcome) -> str:
-        if outcome.final is None or not outcome.final.speech_time:
-            return ""
-        return max(PAIR, key=outcome.final.age_band.posterior.__getitem__)
-
-    return {
-        "corpus": PAIR_CORPUS,
-        "n": len(inside),
-        "age_band": final_scores(inside, classes, "age_band"),
-        "age_group": final_scores(inside, classes, "age_group"),
-        "forced": score(inside, classes, "age_band", forced),
-    }
-
-
-def per_corpus(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
-    """Corpus -> ``calls`` and per task ``n``, ``accuracy``, ``f1``."""
-    table: dict[str, Scores] = {}
-    for corpus in sorted({o.plan.corpus for o in outcomes}):
-        inside = [o for o in outcomes if o.plan.corpus == corpus]
-        table[corpus] = {"calls": len(inside)}
-        for task in TASKS:
-            scores = final_scores(inside, classes, task)
-            table[corpus][task] = {key: scores[key] for key in ("n", "accuracy", "f1")}
-    return table
-
-
-def per_band(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
-    """Age band -> ``calls``, recall of age group and band, and recall and ``n`` of each gender."""
-    table: dict[str, Scores] = {}
-    for band in classes.names["age_band"]:
-        inside = [o for o in outcomes if o.plan.age_band == band]
-        if not inside:
-            continue
-        gender = final_scores(inside, classes, "gender")["per_class"]
-        nobody = {"recall": None, "n": 0}
-        table[band] = {
-            "calls": len(inside),
-            "age_group_recall": final_scores(inside, classes, "age_group")["accuracy"],
-            "age_band_recall": final_scores(inside, classes, "age_band")["accuracy"],
-            "gender": {
-                name: {key: gender.get(name, nobody)[key] for key in ("recall", "n")}
-                for name in classes.names["gender"]
-            },
-        }
-    return table
-
-
-def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
-    """Everything that follows from the outcomes, as plain JSON-ready values."""
-    finished = [o for o in outcomes if o.final is not None]
-    failures = [o for o in outcomes if o.final is None]
-    known_age = [o for o in finished if o.plan.age_band]
-    calibrated = {task: calibration(finished, classes, task) for task in TASKS}
-    return {
-        "calls": len(outcomes),
-        "failed": len(failures),
-        "failures": [{"id": o.plan.id, "reason": o.reason} for o in failures[:FAILURES_SHOWN]],
-        "no_speech": sum(not o.final.speech_time for o in finished if o.final),
-        "seconds_of_audio": round(sum(o.seconds for o in finished), 3),
-        "updates": {
-            "due": sum(o.updates_due for o in finished),
-            "received": sum(o.updates for o in finished),
+        "speakers": len(whole),
+        "decided": int(made.sum()),
+        "coverage": _share(made.sum(), whole.sum()),
+        "accuracy": _share(right.sum(), made.sum()),
+        "accuracy_all": _share(right_all.sum(), whole.sum()),
+        "interval": {
+            "coverage": ratio_interval(made, whole),
+            "accuracy": ratio_interval(right, made),
+            "accuracy_all": ratio_interval(right_all, whole),
         },
-        "gender": {
-            "all": final_scores(finished, classes, "gender"),
-            "adult": final_scores(
-                [o for o in known_age if o.plan.age_band != CHILD], classes, "gender"
-            ),
-            "child": final_scores(
-                [o for o in known_age if o.plan.age_band == CHILD], classes, "gender"
-            ),
-        },
-        "age_group": final_scores(finished, classes, "age_group"),
-        "age_band": final_scores(finished, classes, "age_band"),
-        "ece": {task: calibrated[task][0] for task in TASKS},
-        "reliability": {task: calibrated[task][1] for task in TASKS},
-        "decided": {task: decided(finished, classes, task) for task in TASKS},
-        "by_speech": {task: by_speech(finished, classes, task) for task in TASKS},
-        "per_corpus": per_corpus(finished, classes),
-        "per_band": per_band(finished, classes),
-        "child_vs_20s": child_vs_20s(finished, classes),
     }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

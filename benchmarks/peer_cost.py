@@ -40,10 +40,10 @@ from typing import Any
 import numpy as np
 import soundfile
 from latency import DEMO, device_name
-from peers.catalogue import PEERS, SPEECHBRAIN, Peer
-from peers.child import Calls, whole
-from peers.report import findings, markdown, picture, row, server_row, with_ratios
-from peers.running import Child, Unavailable, ecapa_file, interpreter
+from neighbours.catalogue import PEERS, SPEECHBRAIN, Peer
+from neighbours.child import Calls, whole
+from neighbours.report import findings, markdown, picture, row, server_row, with_ratios
+from neighbours.running import Child, Unavailable, ecapa_file, interpreter
 from rich.console import Console
 from rich.progress import Progress
 
@@ -72,7 +72,7 @@ def start(peer: Peer, audio: Path, options: argparse.Namespace) -> Child:
     python = interpreter(peer.environment, folder)
     ecapa = ecapa_file(SPEECHBRAIN, folder) if peer.ecapa else Path()
     arguments = peer.arguments(audio, options.calls, options.model, ecapa)
-    return Child(peer, python, arguments, options.core)
+    return Child(peer.module, python, arguments, options.core)
 
 
 def measure(peers: Sequence[Peer], options: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import json
 import re
@@ -10,73 +9,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
+
+import accuracy
+import accuracy_calibration
+import accuracy_calls as calls
+import accuracy_group_tables as group_tables
+import accuracy_groups as groups
+import accuracy_pictures as pictures
+import accuracy_report as report
+import accuracy_scores as scores
+from accuracy_calls import Outcome
+from accuracy_outcomes import CLASSES, failed, heard, outcome, prediction
+from accuracy_plans import Plan
+from accuracy_result import assemble
+
+from streamer.codec import Encoding, decode
+from streamer.student import DEFAULT_MODEL, Student
+from streamer.vad import speech_of
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by plain name
-
-import accuracy  # noqa: E402
-import accuracy_calls as calls  # noqa: E402
-import accuracy_report as report  # noqa: E402
-import accuracy_scores as scores  # noqa: E402
-from accuracy_calls import Heard, Outcome, Plan  # noqa: E402
-from accuracy_manifest import Labelled  # noqa: E402
-
-from model.labels import DEFAULT_TREE  # noqa: E402
-from streamer.client import Prediction, SpeechEvent, Task  # noqa: E402
-from streamer.codec import Encoding, decode, encode  # noqa: E402
-from streamer.rpc import voicecohort_pb2 as pb  # noqa: E402
-from streamer.student import DEFAULT_MODEL, Student  # noqa: E402
-from streamer.vad import speech_of  # noqa: E402
-
-NAMES = {task: DEFAULT_TREE.classes(task) for task in calls.TASKS}
-CLASSES = scores.Classes(NAMES, DEFAULT_TREE.parent)
-
-
-def task(names, best, confidence=0.8, *, decided=True):
-    rest = (1 - confidence) / (len(names) - 1)
-    posterior = {name: confidence if name == best else rest for name in names}
-    return Task(posterior, best if decided else "", confidence, "" if decided else "little_speech")
-
-
-def prediction(gender="male", band="20s", *, speech=3.0, sequence=1, final=True, **gender_task):
-    return Prediction(
-        channel=0,
-        sequence=sequence,
-        audio_time=speech,
-        speech_time=speech,
-        lost_time=0.0,
-        gender=task(NAMES["gender"], gender, **gender_task),
-        age_group=task(NAMES["age_group"], DEFAULT_TREE.group_of(band)),
-        age_band=task(NAMES["age_band"], band),
-        final=final,
-    )
-
-
-def heard(seconds, gender="male", band="20s"):
-    best = {"gender": gender, "age_group": DEFAULT_TREE.group_of(band), "age_band": band}
-    return Heard(seconds, best)
-
-
-def outcome(truth, said="male", band="", said_band="20s", *, corpus="c", running=(), **kwargs):
-    """A finished call: labels ``truth`` and ``band``, answers ``said`` and ``said_band``."""
-    final = prediction(said, said_band, **kwargs)
-    running = running or (heard(final.speech_time, said, said_band),)
-    return Outcome(Plan("u", corpus, truth, band, ()), 4.0, tuple(running), final, "m", 3, 3)
-
-
-def failed(reason="broken"):
-    return Outcome(Plan("bad", "c", "male", "20s", ()), reason=reason)
 
 
 class TestScores:
     def test_macro_over_the_classes_that_occur(self):
         told = [("20s", "20s"), ("20s", "child"), ("child", "child")]
-        result = scores.assemble([outcome("", band=t, said_band=s) for t, s in told], CLASSES)
+        result = assemble([outcome("", band=t, said_band=s) for t, s in told], CLASSES)
         band = result["age_band"]
         assert band["n"] == 3
         assert band["precision"] == pytest.approx((1 + 1 / 2) / 2)
@@ -84,18 +48,25 @@ class TestScores:
         assert band["f1"] == pytest.approx(2 / 3)
         assert band["accuracy"] == pytest.approx(2 / 3)
         assert band["absent"] == ["teens", "30s", "40s", "50s", "60+"]
-        assert band["per_class"]["20s"] == {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "n": 2}
+        told = band["per_class"]["20s"]
+        assert {key: told[key] for key in ("precision", "recall", "f1", "n")} == {
+            "precision": 1.0,
+            "recall": 0.5,
+            "f1": 2 / 3,
+            "n": 2,
+        }
+        assert band["confusion"] == {"child": {"child": 1}, "20s": {"child": 1, "20s": 1}}
         assert result["age_group"]["absent"] == ["middle", "senior"]
         assert result["gender"]["all"]["n"] == 0
         assert result["gender"]["all"]["f1"] is None
 
     def test_age_group_forgives_a_neighbouring_band(self):
-        result = scores.assemble([outcome("", band="30s", said_band="teens")], CLASSES)
+        result = assemble([outcome("", band="30s", said_band="teens")], CLASSES)
         assert result["age_band"]["accuracy"] == 0.0
         assert result["age_group"]["accuracy"] == 1.0
 
     def test_gender_of_adults_and_of_children(self):
-        result = scores.assemble(
+        result = assemble(
             [
                 outcome("female", "male", "child"),
                 outcome("male", "male", "20s"),
@@ -112,7 +83,7 @@ class TestScores:
 
     def test_no_speech_is_wrong_and_stands_outside_calibration(self):
         silent = outcome("female", "female", speech=0.0, decided=False, confidence=0.5)
-        result = scores.assemble(
+        result = assemble(
             [silent, outcome("female", "female", confidence=0.9)],
             CLASSES,
         )
@@ -122,7 +93,7 @@ class TestScores:
         assert result["decided"]["gender"]["coverage"] == 0.5
 
     def test_failed_calls_count_nowhere_else(self):
-        result = scores.assemble([failed("no such file"), outcome("male", "male")], CLASSES)
+        result = assemble([failed("no such file"), outcome("male", "male")], CLASSES)
         assert (result["calls"], result["failed"]) == (2, 1)
         assert result["failures"] == [{"id": "bad", "reason": "no such file"}]
         assert result["gender"]["all"]["n"] == 1
@@ -130,37 +101,35 @@ class TestScores:
         assert result["updates"] == {"due": 3, "received": 3}
 
     def test_failures_are_listed_up_to_a_bound(self):
-        result = scores.assemble([failed()] * 50, CLASSES)
+        result = assemble([failed()] * 50, CLASSES)
         assert result["failed"] == 50
         assert len(result["failures"]) == 20
 
     @pytest.mark.parametrize("outcomes", [[], [failed()], [outcome("")]])
     def test_nothing_to_measure_is_null_not_nan(self, outcomes, tmp_path):
-        result = scores.assemble(outcomes, CLASSES)
+        result = assemble(outcomes, CLASSES)
         text = json.dumps(result, allow_nan=False)
         assert json.loads(text) == result
         assert result["ece"] == dict.fromkeys(calls.TASKS)
-        assert result["decided"]["gender"] == {
-            "n": 0,
-            "decided": 0,
-            "coverage": None,
-            "accuracy": None,
-        }
+        shares = dict.fromkeys(("coverage", "accuracy", "accuracy_all"))
+        counts = dict.fromkeys(("n", "speakers", "decided"), 0)
+        assert result["decided"]["gender"] == {**counts, **shares, "interval": shares}
         # And it can still be shown.
         head = {"model": "m", "manifest": "x", "split": "s", "per_speaker": False, "band": "full"}
         page = report.markdown({**head, **result}, "command")
-        assert "| gender | 0 | – | – | – | – |" in page  # noqa: RUF001
-        report.picture({**head, **result}, tmp_path / "p.png")
-        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+        assert "| gender | 0 | 0 | – | – | – | – |" in page  # noqa: RUF001
+        for draw in (pictures.picture, pictures.calibration_picture):
+            draw({**head, **result}, tmp_path / "p.png")
+            assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_shortcut_of_the_model_file_is_shown_beside_the_age():
     row = {"band": "20s", "corpora": 3, "chance": 0.333, "shuffled": 0.31, "audio": 0.4}
     row |= {"accuracy": 0.52, "low": 0.4, "high": 0.6}
-    table = report._shortcut({"shortcut": {"corpus_probe": [row], "reading": "what it means"}})
+    table = group_tables.shortcut({"shortcut": {"corpus_probe": [row], "reading": "what it means"}})
     assert table.rows == [("20s", "3", "0.333", "0.310", "0.400", "0.520 (0.40 to 0.60)")]
     assert "what it means" in table.note
-    assert report._shortcut({"shortcut": None}).rows == []
+    assert group_tables.shortcut({"shortcut": None}).rows == []
 
 
 class TestBySpeech:
@@ -226,11 +195,13 @@ def test_decided_calls_are_those_with_a_label():
         CLASSES,
         "gender",
     )
-    assert result == {"n": 4, "decided": 3, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)}
+    assert (result["n"], result["decided"], result["coverage"]) == (4, 3, 0.75)
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert result["accuracy_all"] == 0.75  # the undecided one would have been right
 
 
 def test_calibration_error_and_bins():
-    ece, bins = scores.calibration(
+    found = accuracy_calibration.calibration(
         [
             outcome("male", "male", confidence=0.9),
             outcome("male", "female", confidence=0.65),
@@ -240,10 +211,12 @@ def test_calibration_error_and_bins():
         "gender",
     )
     # Two bins: one call right at 0.9, two at 0.65 of which half are right.
-    assert ece == pytest.approx(1 / 3 * 0.1 + 2 / 3 * 0.15)
-    assert bins == [
-        {"confidence": pytest.approx(0.65), "accuracy": 0.5, "n": 2},
-        {"confidence": pytest.approx(0.9), "accuracy": 1.0, "n": 1},
+    assert found["ece"] == pytest.approx(1 / 3 * 0.1 + 2 / 3 * 0.15)
+    assert found["overconfidence"] == pytest.approx((0.9 + 2 * 0.65) / 3 - 2 / 3)
+    alone = {"speakers": 1, "interval": None}  # one speaker: nothing to draw
+    assert found["bins"] == [
+        {"confidence": pytest.approx(0.65), "accuracy": 0.5, "n": 2, **alone},
+        {"confidence": pytest.approx(0.9), "accuracy": 1.0, "n": 1, **alone},
     ]
 
 
@@ -256,17 +229,17 @@ def test_child_against_20s_only_inside_the_corpus():
         outcome("", band="30s", said_band="child", **inside),
         outcome("", band="20s", said_band="child"),
     ]
-    pair = scores.child_vs_20s(outcomes, CLASSES)
+    pair = groups.child_vs_20s(outcomes, CLASSES)
     assert pair["n"] == 3
     assert pair["age_band"]["accuracy"] == pytest.approx(1 / 3)
     # 40s leaves child and 20s equal; the first of the two is taken, which is wrong here.
     assert pair["forced"]["accuracy"] == pytest.approx(1 / 3)
     assert pair["age_group"]["per_class"]["child"]["recall"] == 0.5
-    assert scores.child_vs_20s(outcomes[:2], CLASSES) is None
+    assert groups.child_vs_20s(outcomes[:2], CLASSES) is None
 
 
 def test_per_band_and_per_corpus():
-    result = scores.assemble(
+    result = assemble(
         [
             outcome("female", "female", "50s", "40s", corpus="a"),
             outcome("female", "male", "50s", "50s", corpus="a"),
@@ -276,16 +249,26 @@ def test_per_band_and_per_corpus():
         CLASSES,
     )
     assert list(result["per_band"]) == ["50s", "60+"]
+    nobody = {"recall": None, "n": 0, "speakers": 0, "interval": None}
     assert result["per_band"]["50s"] == {
         "calls": 2,
+        "speakers": 1,
+        "corpora": ["a"],
         "age_group_recall": 1.0,
         "age_band_recall": 0.5,
-        "gender": {"female": {"recall": 0.5, "n": 2}, "male": {"recall": None, "n": 0}},
+        "interval": {"age_group_recall": None, "age_band_recall": None},
+        "gender": {
+            "female": {"recall": 0.5, "n": 2, "speakers": 1, "interval": None},
+            "male": nobody,
+        },
     }
     assert result["per_corpus"]["a"]["gender"] == {
         "n": 2,
+        "speakers": 1,
         "accuracy": 0.5,
+        "recall": 0.5,
         "f1": pytest.approx(2 / 3),
+        "interval": {"accuracy": None, "recall": None, "f1": None},
     }
     assert result["per_corpus"]["b"]["calls"] == 2
     assert result["per_corpus"]["b"]["age_band"]["n"] == 1
@@ -297,209 +280,6 @@ def test_labels_that_the_model_lacks_are_named():
     assert CLASSES.wrong(Plan("u7", "c", "", "", ())) == ""
 
 
-def utterance(number, speaker="s", corpus="c", gender="male", band="20s"):
-    return Labelled(str(number), corpus, speaker, gender, band, "dev", Path(f"{number}.wav"))
-
-
-class TestPlans:
-    def test_one_call_per_utterance(self):
-        made = calls.plans([utterance(1), utterance(2)])
-        assert [plan.id for plan in made] == ["1", "2"]
-        assert made[1].paths == (Path("2.wav"),)
-
-    def test_one_call_per_corpus_and_speaker(self):
-        made = calls.plans(
-            [
-                utterance(1, band=""),
-                utterance(2, corpus="other"),
-                utterance(3),
-                utterance(4, speaker=""),
-                utterance(5, speaker=""),
-            ],
-            per_speaker=True,
-        )
-        assert [(plan.id, len(plan.paths)) for plan in made] == [
-            ("c/s", 2),
-            ("other/s", 1),
-            ("4", 1),
-            ("5", 1),
-        ]
-        assert made[0].paths == (Path("1.wav"), Path("3.wav"))
-        assert made[0].age_band == "20s"  # one utterance knows it
-
-    def test_contradicting_labels_are_an_error(self):
-        with pytest.raises(ValueError, match=r"gender: speaker c/s is labelled female and male"):
-            calls.plans([utterance(1), utterance(2, gender="female")], per_speaker=True)
-
-    def test_limit_is_spread_over_the_split(self):
-        made = calls.plans([utterance(i) for i in range(10)], limit=3)
-        assert [plan.id for plan in made] == ["0", "3", "6"]
-        assert len(calls.plans([utterance(i) for i in range(3)], limit=9)) == 3
-
-
-class TestJoin:
-    def test_pause_between(self):
-        tone = encode(np.full(8000, 5000, np.int16), Encoding.MULAW)
-        data = calls.join([tone, tone])
-        assert len(data) == 8000 + 4800 + 8000
-        assert data[:8000] == data[12800:] == tone
-        assert not decode(data[8000:12800], Encoding.MULAW).any()
-
-    def test_at_most_60_seconds_and_nothing_read_behind(self):
-        def parts():
-            for value in (1, 2, 3):
-                yield bytes([value]) * 25 * 8000
-            raise AssertionError("read behind the end of the call")
-
-        data = calls.join(parts())
-        assert len(data) == 60 * 8000
-        assert data.count(3) == round((60 - 25 - 0.6 - 25 - 0.6) * 8000)
-
-
-class TestReadSound:
-    def test_first_channel(self, tmp_path):
-        random = np.random.default_rng(1)
-        first = random.integers(-9000, 9000, 4000).astype(np.int16)
-        soundfile.write(tmp_path / "mono.wav", first, 8000)
-        soundfile.write(tmp_path / "two.wav", np.stack([first, first[::-1]], 1), 8000)
-        mono = calls.read_sound(tmp_path / "mono.wav", "full")
-        assert mono == encode(first, Encoding.MULAW)
-        assert calls.read_sound(tmp_path / "two.wav", "full") == mono
-
-    @pytest.mark.parametrize(("hertz", "low", "high"), [(100, 0.0, 0.05), (1000, 0.9, 1.1)])
-    def test_telephone_band(self, tmp_path, hertz, low, high):
-        tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(16000) / 16000)
-        soundfile.write(tmp_path / "tone.wav", tone, 16000)
-        full, cut = (
-            decode(calls.read_sound(tmp_path / "tone.wav", band), Encoding.MULAW)[800:].std()
-            for band in ("full", "telephone")
-        )
-        assert low <= cut / full <= high
-
-    @pytest.mark.parametrize("band", ["full", "telephone"])
-    def test_reason_names_the_file_not_its_folder(self, tmp_path, band):
-        (tmp_path / "broken.wav").write_text("no sound")
-        with pytest.raises(ValueError, match=r"broken\.wav") as raised:
-            calls.read_sound(tmp_path / "broken.wav", band)
-        assert str(tmp_path) not in str(raised.value)
-
-
-class FakeCall:
-    """A call whose server answers each message with two events, and ends as told."""
-
-    def __init__(self, *, end="final", error=None):
-        self.started = pb.Started(model=pb.ModelInfo(model_id="fake-1"))
-        self.sent = self.acknowledged = 0
-        self.most_ahead = 0
-        self._end, self._error = end, error
-        self._todo = asyncio.Queue()
-
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
-        pass
-
-    async def send(self, data):
-        self.sent += 1
-        self.most_ahead = max(self.most_ahead, self.sent - self.acknowledged)
-        if self._error:
-            raise self._error
-        if self._end == "early":
-            self._todo.put_nowait(None)
-        elif len(data) == 800:  # less makes no update due
-            self._todo.put_nowait(SpeechEvent(0, started=True, audio_time=0.0))
-            speech = 0.16 * (self.sent // 2)
-            self._todo.put_nowait(prediction(speech=speech, sequence=self.sent, final=False))
-        return self.sent
-
-    async def end_of_audio(self):
-        if self._end == "final":
-            self._todo.put_nowait(prediction("female", speech=0.5, sequence=self.sent))
-        self._todo.put_nowait(None)
-
-    async def __aiter__(self):
-        while (event := await self._todo.get()) is not None:
-            if isinstance(event, Prediction):
-                self.acknowledged = event.sequence
-            yield event
-
-
-class FakeClient:
-    def __init__(self, call):
-        self._call = call
-
-    def call(self, **config):
-        assert config == {"update_seconds": 0.1}
-        return self._call
-
-
-class TestMakeCall:
-    @pytest.fixture
-    def plan(self, tmp_path):
-        soundfile.write(tmp_path / "a.wav", np.zeros(4400), 8000)  # 5 messages and half a one
-        return Plan("a", "c", "male", "20s", (tmp_path / "a.wav",))
-
-    async def _make(self, plan, **kwargs):
-        call = FakeCall(**kwargs)
-        return call, await calls.make_call(FakeClient(call), plan, "full")
-
-    def test_lock_step_and_record(self, plan):
-        call, made = asyncio.run(self._make(plan))
-        assert call.most_ahead == 1
-        assert call.sent == 6
-        assert (made.updates_due, made.updates) == (5, 5)
-        assert made.seconds == 0.55
-        # 0, 0.16, 0.16, 0.32, 0.32 s of speech, then 0.5: one entry per new posterior.
-        assert [h.speech_seconds for h in made.running] == [0.16, 0.32, 0.5]
-        assert made.running[-1].best == {
-            "gender": "female",
-            "age_group": "young",
-            "age_band": "20s",
-        }
-        assert made.final.gender.label == "female"
-        assert (made.model, made.reason) == ("fake-1", "")
-
-    @pytest.mark.parametrize(
-        ("behaviour", "reason"),
-        [
-            ({"end": "early"}, "the server ended the call early"),
-            ({"end": "without"}, "the call ended without a final prediction"),
-            ({"error": TimeoutError()}, "no answer within 120 s"),
-            ({"error": ConnectionError("gone")}, "gone"),
-            (
-                {
-                    "error": grpc.aio.AioRpcError(
-                        grpc.StatusCode.INTERNAL,
-                        grpc.aio.Metadata(),
-                        grpc.aio.Metadata(),
-                        details="the student failed",
-                    )
-                },
-                "INTERNAL: the student failed",
-            ),
-        ],
-    )
-    def test_failures_become_reasons(self, plan, behaviour, reason):
-        _, made = asyncio.run(self._make(plan, **behaviour))
-        assert made.final is None
-        assert made.reason == reason
-
-    def test_outcomes_keep_the_order(self, tmp_path):
-        todo = [Plan(str(i), "c", "", "", (tmp_path / f"{i}.wav",)) for i in range(7)]
-        seen = []
-
-        async def make():
-            return await calls.make_calls(
-                FakeClient(None), todo, band="full", concurrency=3, done=seen.append
-            )
-
-        made = asyncio.run(make())
-        assert [o.plan.id for o in made] == [str(i) for i in range(7)]
-        assert {o.reason for o in made} == {f"{i}.wav: no such file" for i in range(7)}
-        assert len(seen) == 7
-
-
 def test_shown_command_has_no_machine_paths():
     words = ["--manifest", "/home/x/m.tsv", "--split", "a b", "--json=/tmp/o.json"]
     words += ["--target", "10.1.2.3:50051", "--per-speaker"]
@@ -509,6 +289,7 @@ def test_shown_command_has_no_machine_paths():
     )
 
 
+NO_LANGUAGE = "The manifest has no column language: there are no figures by language."
 COLUMNS = ["id", "corpus", "speaker", "gender", "age_band", "split", "path"]
 
 
@@ -525,6 +306,10 @@ def write_manifest(folder, rows):
         ({"--split": "dev"}, "no utterance in split 'dev'; it has ['test']"),
         ({"--manifest": "absent.tsv"}, "--manifest absent.tsv: No such file or directory"),
         ({"--json": "absent/o.json"}, "--json absent/o.json: no such folder"),
+        (
+            {"--calibration-picture": "absent/o.png"},
+            "--calibration-picture absent/o.png: no such folder",
+        ),
         ({"--model": "absent.onnx"}, "model file absent.onnx: not found"),
     ],
 )
@@ -586,7 +371,7 @@ def corpus(tmp_path_factory):
 def run(manifest, folder, *options):
     command = [sys.executable, ROOT / "benchmarks/accuracy.py", "--manifest", manifest]
     command += ["--split", "test", "--concurrency", "4", *options]
-    for name in ("json", "markdown", "picture"):
+    for name in ("json", "markdown", "picture", "calibration-picture"):
         command += [f"--{name}", folder / f"out.{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -597,8 +382,14 @@ def speech_seconds(path, band="full"):
     return len(speech_of(decode(calls.read_sound(path, band), Encoding.MULAW))) / 8000
 
 
-def test_end_to_end(corpus, tmp_path):
-    done, result = run(corpus, tmp_path)
+@pytest.fixture(scope="module")
+def measured(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    return *run(corpus, folder), folder
+
+
+def test_end_to_end_figures(measured):
+    _, result, _ = measured
     assert (result["calls"], result["failed"], result["no_speech"]) == (6, 1, 1)
     assert result["failures"][0]["id"] == "d1"
     assert result["failures"][0]["reason"].startswith("d1.wav: not a readable sound file")
@@ -620,18 +411,37 @@ def test_end_to_end(corpus, tmp_path):
             np.mean([c["f1"] for c in scored["per_class"].values()])
         )
     # Nothing was heard of the only one in his forties, so nothing can be right.
-    assert result["per_band"]["40s"] == {
-        "calls": 1,
-        "age_group_recall": 0.0,
-        "age_band_recall": 0.0,
-        "gender": {"female": {"recall": None, "n": 0}, "male": {"recall": 0.0, "n": 1}},
-    }
+    forties = result["per_band"]["40s"]
+    assert (forties["calls"], forties["speakers"], forties["corpora"]) == (1, 1, ["other"])
+    assert forties["age_group_recall"] == forties["age_band_recall"] == 0.0
+    assert [forties["gender"][name]["recall"] for name in ("female", "male")] == [None, 0.0]
     assert result["per_corpus"]["speechocean762"]["calls"] == 3
     assert result["per_corpus"]["other"]["age_band"]["n"] == 1
     assert result["child_vs_20s"]["n"] == 3
     carried = Student(DEFAULT_MODEL, provider="cpu").metadata.provenance.get("shortcut")
     assert result["shortcut"] == carried
 
+
+def test_end_to_end_speakers_and_what_cannot_be_measured(measured):
+    _, result, _ = measured
+    # A's two calls are of one speaker; of the six calls one failed.
+    assert result["speakers"] == 4
+    assert result["gender"]["all"]["speakers"] == 4
+    low, high = result["gender"]["all"]["interval"]["accuracy"]
+    assert low <= result["gender"]["all"]["accuracy"] <= high
+    assert [(c["gender"], c["age_band"], c["calls"]) for c in result["per_cell"]] == [
+        ("male", "child", 1),
+        ("female", "20s", 2),
+        ("male", "40s", 1),
+    ]
+    assert result["fairness"]["left_out"]["20s"] == "1 speakers, needs 20"
+    assert result["per_language"] == {}
+    assert NO_LANGUAGE in result["unmeasured"]
+    assert "1 of 5 calls have no age band: they count in no figure of age." in result["unmeasured"]
+
+
+def test_end_to_end_speech_heard_and_decisions(corpus, measured):
+    _, result, _ = measured
     speech = [speech_seconds(corpus.parent / n) for n in ("a1.wav", "a2.wav", "b1.flac", "e1.wav")]
     for row in result["by_speech"]["gender"]:
         assert row["n"] == sum(s >= row["speech_seconds"] for s in speech)
@@ -645,13 +455,19 @@ def test_end_to_end(corpus, tmp_path):
         assert 0 <= result["ece"][name] <= 1
         assert sum(b["n"] for b in result["reliability"][name]) == decided["n"] - 1
 
-    page = (tmp_path / "out.markdown").read_text()
-    assert str(tmp_path) not in page + json.dumps(result)
+
+def test_end_to_end_page_and_pictures(measured):
+    done, result, folder = measured
+    page = (folder / "out.markdown").read_text()
+    assert str(folder) not in page + json.dumps(result)
     assert str(ROOT) not in page + json.dumps(result)
     assert "--manifest m.tsv --split test --concurrency 4 --json out.json" in page
     assert report.HONESTY in page
-    assert f"| gender | 5 | {result['gender']['all']['precision']:.3f} |" in page
-    assert (tmp_path / "out.picture").read_bytes().startswith(b"\x89PNG")
+    assert f"| gender | 5 | 4 | {result['gender']['all']['precision']:.3f} (" in page
+    assert NO_LANGUAGE in page
+    assert NO_LANGUAGE in done.stdout
+    for name in ("picture", "calibration-picture"):
+        assert (folder / f"out.{name}").read_bytes().startswith(b"\x89PNG")
     assert "Final predictions" in done.stdout
     assert report.HONESTY in done.stdout
 

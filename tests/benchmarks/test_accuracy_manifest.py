@@ -51,3 +51,15 @@ def test_a_manifest_in_another_encoding_is_named(tmp_path):
     (tmp_path / "m.tsv").write_bytes("id\tcorpus\tschön".encode("latin-1"))
     with pytest.raises(ValueError, match=r"m\.tsv: not UTF-8 at byte 13"):
         read_manifest(tmp_path / "m.tsv")
+
+
+def test_language_is_read_where_there_is_such_a_column(manifest, tmp_path):
+    assert read_manifest(manifest)[0].language is None
+    lines = manifest.read_text().splitlines()
+    (tmp_path / "m.tsv").write_text(
+        "\n".join([lines[0] + "\tlanguage", lines[1] + "\tko", lines[2] + "\t"])
+    )
+    assert [row.language for row in read_manifest(tmp_path / "m.tsv")] == ["ko", ""]
+    (tmp_path / "m.tsv").write_text("\n".join([lines[0] + "\tlanguage", lines[1]]))
+    with pytest.raises(ValueError, match="line 2: no language"):
+        read_manifest(tmp_path / "m.tsv")

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by plain name
 
 import peer_cost  # noqa: E402
-from peers import running  # noqa: E402
-from peers.catalogue import OURS, PEERS, PIPELINE, Environment, Peer  # noqa: E402
-from peers.child import several, windows  # noqa: E402
-from peers.report import findings, markdown, picture, row, server_row, with_ratios  # noqa: E402
-from peers.running import Unavailable, interpreter, one_line  # noqa: E402
+from neighbours import running  # noqa: E402
+from neighbours.catalogue import OURS, PEERS, PIPELINE, Environment, Peer  # noqa: E402
+from neighbours.child import several, windows  # noqa: E402
+from neighbours.report import findings, markdown, picture, row, server_row, with_ratios  # noqa: E402
+from neighbours.running import Unavailable, interpreter, one_line  # noqa: E402
 
 BY_KEY = {peer.key: peer for peer in PEERS}
 

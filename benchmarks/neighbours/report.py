@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from peers.catalogue import OURS, PIPELINE, SERVER, Peer
+from neighbours.catalogue import OURS, PIPELINE, SERVER, Peer
 
 Row = dict[str, Any]
 COLOURS = {"ours": "#0072b2", "encoder": "#56b4e9", "peer": "#d55e00", "offline": "#999999"}

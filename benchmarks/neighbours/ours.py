@@ -11,7 +11,7 @@ import argparse
 import queue
 from collections.abc import Callable
 
-from peers.child import CHUNK, Calls, Hear, serve
+from neighbours.child import CHUNK, Calls, Hear, serve
 from streamer.channel import Update
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.engine import Engine
@@ -41,30 +41,50 @@ class Listener:
         raise error
 
 
+def hold(
+    engine: Engine,
+    results: queue.Queue[Callable[[], None]],
+    config: CallConfig,
+    rows: list[bytes],
+    listener: Listener,
+) -> None:
+    """Calls of one length side by side from beginning to end, in messages of 100 ms.
+
+    Args:
+        engine: that delivers to ``results``.
+        results: emptied here, as the server's loop does.
+        config: of every call.
+        rows: encoded audio, a call each.
+        listener: told of every prediction.
+    """
+    sessions = [CallSession(config, engine, listener) for _ in rows]
+    chunk = CHUNK * config.sample_rate // SAMPLE_RATE * config.encoding.width
+
+    def settle() -> None:
+        while any(session.backlog for session in sessions):
+            results.get()()
+
+    for number, start in enumerate(range(0, len(rows[0]), chunk), start=1):
+        for session, row in zip(sessions, rows, strict=True):
+            session.audio(number, row[start : start + chunk])
+        settle()
+    for session in sessions:
+        session.finish()
+    settle()
+    for session in sessions:
+        session.close()
+
+
 def load(options: argparse.Namespace) -> tuple[str, Hear]:
     """The student on the CPU, and its engine."""
     student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
     engine = Engine(student, results.put)
+    config = CallConfig("benchmark", Encoding.MULAW, SAMPLE_RATE)
 
     def run(rows: list[bytes]) -> int:
         listener = Listener()
-        config = CallConfig("benchmark", Encoding.MULAW, SAMPLE_RATE)
-        sessions = [CallSession(config, engine, listener) for _ in rows]
-
-        def settle() -> None:
-            while any(session.backlog for session in sessions):
-                results.get()()
-
-        for number, start in enumerate(range(0, len(rows[0]), CHUNK), start=1):
-            for session, row in zip(sessions, rows, strict=True):
-                session.audio(number, row[start : start + CHUNK])
-            settle()
-        for session in sessions:
-            session.finish()
-        settle()
-        for session in sessions:
-            session.close()
+        hold(engine, results, config, rows, listener)
         return listener.predictions
 
     def hear(calls: Calls) -> int:

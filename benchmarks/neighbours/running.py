@@ -1,4 +1,4 @@
-"""Environments and child processes of peer_cost.py; every failure is an :class:`Unavailable`."""
+"""Environments and child processes of what we compare with; failures are :class:`Unavailable`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.catalogue import Environment, Peer
+from neighbours.catalogue import Environment
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 THREADS = (
@@ -105,7 +105,7 @@ def ecapa_file(environment: Environment, folder: Path) -> Path:
     """
     path = folder.resolve() / "ecapa512.onnx"
     if not path.is_file():
-        _run([str(interpreter(environment, folder)), "-m", "peers.make_ecapa", str(path)])
+        _run([str(interpreter(environment, folder)), "-m", "neighbours.make_ecapa", str(path)])
     return path
 
 
@@ -121,17 +121,23 @@ def on_core(core: int) -> Iterator[None]:
 
 
 class Child:
-    """A peer's process, loaded and warm.
+    """A peer's process, loaded; ``ready`` is the first thing it said.
+
+    Args:
+        module: under ``neighbours``.
+        python: interpreter of the peer's environment.
+        arguments: command line after the module.
+        core: that it is kept to.
 
     Raises:
-        Unavailable: it could not load; also from :meth:`round`.
+        Unavailable: it could not load; also from :meth:`ask`.
     """
 
-    def __init__(self, peer: Peer, python: Path, arguments: list[str], core: int) -> None:
+    def __init__(self, module: str, python: Path, arguments: list[str], core: int) -> None:
         self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until stop
         with on_core(core):
             self._process = subprocess.Popen(  # noqa: S603 - as above
-                [str(python), "-m", f"peers.{peer.module}", *arguments],
+                [str(python), "-m", f"neighbours.{module}", *arguments],
                 env=command_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -139,18 +145,22 @@ class Child:
                 text=True,
             )
         try:
-            ready = self._answer()
+            self.ready = self._answer()
         except Unavailable:
             self.stop()
             raise
-        assert ready["cores"] == [core], "a library widened what its process inherited"
-        self.version: str = ready["version"]
+        assert self.ready["cores"] == [core], "a library widened what its process inherited"
+        self.version: str = self.ready["version"]
 
     def round(self) -> dict[str, Any]:
         """One round over all calls: ``cpu_s``, ``call_s`` and ``predictions``."""
+        return self.ask("go")
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """A line in, a line of JSON out."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("go\n")
+            self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise Unavailable("its process died") from error

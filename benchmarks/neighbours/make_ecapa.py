@@ -1,6 +1,6 @@
 """Write the ONNX file that the embedding runtimes are fed: ECAPA-TDNN, C=512, random weights.
 
-    python -m peers.make_ecapa OUT.onnx
+    python -m neighbours.make_ecapa OUT.onnx
 
 SpeechBrain's layers; names of input and output as WeSpeaker has them, metadata as sherpa-onnx asks.
 """

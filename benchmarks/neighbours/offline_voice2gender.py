@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from voice2gender import predict  # type: ignore[import-not-found,unused-ignore]
 
-from peers.child import Calls, Hear, serve, whole
+from neighbours.child import Calls, Hear, serve, whole
 from streamer.codec import SAMPLE_RATE
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.student import BLOCK, Student, StudentConfig
-from peers.child import Calls, Hear, serve, windows
+from neighbours.child import Calls, Hear, serve, windows
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.student import DEFAULT_MODEL
 from streamer.student import Student as ModelFile

@@ -12,7 +12,7 @@ from importlib.metadata import version
 import numpy as np
 import sherpa_onnx  # type: ignore[import-not-found,unused-ignore]
 
-from peers.child import Calls, Hear, serve, windows
+from neighbours.child import Calls, Hear, serve, windows
 from streamer.codec import SAMPLE_RATE
 
 

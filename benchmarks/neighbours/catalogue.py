@@ -60,14 +60,14 @@ class Peer:
     Attributes:
         key: in the JSON.
         title: in table and picture.
-        module: under ``peers``.
+        module: under ``neighbours``.
         what: what was run, for the table.
         group: ``ours``, ``peer``, or ``encoder`` for our own layers used as a peer would.
         running: gives predictions while the call goes on.
         neural: a neural network decides.
         environment: None for the interpreter that runs the benchmark.
         variant: see the module.
-        ecapa: is fed the file of :mod:`peers.make_ecapa`.
+        ecapa: is fed the file of :mod:`neighbours.make_ecapa`.
         student: is fed ``--model``.
         batched: hears ``--calls`` calls side by side.
     """

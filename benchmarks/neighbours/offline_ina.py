@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 from inaSpeechSegmenter import Segmenter  # type: ignore[import-not-found,unused-ignore]
 
-from peers.child import Calls, Hear, serve, whole
+from neighbours.child import Calls, Hear, serve, whole
 from streamer.codec import SAMPLE_RATE
 
 

@@ -14,7 +14,7 @@ import torch
 from torchaudio.compliance import kaldi
 from wespeakerruntime import Speaker  # type: ignore[import-not-found,unused-ignore]
 
-from peers.child import Calls, Hear, serve, windows
+from neighbours.child import Calls, Hear, serve, windows
 from streamer.codec import SAMPLE_RATE
 
 

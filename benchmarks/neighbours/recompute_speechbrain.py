@@ -14,7 +14,7 @@ import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN  # type: ignore[import-not-found,unused-ignore]
 from torchaudio.compliance import kaldi
 
-from peers.child import Calls, Hear, serve, windows
+from neighbours.child import Calls, Hear, serve, windows
 from streamer.codec import SAMPLE_RATE
 
 

@@ -1,0 +1,66 @@
+"""Calls that never were: what the tests of the accuracy benchmark score."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
+
+from accuracy_calls import TASKS, Heard, Outcome
+from accuracy_plans import Plan
+from accuracy_scores import Classes
+
+from model.labels import DEFAULT_TREE
+from streamer.client import Prediction, Task
+
+NAMES = {task: DEFAULT_TREE.classes(task) for task in TASKS}
+CLASSES = Classes(NAMES, DEFAULT_TREE.parent)
+
+
+def task(names, best, confidence=0.8, *, decided=True):
+    rest = (1 - confidence) / (len(names) - 1)
+    posterior = {name: confidence if name == best else rest for name in names}
+    return Task(posterior, best if decided else "", confidence, "" if decided else "little_speech")
+
+
+def prediction(gender="male", band="20s", *, speech=3.0, sequence=1, final=True, **gender_task):
+    return Prediction(
+        channel=0,
+        sequence=sequence,
+        audio_time=speech,
+        speech_time=speech,
+        lost_time=0.0,
+        gender=task(NAMES["gender"], gender, **gender_task),
+        age_group=task(NAMES["age_group"], DEFAULT_TREE.group_of(band)),
+        age_band=task(NAMES["age_band"], band),
+        final=final,
+    )
+
+
+def heard(seconds, gender="male", band="20s"):
+    best = {"gender": gender, "age_group": DEFAULT_TREE.group_of(band), "age_band": band}
+    return Heard(seconds, best)
+
+
+def outcome(
+    truth,
+    said="male",
+    band="",
+    said_band="20s",
+    *,
+    corpus="c",
+    speaker="",
+    language=None,
+    running=(),
+    **kwargs,
+):
+    """A finished call: labels ``truth`` and ``band``, answers ``said`` and ``said_band``."""
+    final = prediction(said, said_band, **kwargs)
+    running = running or (heard(final.speech_time, said, said_band),)
+    plan = Plan("u", corpus, truth, band, (), speaker, language)
+    return Outcome(plan, 4.0, tuple(running), final, "m", 3, 3)
+
+
+def failed(reason="broken"):
+    return Outcome(Plan("bad", "c", "male", "20s", ()), reason=reason)
