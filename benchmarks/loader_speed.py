@@ -26,10 +26,18 @@ import torch
 from latency import device_name
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import DataLoader
 
+from model.labels import DEFAULT_TREE
+from model.student import Student, StudentConfig
 from streamer.codec import SAMPLE_RATE
-from train.loading.batches import Batch
-from train.supervised import Supervised, Trainer
+from train.distill import Distill
+from train.lesson import Lesson
+from train.loading.batches import Batch, Calls, training_batches
+from train.loading.line import Lines
+from train.loading.talkers import Talkers
+from train.loop import Loop, Material, launch
+from train.runs import augmentation, open_corpus
 
 
 def seconds(batches: Sequence[Batch]) -> float:
@@ -37,10 +45,32 @@ def seconds(batches: Sequence[Batch]) -> float:
     return sum(int(batch.lengths.sum()) for batch in batches) / SAMPLE_RATE
 
 
-def deliver(trainer: Trainer, count: int) -> tuple[list[Batch], float, float]:
+def run_of(settings: Distill) -> Loop:
+    """Plain supervised training of the compact student, ready for its first step."""
+    torch.manual_seed(settings.seed)
+    fabric = launch(settings)
+    corpus = open_corpus(settings, fabric)
+    lines = Lines(settings.channel, Talkers.of(corpus.train))
+    crop = (settings.shortest_crop, settings.longest_crop)
+
+    def batches(epoch: int, start: int) -> DataLoader[Batch]:
+        calls = Calls(DEFAULT_TREE, lines, settings.seed, epoch=epoch, crop=crop)
+        return training_batches(
+            corpus.train, calls, corpus.sampling, steps=corpus.steps, start=start
+        )
+
+    lesson = Lesson(
+        Student(StudentConfig(settings.encoder())),
+        settings.objective(),
+        augment=augmentation(settings, SAMPLE_RATE),
+    )
+    return Loop(settings, lesson, Material(batches, corpus.steps, dev=[]), fabric)
+
+
+def deliver(loop: Loop, count: int) -> tuple[list[Batch], float, float]:
     """``count`` batches after the first, CPU seconds they took, and those of the first."""
     began = time.process_time()
-    batches = iter(trainer.batches())
+    batches = iter(loop.material.batches(0, 0))
     next(batches)
     filled = time.process_time()
     taken = list(islice(batches, count))
@@ -52,15 +82,15 @@ def measure(data: list[str], presets: Sequence[str], count: int) -> dict[str, An
     result: dict[str, Any] = {"presets": {}, "batches": count, "device": device_name()}
     for preset in presets:
         with tempfile.TemporaryDirectory() as out:
-            wanted = {"data": data, "out": out, "channel": preset, "threads": 1, "dev_clips": 1}
-            wanted |= {"epochs": 2, "epoch_clips": 64 * (count + 1)}
-            trainer = Trainer(Supervised.model_validate(wanted))
-            batches, loading, filling = deliver(trainer, count)
+            wanted = {"data": data, "out": out, "channel": preset, "threads": 1, "preset": "base"}
+            wanted |= {"epochs": 2, "epoch_clips": 64 * (count + 1), "accelerator": "cpu"}
+            loop = run_of(Distill.model_validate(wanted))
+            batches, loading, filling = deliver(loop, count)
         clips = sum(len(batch.ids) for batch in batches)
         began = time.process_time()
-        trainer.student.train()
+        loop.lesson.train()
         for batch in batches:
-            trainer.step(batch)
+            loop.step(batch)
         learning = time.process_time() - began
         result["presets"][preset] = {
             "loader_ms_per_s": 1000 * loading / seconds(batches),
