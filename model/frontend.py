@@ -44,15 +44,21 @@ def _dft_matrix(window: int, fft: int) -> Tensor:
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
 
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def mel_edges(rate: int) -> Tensor:
+    """float64 [BINS + 2]: where triangles begin, peak and end on Kaldi's mel scale, to Nyquist."""
+    low, high = _mel(torch.tensor([_LOW_HZ, rate / 2], dtype=torch.float64))
+    edges: Tensor = low + (high - low) / (BINS + 1) * torch.arange(BINS + 2, dtype=torch.float64)
+    return edges
+
+
 def _mel_matrix(rate: int, fft: int) -> Tensor:
     """[fft/2 + 1, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist."""
-
-    def mel(hertz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hertz / 700.0)
-
-    bin_mel = mel(torch.arange(fft // 2 + 1, dtype=torch.float64) * rate / fft)
-    low, high = mel(torch.tensor([_LOW_HZ, rate / 2], dtype=torch.float64))
-    edges = low + (high - low) / (BINS + 1) * torch.arange(BINS + 2, dtype=torch.float64)
+    bin_mel = _mel(torch.arange(fft // 2 + 1, dtype=torch.float64) * rate / fft)
+    edges = mel_edges(rate)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     up = (bin_mel[:, None] - left) / (centre - left)
     down = (right - bin_mel[:, None]) / (right - centre)
