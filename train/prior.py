@@ -75,4 +75,4 @@ def take_back(
         if task in student.heads.classify:
             linear = student.heads.classify[task]
             assert isinstance(linear, torch.nn.Linear)
-            linear.bias -= torch.as_tensor(share * np.log(prior[task]), dtype=linear.bias.dtype)
+            linear.bias.sub_(torch.as_tensor(share * np.log(prior[task]), dtype=linear.bias.dtype))
