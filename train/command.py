@@ -14,6 +14,7 @@ class Command(BaseSettings):
     model_config = SettingsConfigDict(
         cli_kebab_case=True,
         cli_implicit_flags=True,
+        cli_hide_none_type=True,  # or flags that may stay open, as --mixup, would want a value
         use_attribute_docstrings=True,
     )
 

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
+from model.frontend import SAMPLE_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
@@ -29,6 +30,7 @@ from train.loading.talkers import Talkers
 from train.loop import launch
 from train.mixup import SpecAugment, TemporalFrequencyMixup
 from train.objective import AgeLoss, Dependency, Distillation, Objective
+from train.prior import class_prior
 from train.release import release
 from train.runs import augmentation, begin, open_corpus
 from train.settings import Training
@@ -111,6 +113,9 @@ class Distill(Training):
     hidden: int = Field(64, ge=1)
     """width of each task's hidden representation, where the hierarchy conveys one"""
 
+    class_prior: Literal["keep", "dev"] = "keep"
+    """of training, in the ages: kept, or taken back as far as suits macro F1 on dev"""
+
     def cli_cmd(self) -> None:
         """Entry point of the command line."""
         try:
@@ -183,7 +188,8 @@ def distill(settings: Distill) -> Student:
             raise ValueError(f"--preset {settings.preset} with these flags needs a --teacher")
         clean = settings.clean_data or settings.data
         with fabric.rank_zero_first():
-            taught = embeddings_of(settings.teacher, open_split(list(clean), "train"), tree)
+            split = open_split(list(clean), "train")
+            taught = embeddings_of(settings.teacher, split, tree, fabric.device)
     heads = HeadsConfig(
         embedding=settings.embedding,
         dropout=settings.dropout,
@@ -200,7 +206,7 @@ def distill(settings: Distill) -> Student:
     lesson = Lesson(
         student,
         objective,
-        augment=augmentation(settings),
+        augment=augmentation(settings, SAMPLE_RATE),
         mixup=TemporalFrequencyMixup(
             SpecAugment(), window=settings.mixup_window, lam=settings.mixup_lambda
         )
@@ -215,7 +221,7 @@ def distill(settings: Distill) -> Student:
         return Calls(tree, lines, settings.seed, epoch=epoch, crop=crop)
 
     loop = begin(settings, lesson, corpus, hearing, fabric, taught if lesson.project else None)
-    student = loop.train()
+    student = loop.train().cpu()  # calibration, probe and export are no work for a GPU
     if fabric.is_global_zero:
         recipe = {
             "command": " ".join(["python -m train.distill", *settings.words()]),
@@ -232,6 +238,9 @@ def distill(settings: Distill) -> Student:
                 data=corpus.train.licences,
                 people=corpus.people(),
                 out=settings.out,
+                class_prior=class_prior(corpus.train, settings.balance, tree)
+                if settings.class_prior == "dev"
+                else None,
             )
         else:
             scores = summary(run(student, loop.material.dev), tree)

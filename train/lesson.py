@@ -42,7 +42,7 @@ class Lesson(nn.Module):
         self.mixup = mixup
         self.project = nn.Linear(student.config.heads.embedding, taught) if taught else None
         judge: Callable[[Tensor, Tensor], Output] = student.judge
-        self._judge = torch.compile(judge, dynamic=True) if compiled else judge
+        self._judge = torch.compile(judge) if compiled else judge
 
     def _plain(self, features: Tensor, lengths: Tensor) -> Output:
         """What the student says, as it is now, of the speech without style; no gradient."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -77,14 +79,27 @@ def _warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
     return average
 
 
+class _Autocast(MixedPrecision):
+    """Computes in 16 bits where that is safe; Fabric's own also rounds the inputs to 16 bits."""
+
+    def convert_input(self, data: object) -> object:
+        """Samples and the teacher's embeddings stay as they are."""
+        return data
+
+
 def launch(settings: Training) -> Fabric:
     """Devices, precision and processes; under torchrun it joins the others.
 
     Raises:
-        RuntimeError: the accelerator is not there.
+        ValueError: the accelerator is not there, or not up to the precision.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not cuda:
+        raise ValueError("--accelerator cuda: torch finds no GPU")
+    if settings.precision == "16-mixed" and not cuda:
+        raise ValueError("--precision 16-mixed needs a GPU: take bf16-mixed")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     fabric = Fabric(
@@ -92,7 +107,9 @@ def launch(settings: Training) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        precision=settings.precision,
+        plugins=None
+        if settings.precision == "32-true"
+        else _Autocast(settings.precision, "cuda" if cuda else "cpu"),
     )
     fabric.launch()
     return fabric
@@ -145,24 +162,34 @@ class Loop:
         if self.fabric.is_global_zero:
             state = {name: part.state_dict() for name, part in self._parts().items()}
             state |= vars(self.at) | {"config": self.lesson.student.config.to_dict()}
+            state["scaler"] = self.fabric.strategy.precision.state_dict()  # empty but for 16-mixed
             checkpoint.save(self.settings.out / checkpoint.FILE, state)
 
     def resume(self) -> bool:
-        """Go on where a checkpoint of this run left off; False if there is none."""
+        """Go on where a checkpoint of this run left off; False if there is none.
+
+        Raises:
+            ValueError: it cannot be gone on from with these flags.
+        """
         path = self.settings.out / checkpoint.FILE
         if not path.exists():
             return False
-        state = torch.load(path, weights_only=True, map_location=self.fabric.device)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.at = Position(**{name: state[name] for name in vars(self.at)})
+        try:
+            # To the CPU: where AdamW's step counts lie on a GPU, every update waits for them.
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            self.at = Position(**{name: state[name] for name in vars(self.at)})
+        except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path}: cannot go on from here with these flags: {error}") from error
+        self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))
         return True
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One update of the weights; returns the weighted terms of the objective.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss or its gradient is not finite.
         """
         # Seeded by position: the same after any interruption, on any number of processes.
         seed = generator(
@@ -182,13 +209,21 @@ class Loop:
         )
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
-            shown = {name: float(value) for name, value in terms.items()}
+            shown = {name: value.item() for name, value in terms.items()}
             raise FloatingPointError(
                 f"epoch {self.at.epoch + 1}, step {self.at.step}: loss is not finite: {shown}"
             )
         self.optimiser.zero_grad()
         self.fabric.backward(total)
-        self.fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=2.0)
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.optimiser, max_norm=2.0, error_if_nonfinite=False
+        )
+        assert norm is not None
+        # With 16-mixed an overflow is part of the search for a scale: that step is left out.
+        if not torch.isfinite(norm) and self.settings.precision != "16-mixed":
+            raise FloatingPointError(
+                f"epoch {self.at.epoch + 1}, step {self.at.step}: the gradient is not finite"
+            )
         self.optimiser.step()
         if self.schedule.last_epoch < self.schedule.total_steps - 1:
             self.schedule.step()

@@ -62,11 +62,12 @@ class Objective:
     glance_weight: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("gamma_negative", "gamma_positive", "margin", "distillation_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)} is negative")
-        if self.margin >= 1:
-            raise ValueError(f"margin {self.margin} is not below 1")
+        for name, value in vars(self).items():
+            if isinstance(value, float | int) and not value >= 0:
+                raise ValueError(f"{name} {value} is negative")
+        for name in ("margin", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not below 1")
 
 
 def prefix_weights(ended: Tensor) -> Tensor:
@@ -142,7 +143,13 @@ def total_objective(
 
     Returns:
         Scalars by name; terms that are switched off are absent.
+
+    Raises:
+        ValueError: the student has other classes than the tree.
     """
+    for task, values in output.logits.items():
+        if values.shape[-1] != len(tree.classes(task)):
+            raise ValueError(f"{task}: {values.shape[-1]} logits for {tree.classes(task)}")
     weights = prefix_weights(output.ended)
     blocks = weights.shape[1]
     logits = {task: values.flatten(0, 1) for task, values in output.logits.items()}

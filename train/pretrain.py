@@ -37,7 +37,8 @@ class Pretrain(Training):
     model_config = SettingsConfigDict(cli_prog_name="python -m train.pretrain")
 
     backbone: Backbone = "ecapa-res2"
-    """ecapa: depthwise, the cheap one; ecapa-res2: the paper's; resnet: ResNet34's shape"""
+    """ecapa: depthwise, the cheap one; ecapa-res2: the paper's; resnet: ResNet34's shape; resnet10:
+    one block a stage and half the frames, a sixth of its cost"""
     streaming: bool = False
     """a teacher hears whole utterances; only offline encoders can be wideband"""
     embedding: int = Field(192, ge=1)
@@ -58,6 +59,11 @@ def pretrain(settings: Pretrain) -> Student:
         OSError, ValueError: data, checkpoint or flags cannot be used.
         FloatingPointError: training diverged.
     """
+    if settings.streaming:
+        raise ValueError(
+            "--streaming: a teacher hears whole utterances at 16 kHz; "
+            "students that stream are made by train.distill"
+        )
     fabric = launch(settings)
     torch.manual_seed(settings.seed)
     tree = DEFAULT_TREE
@@ -70,7 +76,10 @@ def pretrain(settings: Pretrain) -> Student:
         age_band_weight=settings.age_band_weight,
     )
     lesson = Lesson(
-        Student(config), objective, augment=augmentation(settings), compiled=settings.compile
+        Student(config),
+        objective,
+        augment=augmentation(settings, WIDEBAND_RATE),
+        compiled=settings.compile,
     )
 
     def hearing(epoch: int, crop: tuple[float, float] | None) -> Calls:

@@ -11,12 +11,12 @@ from lightning_fabric import Fabric
 
 from model.frontend import BINS
 from model.student import Student
-from train.augment import ChannelTilt, FrequencyMask
+from train.augment import ChannelTilt, FrequencyMask, FrequencyWarp
 from train.checkpoint import load_student
 from train.corpora.utterance import Utterance
 from train.corpora.weights import read_weights
 from train.lesson import Lesson
-from train.loading.batches import Calls, evaluation_batches, training_batches
+from train.loading.batches import Batch, Calls, evaluation_batches, training_batches
 from train.loading.data import Split, open_split, utterance_of
 from train.loading.sampling import Sampling
 from train.loop import Loop, Material
@@ -26,6 +26,8 @@ from train.teacher import Embeddings
 Hearing = Callable[[int, tuple[float, float] | None], Calls]
 """Epoch and crop (None: whole utterances, as on dev) -> what becomes of a cut."""
 
+_DICTIONARY = "heads.prior.dictionary"
+"""K of a student: of this run's flags and teacher, whatever weights it starts from."""
 _FITTED_BATCHES = 20
 """First batches of training, from which mean and deviation of the features are taken."""
 
@@ -66,10 +68,12 @@ def open_corpus(settings: Training, fabric: Fabric) -> Corpus:
     return Corpus(train, open_split(list(settings.data), "dev"), sampling, steps)
 
 
-def augmentation(settings: Training) -> torch.nn.Module:
-    """Style of handset and trunk, on fbank frames."""
+def augmentation(settings: Training, sample_rate: int) -> torch.nn.Module:
+    """Other speakers, and the style of handset and trunk, on fbank frames."""
     return torch.nn.Sequential(
-        ChannelTilt(BINS, tilt_db=settings.tilt_db), FrequencyMask(widest=settings.mask_bins)
+        FrequencyWarp(BINS, sample_rate, widest=settings.warp),
+        ChannelTilt(BINS, tilt_db=settings.tilt_db),
+        FrequencyMask(widest=settings.mask_bins),
     )
 
 
@@ -102,7 +106,9 @@ def begin(
             workers=settings.workers,
         )
 
-    dev = evaluation_batches(corpus.dev, hearing(0, None), limit=settings.dev_clips)
+    dev: list[Batch] = []
+    if fabric.is_global_zero:  # the others only wait while it judges
+        dev = evaluation_batches(corpus.dev, hearing(0, None), limit=settings.dev_clips)
     student = lesson.student
     fresh = not (settings.out / "last.pt").exists()
     if fresh and settings.init is not None:
@@ -113,7 +119,7 @@ def begin(
         fitting = {
             name: value
             for name, value in source.state_dict().items()
-            if name in ours and ours[name].shape == value.shape
+            if name in ours and ours[name].shape == value.shape and name != _DICTIONARY
         }
         student.load_state_dict(fitting, strict=False)
     elif fresh:
@@ -131,7 +137,9 @@ def fit_normalisation(student: Student, batches: torch.utils.data.DataLoader) ->
     for batch in islice(batches, _FITTED_BATCHES):
         features = student.features(batch.samples)
         # without the zeros before the first sample
-        frames += [f[2 : n // hop - 2] for f, n in zip(features, batch.lengths, strict=True)]
+        frames += [
+            f[2 : max(2, n // hop - 2)] for f, n in zip(features, batch.lengths, strict=True)
+        ]
     joined = torch.cat(frames)
     student.feature_mean.copy_(joined.mean(dim=0))
     student.feature_scale.copy_(1 / joined.std(dim=0).clamp(min=0.1))

@@ -13,7 +13,7 @@ from model.frontend import BINS
 from model.resnet import ResNetConfig
 from train.command import Command
 
-Backbone = Literal["ecapa", "ecapa-res2", "resnet"]
+Backbone = Literal["ecapa", "ecapa-res2", "resnet", "resnet10"]
 
 
 class Training(Command):
@@ -30,7 +30,8 @@ class Training(Command):
     """run whose best weights are where training begins; the network must be the same"""
 
     backbone: Backbone = "ecapa"
-    """ecapa: depthwise, the cheap one; ecapa-res2: the paper's; resnet: ResNet34's shape"""
+    """ecapa: depthwise, the cheap one; ecapa-res2: the paper's; resnet: ResNet34's shape; resnet10:
+    one block a stage and half the frames, a sixth of its cost"""
     width: int = Field(0, ge=0)
     """channels of the encoder; 0 takes the backbone's: 160, 512 or 32"""
     frame_stride: int = Field(0, ge=0, le=2)
@@ -63,6 +64,8 @@ class Training(Command):
     """seconds; shorter utterances are repeated, and every prefix is trained on"""
     tilt_db: float = Field(3.0, ge=0)
     """random response of handset and trunk, standard deviation in dB across the band"""
+    warp: float = Field(0.0, ge=0, lt=0.3)
+    """vocal tract length perturbation: frequencies stretched by up to this share"""
     mask_bins: int = Field(10, ge=0, lt=BINS)
     """widest of two mel bands flattened in each utterance"""
     age_group_weight: float = Field(1.0, ge=0)
@@ -80,7 +83,8 @@ class Training(Command):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """bf16-mixed is a quarter faster on CPUs with AMX, more on GPUs; 16-mixed needs a GPU"""
     compile: bool = False
-    """torch.compile the network: with bf16-mixed half the time, after a minute of compiling"""
+    """torch.compile the network: with bf16-mixed half the time, after a minute of compiling, where
+    all batches are of one length (--shortest-crop as --longest-crop); otherwise it is slower"""
     save_minutes: float = Field(5.0, ge=0)
     """a checkpoint at least this often, and after every epoch"""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from model.frontend import WIDEBAND_RATE
 from model.labels import LabelTree
 from model.student import Student
 from train.checkpoint import FILE, load_student
@@ -113,13 +114,16 @@ def embed(teacher: Student, split: Split) -> Embeddings:
     return Embeddings(np.array(ids), *(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
 
-def embeddings_of(folder: Path, split: Split, tree: LabelTree) -> Embeddings:
+def embeddings_of(
+    folder: Path, split: Split, tree: LabelTree, device: torch.device | None = None
+) -> Embeddings:
     """:func:`embed` by the teacher of a run, kept beside its checkpoint for the next time.
 
     Args:
         folder: of a run of train.pretrain.
         split: wideband training speech.
         tree: of the student; the teacher must have been trained on the same.
+        device: where the teacher listens; None is the CPU.
 
     Raises:
         OSError, ValueError: there is no usable teacher or no usable speech.
@@ -127,11 +131,16 @@ def embeddings_of(folder: Path, split: Split, tree: LabelTree) -> Embeddings:
     teacher = load_student(folder)
     if teacher.config.tree != tree:
         raise ValueError(f"{folder.name}: the teacher was trained on other labels")
+    if teacher.config.sample_rate != WIDEBAND_RATE:
+        raise ValueError(
+            f"{folder.name}: hears {teacher.config.sample_rate} Hz and is no teacher; "
+            "it has to be a run of train.pretrain"
+        )
     key = hashlib.sha256((folder / FILE).read_bytes())
     key.update("".join(shard.cuts for shard in split.shards).encode())
     path = folder / f"embeddings-{key.hexdigest()[:12]}.npz"
     if not path.exists():
-        found = embed(teacher, split)
+        found = embed(teacher.to(device or torch.device("cpu")), split)
         partial = path.with_suffix(".tmp.npz")
         np.savez(partial, **{name: getattr(found, name) for name in Embeddings.__annotations__})
         partial.replace(path)

@@ -1,11 +1,65 @@
+"""The total loss: which terms there are, what each is worth, and whom its gradient reaches."""
+
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
+from model.labels import DEFAULT_TREE, TASKS, LabelTree
 from model.student import Output
 from train.loading.batches import UNKNOWN
-from train.objective import prefix_weights, supervised_multitask
+from train.objective import Objective, Taught, prefix_weights, total_objective
+
+TREE = LabelTree(
+    gender=("female", "male"),
+    bands={"young": ("20s", "30s"), "old": ("60+",)},
+    lower_age={"20s": 0, "30s": 30, "60+": 60},
+)
+PLAIN = Objective(label_smoothing=0.0, age_band_weight=1.0)
+EVERYTHING = Objective(
+    distillation="mse", dependency="smooth", invariance_weight=0.5, age_loss="asymmetric"
+)
+POSTERIORS = {"gender": [0.75, 0.25], "age_group": [0.4, 0.6], "age_band": [0.5, 0.3, 0.2]}
+TRUTH = {"gender": 0, "age_group": 0, "age_band": 1}
+
+
+def said(posteriors=POSTERIORS, glance=()):
+    """What a student says of one utterance of one block."""
+    logits = {task: torch.tensor([[p]]).log().requires_grad_() for task, p in posteriors.items()}
+    first = {task: torch.tensor([[posteriors[task]]]).log() for task in glance}
+    return Output(logits, torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), first)
+
+
+def labels(**changes):
+    return {task: torch.tensor([index]) for task, index in {**TRUTH, **changes}.items()}
+
+
+def anything(rows, blocks=4, *, seed=0, glance=True, tree=TREE):
+    """Random logits of ``rows`` utterances, of which the last block of the first is padding."""
+    torch.manual_seed(seed)
+    logits = {t: torch.randn(rows, blocks, len(tree.classes(t)), requires_grad=True) for t in TASKS}
+    ended = torch.ones(rows, blocks, dtype=torch.bool)
+    ended[0, -1] = False
+    first = {"gender": logits["gender"] * 2, "age_band": logits["age_band"] * 2}
+    return Output(logits, torch.randn(rows, blocks, 3), ended, first if glance else {})
+
+
+def rows_of(output, rows):
+    return Output(
+        {task: values[rows] for task, values in output.logits.items()},
+        output.embedding[rows],
+        output.ended[rows],
+        {task: values[rows] for task, values in output.glance.items()},
+    )
+
+
+def terms(objective, output=None, targets=None, **more):
+    found = total_objective(
+        objective, output or said(), labels() if targets is None else targets, TREE, **more
+    )
+    return {name: value.item() for name, value in found.items()}
 
 
 def test_prefix_weights_by_hand():
@@ -21,31 +75,252 @@ def test_prefixes_beyond_two_seconds_count_the_same():
     assert weights[0] == pytest.approx(0.08 * float(weights[-1]))
 
 
-def output(logits):
-    ended = torch.ones(logits.shape[:2], dtype=torch.bool)
-    return Output({"gender": logits}, torch.zeros(*logits.shape[:2], 1), ended)
-
-
-def test_loss_of_one_prefix_is_cross_entropy():
-    logits = torch.tensor([[[math.log(3.0), 0.0]]])
-    loss = supervised_multitask(output(logits), {"gender": torch.tensor([0])}, label_smoothing=0.0)
-    assert float(loss["gender"]) == pytest.approx(-math.log(0.75), rel=1e-5)
-
-
-def test_unknown_labels_neither_count_nor_dilute():
-    logits = torch.randn(3, 4, 2, requires_grad=True)
-    targets = torch.tensor([0, UNKNOWN, 1])
-    with_unknown = supervised_multitask(output(logits), {"gender": targets}, label_smoothing=0.1)
-    known = logits[[0, 2]]
-    without = supervised_multitask(output(known), {"gender": targets[[0, 2]]}, label_smoothing=0.1)
-    torch.testing.assert_close(with_unknown["gender"], without["gender"])
-    with_unknown["gender"].backward()
-    assert not logits.grad[1].any()
-    assert logits.grad[0].any()
-
-
-def test_all_unknown_is_zero_not_nan():
-    loss = supervised_multitask(
-        output(torch.randn(2, 3, 2)), {"gender": torch.tensor([-1, -1])}, label_smoothing=0.1
+def test_cross_entropy_of_one_prefix_by_hand():
+    assert terms(PLAIN) == pytest.approx(
+        {"gender": -math.log(0.75), "age_group": -math.log(0.4), "age_band": -math.log(0.3)}
     )
-    assert float(loss["gender"]) == 0.0
+
+
+def test_prefixes_enter_by_their_weight():
+    output = anything(1, blocks=3, glance=False)
+    found = total_objective(PLAIN, output, labels(), TREE)
+    for task, index in TRUTH.items():
+        each = -output.logits[task].detach()[0].log_softmax(dim=1)[:, index]
+        assert found[task].item() == pytest.approx(float(each[0] + 2 * each[1]) / 3, rel=1e-5)
+
+
+def test_label_smoothing_by_hand():
+    found = terms(replace(PLAIN, label_smoothing=0.2))
+    assert found["gender"] == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+    logs = [math.log(p) for p in POSTERIORS["age_band"]]
+    assert found["age_band"] == pytest.approx(-0.8 * logs[1] - 0.2 / 3 * sum(logs))
+
+
+def test_asymmetric_loss_by_hand():
+    output = said()
+    odds = {"age_group": [0.4, 0.6], "age_band": [0.5, 0.3, 0.2]}
+    sigmoid = {task: torch.tensor([[p]]).logit() for task, p in odds.items()}
+    objective = replace(
+        PLAIN, age_loss="asymmetric", gamma_negative=2.0, gamma_positive=1.0, margin=0.1
+    )
+    found = terms(objective, output._replace(logits=output.logits | sigmoid))
+    other = -(0.5**2) * math.log(0.5)  # 0.6 less the margin
+    assert found["age_group"] == pytest.approx(-0.6 * math.log(0.4) + other)
+    others = -(0.4**2) * math.log(0.6) - 0.1**2 * math.log(0.9)
+    assert found["age_band"] == pytest.approx(-0.7 * math.log(0.3) + others)
+    assert found["gender"] == pytest.approx(-math.log(0.75))  # stays as it is
+
+
+def test_asymmetric_loss_of_a_single_label_by_hand():
+    objective = replace(
+        PLAIN,
+        age_loss="asymmetric-single",
+        gamma_negative=2.0,
+        gamma_positive=1.0,
+        label_smoothing=0.3,
+        margin=0.9,  # is the sigmoid form's
+    )
+    at_target = 0.8 * 0.7 * math.log(0.3)
+    elsewhere = 0.1 * (0.5**2 * math.log(0.5) + 0.2**2 * math.log(0.2))
+    assert terms(objective)["age_band"] == pytest.approx(-at_target - elsewhere)
+
+
+def test_dependency_by_hand():
+    # the group said is "old", the band said is a child of "young": apart, and both are wrong
+    repaired = replace(PLAIN, dependency="repaired", dependency_weight=0.5)
+    group, band = -math.log(0.4), -math.log(0.3)
+    assert terms(repaired)["dependency"] == pytest.approx(0.5 * ((1 + group) * (1 + band) - 1))
+    literal = replace(repaired, dependency="literal")
+    assert terms(literal)["dependency"] == pytest.approx(-0.5 * group * band)
+    one_wrong = said({**POSTERIORS, "age_group": [0.6, 0.4], "age_band": [0.3, 0.1, 0.6]})
+    assert terms(repaired, one_wrong)["dependency"] == pytest.approx(-0.5 * math.log(0.1))
+    smooth = replace(repaired, dependency="smooth")
+    agree = 0.8 * 0.4 + 0.2 * 0.6
+    assert terms(smooth)["dependency"] == pytest.approx(-0.5 * math.log(agree))
+
+
+def test_dependency_is_built_on_the_losses_that_are_minimised():
+    objective = replace(PLAIN, dependency="repaired", age_loss="asymmetric", dependency_weight=1.0)
+    found = terms(replace(objective, age_group_weight=2.0, age_band_weight=3.0))
+    group, band = found["age_group"] / 2, found["age_band"] / 3
+    assert found["dependency"] == pytest.approx((1 + group) * (1 + band) - 1, rel=1e-5)
+
+
+def test_levels_count_by_their_weights():
+    weighted = terms(replace(PLAIN, age_group_weight=2.0, age_band_weight=0.5))
+    assert weighted["age_group"] == pytest.approx(-2.0 * math.log(0.4))
+    assert weighted["age_band"] == pytest.approx(-0.5 * math.log(0.3))
+
+
+def taught(student, teacher, known=True):
+    return Taught(torch.tensor([[student]]), torch.tensor([teacher]), torch.tensor([known]))
+
+
+def test_distillation_by_hand_and_by_its_weight():
+    pair = taught([1.0, 2.0], [3.0, 1.0])
+    mse = replace(PLAIN, distillation="mse", distillation_weight=3.0)
+    assert terms(mse, taught=pair)["distillation"] == pytest.approx(3 * 2.5)
+    cosine = replace(PLAIN, distillation="cosine", distillation_weight=0.1)
+    expected = 0.1 * (1 - 5 / math.sqrt(50))
+    assert terms(cosine, taught=pair)["distillation"] == pytest.approx(expected, rel=1e-4)
+    unknown = taught([1.0, 2.0], [3.0, 1.0], known=False)
+    assert terms(mse, taught=unknown)["distillation"] == 0.0
+
+
+def test_every_prefix_is_drawn_to_the_same_twin():
+    student = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]])
+    output = anything(1, blocks=3)  # the third block is padding
+    pair = Taught(student, torch.tensor([[3.0, 0.0]]), torch.tensor([True]))
+    found = terms(replace(PLAIN, distillation="mse"), output, taught=pair)
+    assert found["distillation"] == pytest.approx((2.0 + 2 * 4.5) / 3)
+
+
+def test_invariance_by_hand():
+    plain = said({**POSTERIORS, "gender": [0.5, 0.5], "age_group": [0.6, 0.4]})
+    found = terms(replace(PLAIN, invariance_weight=0.5), plain=plain)
+    gender = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    group = 0.6 * math.log(0.6 / 0.4) + 0.4 * math.log(0.4 / 0.6)
+    assert found["invariance"] == pytest.approx(0.5 * (gender + group), rel=1e-5)
+
+
+def test_invariance_is_zero_where_style_changes_nothing():
+    output = anything(3)
+    found = terms(replace(PLAIN, invariance_weight=2.0), output, anyone(3), plain=output)
+    assert found["invariance"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_invariance_asks_for_no_label():
+    plain = said({**POSTERIORS, "gender": [0.5, 0.5]})
+    objective = replace(PLAIN, invariance_weight=0.5)
+    nobody = labels(gender=UNKNOWN, age_group=UNKNOWN, age_band=UNKNOWN)
+    assert terms(objective, None, nobody, plain=plain)["invariance"] > 0.01
+
+
+def test_glance_by_hand():
+    found = terms(replace(PLAIN, glance_weight=0.2), said(glance=("gender", "age_band")))
+    assert found["glance_gender"] == pytest.approx(-0.2 * math.log(0.75))
+    assert found["glance_age_band"] == pytest.approx(-0.2 * math.log(0.3))
+
+
+def anyone(rows):
+    return {task: torch.arange(rows) % len(TREE.classes(task)) for task in TASKS}
+
+
+def everything(rows, seed=0):
+    """Output, targets, twins and plain output of utterances for every term."""
+    output, plain = anything(rows, seed=seed), anything(rows, seed=seed + 1)
+    twins = Taught(
+        torch.randn(rows, 4, 5, requires_grad=True),
+        torch.randn(rows, 5, requires_grad=True),
+        torch.ones(rows, dtype=torch.bool),
+    )
+    return output, anyone(rows), twins, plain
+
+
+def test_terms_come_in_the_papers_order():
+    output, targets, twins, plain = everything(3)
+    found = total_objective(EVERYTHING, output, targets, TREE, taught=twins, plain=plain)
+    order = "distillation gender age_group age_band dependency invariance"
+    assert list(found) == [*order.split(), "glance_gender", "glance_age_band"]
+
+
+def test_what_is_switched_off_is_absent():
+    output, targets, twins, plain = everything(3)
+    found = total_objective(
+        Objective(), output._replace(glance={}), targets, TREE, taught=twins, plain=plain
+    )
+    assert list(found) == ["gender", "age_group", "age_band"]
+
+
+@pytest.mark.parametrize("dependency", ["repaired", "smooth", "literal"])
+@pytest.mark.parametrize("age_loss", ["cross-entropy", "asymmetric", "asymmetric-single"])
+def test_unknown_labels_neither_count_nor_dilute(dependency, age_loss):
+    objective = replace(EVERYTHING, dependency=dependency, age_loss=age_loss, invariance_weight=0.0)
+    output, targets, twins, _ = everything(4)
+    targets = {task: target.clone() for task, target in targets.items()}
+    for target in targets.values():
+        target[1] = UNKNOWN
+    twins.known[1] = False
+    found = total_objective(objective, output, targets, TREE, taught=twins)
+    others = [0, 2, 3]
+    without = total_objective(
+        objective,
+        rows_of(output, others),
+        {task: target[others] for task, target in targets.items()},
+        TREE,
+        taught=Taught(*(part[others] for part in (twins.student, twins.teacher, twins.known))),
+    )
+    assert found.keys() == without.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, without[name], msg=name)
+    torch.stack(list(found.values())).sum().backward()
+    for learning in (*output.logits.values(), twins.student):
+        assert not learning.grad[1].any()
+        assert learning.grad[0].any()
+
+
+def test_where_nothing_is_known_every_term_is_zero_and_not_nan():
+    output, _, twins, _ = everything(2)
+    twins.known[:] = False
+    nobody = {task: torch.full((2,), UNKNOWN) for task in TASKS}
+    objective = replace(EVERYTHING, invariance_weight=0.0)
+    found = total_objective(objective, output, nobody, TREE, taught=twins)
+    assert len(found) == 7
+    assert not any(found.values())
+
+
+def test_gradient_reaches_the_student_and_neither_teacher_nor_plain_speech():
+    output, targets, twins, plain = everything(3)
+    found = total_objective(EVERYTHING, output, targets, TREE, taught=twins, plain=plain)
+    torch.stack(list(found.values())).sum().backward()
+    for learning in (*output.logits.values(), twins.student):
+        assert learning.grad.any()
+        assert learning.grad.isfinite().all()
+    assert twins.teacher.grad is None
+    assert all(values.grad is None for values in plain.logits.values())
+    for values in output.logits.values():
+        assert not values.grad[0, -1].any()  # padding
+
+
+def test_a_student_of_another_tree_is_refused():
+    with pytest.raises(ValueError, match="age_group: 4 logits for"):
+        terms(PLAIN, anything(3, tree=DEFAULT_TREE), anyone(3))
+    fewer = {**POSTERIORS, "age_band": [0.5, 0.5]}
+    with pytest.raises(ValueError, match="age_band: 2 logits for"):
+        terms(replace(PLAIN, dependency="repaired"), said(fewer), labels(age_band=0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "distillation_weight",
+        "gamma_negative",
+        "gamma_positive",
+        "margin",
+        "label_smoothing",
+        "age_group_weight",
+        "age_band_weight",
+        "dependency_weight",
+        "invariance_weight",
+        "glance_weight",
+    ],
+)
+@pytest.mark.parametrize("value", [-0.1, math.nan])
+def test_values_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Objective(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["margin", "label_smoothing"])
+def test_shares_are_below_one(name):
+    with pytest.raises(ValueError, match=f"{name} 1.0 is not below 1"):
+        Objective(**{name: 1.0})
+
+
+def test_cross_entropy_of_the_ages_is_torchs():
+    output = anything(5, blocks=1, seed=3, glance=False)
+    output = output._replace(ended=torch.ones_like(output.ended))
+    found = total_objective(replace(PLAIN, label_smoothing=0.1), output, anyone(5), TREE)
+    for task, target in anyone(5).items():
+        expected = cross_entropy(output.logits[task][:, 0], target, label_smoothing=0.1)
+        torch.testing.assert_close(found[task], expected)

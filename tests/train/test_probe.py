@@ -1,4 +1,4 @@
-"""train.probe: a student's embedding end to end, its checkpoint, its outputs."""
+"""train.probe: a student's embedding end to end, its outputs, its command line."""
 
 import json
 
@@ -10,12 +10,11 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from pydantic_settings import CliApp
 from rich.console import Console
 
-from model.ecapa import EcapaConfig
 from model.student import BLOCK, Student, StudentConfig
 from train.corpora.utterance import Utterance
 from train.loading.batches import Batch
 from train.probe import Probe, picture, shortcut_report, show
-from train.shortcut.embeddings import embed, load_student
+from train.shortcut.embeddings import embed
 
 RATE = 8000
 
@@ -29,7 +28,8 @@ def student() -> Student:
 @pytest.fixture(scope="module")
 def checkpoint(student, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "last.pt"
-    torch.save({"best": {"weights": student.state_dict()}, "epoch": 1}, path)
+    state = {"best": {"weights": student.state_dict()}, "config": student.config.to_dict()}
+    torch.save(state, path)
     return path
 
 
@@ -118,36 +118,6 @@ def test_where_nothing_can_be_measured_there_is_still_a_report(student, tmp_path
     picture(report, tmp_path / "p.png")
 
 
-def test_a_checkpoint_comes_back_as_the_student(student, checkpoint):
-    loaded = load_student(checkpoint)
-    assert not loaded.training
-    for name, value in student.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], value)
-
-
-def test_a_checkpoint_may_name_its_network(tmp_path):
-    config = StudentConfig(encoder=EcapaConfig(channels=24), embedding=16)
-    weights = Student(config).state_dict()
-    torch.save({"best": {"weights": weights}, "config": config.to_dict()}, tmp_path / "c.pt")
-    assert load_student(tmp_path / "c.pt").config == config
-    torch.save({"best": {"weights": weights}}, tmp_path / "d.pt")
-    with pytest.raises(ValueError, match=r"d\.pt: weights of another network"):
-        load_student(tmp_path / "d.pt")
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
-def test_what_is_no_checkpoint_is_refused(tmp_path, content):
-    (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.pt: no checkpoint"):
-        load_student(tmp_path / "x.pt")
-
-
-def test_a_checkpoint_without_best_weights_is_refused(tmp_path):
-    torch.save({"best": {"score": -1.0}}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="'weights'"):
-        load_student(tmp_path / "x.pt")
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
@@ -173,9 +143,12 @@ def prepared(tmp_path_factory):
 
 
 def test_command_line(prepared, checkpoint, tmp_path, capsys):
-    args = ["--data", str(prepared), "--student", str(checkpoint), "--channel", "clean", "--json"]
-    CliApp.run(Probe, cli_args=[*args, "--picture", str(tmp_path / "p.png")])
+    args = ["--data", str(prepared), "--channel", "clean", "--json", "--student"]
+    picture_of = ["--picture", str(tmp_path / "p.png")]
+    CliApp.run(Probe, cli_args=[*args, str(checkpoint), *picture_of])
     report = json.loads(capsys.readouterr().out)
+    CliApp.run(Probe, cli_args=[*args, str(checkpoint.parent)])  # of the run's folder likewise
+    assert json.loads(capsys.readouterr().out) == report
     assert report["utterances"] == 10
     assert report["within_corpus"][0]["speakers"] == {"child": 5, "20s": 5}
     assert (tmp_path / "p.png").exists()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lhotse import MonoCut
 
 from model.frontend import WIDEBAND_RATE
+from train.corpora.utterance import CALL
 from train.loading.batches import Calls, Example, filled, targets_of
 from train.loading.data import audio_of, utterance_of
 from train.loading.sampling import generator
@@ -17,8 +18,18 @@ class CleanSpeech(Calls):
     """Batches of cuts in, batches of clean speech at 16 kHz out; crops as for calls."""
 
     def example(self, cut: MonoCut, crop: float | None = None) -> Example:
-        """One cut, whole or a stretch of ``crop`` seconds; raises OSError if it cannot be read."""
+        """One cut, whole or a stretch of ``crop`` seconds.
+
+        Raises:
+            OSError: its audio cannot be read.
+            ValueError: it is a finished call of train.degrade, or a label is foreign to the tree.
+        """
         utterance = utterance_of(cut)
+        if utterance.line == CALL:
+            raise ValueError(
+                f"{cut.id}: not as it was recorded, for train.degrade keeps only the call; "
+                "read the folder that it was made from"
+            )
         speech = audio_of(cut, WIDEBAND_RATE)
         if crop is not None:
             random = generator(self.seed, self.epoch, cut.id)
