@@ -21,13 +21,13 @@ from model.frontend import SAMPLE_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
+from train.devices import launch
 from train.evaluate import run, summary
 from train.lesson import Lesson
 from train.loading.batches import Calls
 from train.loading.data import open_split
 from train.loading.line import Lines, Preset
 from train.loading.talkers import Talkers
-from train.loop import launch
 from train.mixup import SpecAugment, TemporalFrequencyMixup
 from train.objective import AgeLoss, Dependency, Distillation, Objective
 from train.prior import class_prior
@@ -136,6 +136,8 @@ class Distill(Training):
                 "--hierarchy marginalised gives probabilities, and --age-loss asymmetric needs a "
                 "logit for each class: take asymmetric-single or cross-entropy"
             )
+        if self.class_prior == "dev" and not self.streaming:
+            raise ValueError("--class-prior dev is made at export: offline students have none")
         return Objective(
             distillation=chosen["distillation"],
             distillation_weight=self.distillation_weight,

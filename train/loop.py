@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -27,7 +25,7 @@ from train.evaluate import run, summary
 from train.lesson import Lesson
 from train.loading.batches import Batch
 from train.loading.sampling import generator
-from train.settings import Training
+from train.settings import Training, check_same_flags
 from train.teacher import Embeddings
 
 
@@ -58,6 +56,7 @@ class Position:
         totals: sums of the terms over them.
         best: score on dev, epoch and weights of the best epoch.
         seconds: spent in the epoch at hand.
+        entries: of the log, one per finished epoch.
     """
 
     epoch: int = 0
@@ -65,6 +64,7 @@ class Position:
     totals: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=lambda: {"score": -1.0, "epoch": 0})
     seconds: float = 0.0
+    entries: list[dict[str, Any]] = field(default_factory=list)
 
 
 def _warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -77,42 +77,6 @@ def _warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
         return torch.lerp(averaged, current, share)
 
     return average
-
-
-class _Autocast(MixedPrecision):
-    """Computes in 16 bits where that is safe; Fabric's own also rounds the inputs to 16 bits."""
-
-    def convert_input(self, data: object) -> object:
-        """Samples and the teacher's embeddings stay as they are."""
-        return data
-
-
-def launch(settings: Training) -> Fabric:
-    """Devices, precision and processes; under torchrun it joins the others.
-
-    Raises:
-        ValueError: the accelerator is not there, or not up to the precision.
-    """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
-    if settings.accelerator == "cuda" and not cuda:
-        raise ValueError("--accelerator cuda: torch finds no GPU")
-    if settings.precision == "16-mixed" and not cuda:
-        raise ValueError("--precision 16-mixed needs a GPU: take bf16-mixed")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    fabric = Fabric(
-        accelerator=settings.accelerator,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        plugins=None
-        if settings.precision == "32-true"
-        else _Autocast(settings.precision, "cuda" if cuda else "cpu"),
-    )
-    fabric.launch()
-    return fabric
 
 
 class Loop:
@@ -162,6 +126,7 @@ class Loop:
         if self.fabric.is_global_zero:
             state = {name: part.state_dict() for name, part in self._parts().items()}
             state |= vars(self.at) | {"config": self.lesson.student.config.to_dict()}
+            state["words"] = self.settings.words()
             state["scaler"] = self.fabric.strategy.precision.state_dict()  # empty but for 16-mixed
             checkpoint.save(self.settings.out / checkpoint.FILE, state)
 
@@ -177,12 +142,15 @@ class Loop:
         try:
             # To the CPU: where AdamW's step counts lie on a GPU, every update waits for them.
             state = torch.load(path, weights_only=True, map_location="cpu")
+            check_same_flags(self.settings.words(), state["words"])
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.at = Position(**{name: state[name] for name in vars(self.at)})
         except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: cannot go on from here with these flags: {error}") from error
         self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))
+        if self.fabric.is_global_zero:
+            self._write_log()  # a kill may have come between checkpoint and log
         return True
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -276,9 +244,11 @@ class Loop:
         entry = self._judge()
         entry["seconds"] = round(before + time.monotonic() - began, 1)
         self.at.epoch, self.at.step, self.at.totals, self.at.seconds = entry["epoch"], 0, {}, 0.0
+        self.at.entries.append(entry)
         self.save()
         if self.fabric.is_global_zero:
-            self._log(entry)
+            self._write_log()
+            self._show(entry)
         self.fabric.barrier()
         return entry
 
@@ -304,9 +274,12 @@ class Loop:
             }
         return entry
 
-    def _log(self, entry: dict[str, Any]) -> None:
-        with (self.settings.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.at.entries)
+        (self.settings.out / "log.jsonl").write_text(lines)
+
+    def _show(self, entry: dict[str, Any]) -> None:
+        """For TensorBoard."""
         with SummaryWriter(str(self.settings.out / "tensorboard")) as board:
             for group in ("loss", "dev_f1", "dev_recall", "dev_ece"):
                 for name, value in entry[group].items():

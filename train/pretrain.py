@@ -18,11 +18,11 @@ from model.frontend import WIDEBAND_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
+from train.devices import launch
 from train.evaluate import run, summary
 from train.lesson import Lesson
 from train.loading.batches import Calls
 from train.loading.clean import CleanSpeech
-from train.loop import launch
 from train.objective import Objective
 from train.runs import augmentation, begin, open_corpus
 from train.settings import Backbone, Training

@@ -8,6 +8,7 @@ classifier's bias: the exported graph is the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,10 @@ def class_prior(split: Split, balance: float, tree: LabelTree) -> dict[str, NDAr
 
 
 def choose(
-    running: Running, prior: dict[str, NDArray[np.float64]], tree: LabelTree
+    running: Running,
+    prior: dict[str, NDArray[np.float64]],
+    tree: LabelTree,
+    tasks: Sequence[str] = ADJUSTED,
 ) -> dict[str, Any]:
     """The tau of best macro F1 on dev, by task, beside what every tau gives.
 
@@ -46,12 +50,13 @@ def choose(
         running: on dev, of the student as trained.
         prior: see :func:`class_prior`.
         tree: class names.
+        tasks: that have a classifier of their own, see :func:`adjustable`.
 
     Returns:
         By task ``tau`` and ``tried``: rows of tau, macro F1 and macro recall.
     """
     chosen: dict[str, Any] = {}
-    for task in ADJUSTED:
+    for task in tasks:
         tried = []
         for tau in TAUS:
             scores = []
@@ -66,13 +71,17 @@ def choose(
     return chosen
 
 
+def adjustable(student: Student) -> list[str]:
+    """Adjusted tasks of ``student``; a marginalised group has no classifier, only its bands."""
+    return [task for task in ADJUSTED if task in student.heads.classify]
+
+
 @torch.no_grad()
 def take_back(
     student: Student, prior: dict[str, NDArray[np.float64]], tau: dict[str, float]
 ) -> None:
-    """Shift biases by -tau log(prior), in place; a marginalised group follows its bands."""
+    """Shift the biases of ``student`` by -tau log(prior), in place."""
     for task, share in tau.items():
-        if task in student.heads.classify:
-            linear = student.heads.classify[task]
-            assert isinstance(linear, torch.nn.Linear)
-            linear.bias.sub_(torch.as_tensor(share * np.log(prior[task]), dtype=linear.bias.dtype))
+        linear = student.heads.classify[task]
+        assert isinstance(linear, torch.nn.Linear)
+        linear.bias.sub_(torch.as_tensor(share * np.log(prior[task]), dtype=linear.bias.dtype))

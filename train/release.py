@@ -17,7 +17,7 @@ from train.calibrate import calibrate
 from train.corpora.utterance import Utterance
 from train.evaluate import run, summary
 from train.loading.batches import Batch
-from train.prior import choose, take_back
+from train.prior import adjustable, choose, take_back
 from train.shortcut.report import Report, shortcut_report
 
 FILE = "student.onnx"
@@ -82,7 +82,7 @@ def release(
     tree = student.config.tree
     adjusted: dict[str, Any] = {}
     if class_prior is not None:
-        adjusted = choose(running, class_prior, tree)
+        adjusted = choose(running, class_prior, tree, adjustable(student))
         take_back(student, class_prior, {task: found["tau"] for task, found in adjusted.items()})
         running = run(student, dev)
     scores = {str(s): summary(running, tree, s) for s in (0.5, 1, 2, 3, 5, 10, 1e9)}

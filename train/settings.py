@@ -118,16 +118,52 @@ class Training(Command):
         )
 
     def words(self) -> list[str]:
-        """The flags that differ from their defaults, without paths and machine: what reproduces."""
-        hidden = {"data", "out", "exclude", "init", "teacher", "clean_data", "workers", "threads"}
-        hidden |= {"accelerator", "save_minutes", "dev_clips"}
+        """The flags that differ from their defaults: what makes the same run again.
+
+        Nothing of the machine; of a path the last part, which names the run or the list.
+        """
+        hidden = {"data", "out", "teacher", "clean_data", "workers", "threads"}
+        hidden |= {"accelerator", "save_minutes"}
         words = []
-        for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
+        for name, value in self.model_dump(exclude_defaults=True).items():
             flag = name.replace("_", "-")
             if name in hidden or value is None:
                 continue
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [f"--{flag}", str(value)]
+                words += [f"--{flag}", value.name if isinstance(value, Path) else str(value)]
         return words
+
+
+_AFTERWARDS = {"--class-prior", "--patience"}
+"""Flags that change nothing of what a checkpoint holds."""
+
+
+def _flags(words: list[str]) -> dict[str, str]:
+    """Values by flag; a switch has the value "set"."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word
+            found[name] = "set"
+        else:
+            found[name] = word
+    return found
+
+
+def check_same_flags(words: list[str], before: list[str]) -> None:
+    """A run that changed its recipe half-way could not be made again.
+
+    Raises:
+        ValueError: the flags differ from those that it was begun with, but for what may change.
+    """
+    ours, theirs = _flags(words), _flags(before)
+    differing = [
+        f"{name} was {theirs.get(name, 'absent')}, is {ours.get(name, 'absent')}"
+        for name in sorted({*ours, *theirs} - _AFTERWARDS)
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differing:
+        raise ValueError("; ".join(differing))

@@ -15,13 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE, TASKS
 from model.student import BLOCK, Student, StudentConfig
+from train import devices
 from train import loop as module
 from train.checkpoint import load_student
+from train.devices import launch
 from train.distill import Distill, distill
 from train.lesson import Lesson
 from train.loading.batches import Batch, Calls
 from train.loading.line import Lines
-from train.loop import Loop, launch
+from train.loop import Loop
 from train.mixup import SpecAugment, TemporalFrequencyMixup
 from train.runs import augmentation, begin, fit_normalisation, open_corpus
 from train.teacher import Embeddings
@@ -195,6 +197,20 @@ def test_a_checkpoint_of_another_network_is_refused(begun, finished, tmp_path):
     (tmp_path / "last.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"last\.pt: cannot go on"):
         begun(tmp_path)
+
+
+def test_a_run_goes_on_with_the_flags_it_was_begun_with(begun, finished, tmp_path):
+    (tmp_path / "last.pt").write_bytes((finished / "last.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"--learning-rate was absent, is 0\.001"):
+        begun(tmp_path, "--learning-rate", 0.001)
+    assert begun(tmp_path, "--patience", 2).at.epoch == 3  # changes nothing of what was trained
+
+
+def test_a_kill_between_checkpoint_and_log_costs_no_line(begun, finished, tmp_path):
+    (tmp_path / "last.pt").write_bytes((finished / "last.pt").read_bytes())
+    (tmp_path / "log.jsonl").write_text("of a run before\n")
+    begun(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == (finished / "log.jsonl").read_text()
 
 
 def scored(monkeypatch, scores):
@@ -376,7 +392,7 @@ def test_an_overflow_of_sixteen_bit_gradients_skips_a_step_and_their_scale_is_re
     def fabric():
         # float16 is for GPUs; on a CPU it is slow, but the same
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        return Fabric(accelerator="cpu", plugins=module._Autocast("16-mixed", "cpu", scaler))
+        return Fabric(accelerator="cpu", plugins=devices._Autocast("16-mixed", "cpu", scaler))
 
     loop = begun(tmp_path, "--precision", "16-mixed", fabric=fabric())
     weight = loop.lesson.project.weight

@@ -10,7 +10,7 @@ from model.labels import DEFAULT_TREE
 from model.student import BLOCK, Student, StudentConfig
 from train.evaluate import Running
 from train.loading.data import Cell, Split
-from train.prior import ADJUSTED, choose, class_prior, take_back
+from train.prior import ADJUSTED, adjustable, choose, class_prior, take_back
 
 SHAPE = EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8)
 
@@ -76,3 +76,9 @@ def test_taking_back_shifts_the_logits_by_the_log_prior(hierarchy):
     torch.testing.assert_close(after["age_group"] - before["age_group"], shift.expand(2, 4))
     for task in ("gender", "age_band"):
         assert torch.equal(after[task], before[task])
+
+
+def test_a_marginalised_group_is_not_claimed_to_be_adjusted():
+    heads = HeadsConfig(embedding=16, hierarchy="marginalised")
+    assert adjustable(Student(StudentConfig(encoder=SHAPE, heads=heads))) == ["age_band"]
+    assert adjustable(Student(StudentConfig(encoder=SHAPE))) == list(ADJUSTED)
