@@ -122,7 +122,7 @@ class Training(Command):
 
         Nothing of the machine; of a path the last part, which names the run or the list.
         """
-        hidden = {"data", "out", "teacher", "clean_data", "workers", "threads"}
+        hidden = {"data", "out", "clean_data", "workers", "threads"}
         hidden |= {"accelerator", "save_minutes"}
         words = []
         for name, value in self.model_dump(exclude_defaults=True).items():

@@ -166,10 +166,12 @@ def test_words_are_the_flags_that_reproduce_a_run(flags):
     assert len(settings.words()) == len(flags.split())
 
 
-def test_words_name_neither_paths_nor_the_machine():
-    line = ["--data", "d", "--out", "o", "--teacher", "t", "--init", "i", "--exclude", "e"]
+def test_words_name_no_folder_and_nothing_of_the_machine():
+    line = ["--data", "d", "--out", "o", "--teacher", "a/t", "--init", "/b/i", "--exclude", "c/e"]
     line += ["--clean-data", "c", "--workers", "2", "--threads", "1", "--accelerator", "cpu"]
-    assert Distill(_cli_parse_args=[*line, "--hidden", "32"]).words() == ["--hidden", "32"]
+    assert Distill(_cli_parse_args=[*line, "--hidden", "32"]).words() == [
+        *("--exclude", "e", "--init", "i", "--teacher", "t", "--hidden", "32")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
