@@ -13,11 +13,11 @@ from accuracy_scores import Classes, Scores, final_choice
 from intervals import Floats, by_speaker, percentiles, ratio, ratio_interval, resampled
 from numpy.typing import NDArray
 
-from train.metrics import expected_calibration_error
+from train.judging.metrics import expected_calibration_error
 
 RELIABILITY_BINS = 10
 ERROR_BINS = 15
-"""As ``train.metrics.expected_calibration_error`` has them."""
+"""As ``train.judging.metrics.expected_calibration_error`` has them."""
 
 
 def calibration(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:

@@ -31,14 +31,14 @@ from torch.utils.data import DataLoader
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
 from streamer.codec import SAMPLE_RATE
-from train.devices import launch
 from train.distill import Distill
-from train.lesson import Lesson
 from train.loading.batches import Batch, Calls, training_batches
 from train.loading.line import Lines
 from train.loading.talkers import Talkers
-from train.loop import Loop, Material
-from train.runs import augmentation, open_corpus
+from train.method.lesson import Lesson
+from train.running.devices import launch
+from train.running.loop import Loop, Material
+from train.running.runs import augmentation, open_corpus
 
 
 def seconds(batches: Sequence[Batch]) -> float:

@@ -21,7 +21,7 @@ from model.backbones import to_dict
 from model.labels import TASKS, LabelTree
 from model.student import Student
 from train.checkpoint import load_student
-from train.evaluate import run
+from train.judging.evaluate import run
 from train.loading.batches import UNKNOWN, Batch, Calls, evaluation_batches
 from train.loading.clean import CleanSpeech
 from train.loading.data import Split, open_split

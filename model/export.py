@@ -96,7 +96,7 @@ def export(
     Args:
         student: causal, in evaluation mode.
         path: of the file.
-        calibration: keys ``calibration`` and ``decision``, see ``train.calibrate``.
+        calibration: keys ``calibration`` and ``decision``, see ``train.judging.calibrate``.
         provenance: what made it: command, settings, commit, data and licences, dev figures.
 
     Raises:

@@ -21,20 +21,20 @@ from model.frontend import SAMPLE_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
-from train.devices import launch
-from train.evaluate import run, summary
-from train.lesson import Lesson
+from train.judging.evaluate import run, summary
+from train.judging.prior import class_prior
+from train.judging.release import release
 from train.loading.batches import Calls
 from train.loading.data import open_split
 from train.loading.line import Lines, Preset
 from train.loading.talkers import Talkers
-from train.mixup import SpecAugment, TemporalFrequencyMixup
-from train.objective import AgeLoss, Dependency, Distillation, Objective
-from train.prior import class_prior
-from train.release import release
-from train.runs import augmentation, begin, open_corpus
-from train.settings import Training
-from train.teacher import Embeddings, embeddings_of
+from train.method.lesson import Lesson
+from train.method.mixup import SpecAugment, TemporalFrequencyMixup
+from train.method.objective import AgeLoss, Dependency, Distillation, Objective
+from train.method.teacher import Embeddings, embeddings_of
+from train.running.devices import launch
+from train.running.runs import augmentation, begin, open_corpus
+from train.running.settings import Training
 
 Knowledge = Literal["none", "teacher", "zeroed", "shuffled", "mean"]
 Hierarchy = Literal["separate", "conveyed", "marginalised"]

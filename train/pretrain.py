@@ -18,14 +18,14 @@ from model.frontend import WIDEBAND_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
-from train.devices import launch
-from train.evaluate import run, summary
-from train.lesson import Lesson
+from train.judging.evaluate import run, summary
 from train.loading.batches import Calls
 from train.loading.clean import CleanSpeech
-from train.objective import Objective
-from train.runs import augmentation, begin, open_corpus
-from train.settings import Backbone, Training
+from train.method.lesson import Lesson
+from train.method.objective import Objective
+from train.running.devices import launch
+from train.running.runs import augmentation, begin, open_corpus
+from train.running.settings import Backbone, Training
 
 
 class Pretrain(Training):

@@ -16,10 +16,10 @@ from model.student import BLOCK
 from streamer.student import Student as ServedStudent
 from train.checkpoint import load_student
 from train.distill import PRESETS, Distill, dictionary, distill
-from train.lesson import Lesson
 from train.loading.data import open_split
-from train.loop import Loop
-from train.teacher import embeddings_of
+from train.method.lesson import Lesson
+from train.method.teacher import embeddings_of
+from train.running.loop import Loop
 
 SUPERVISED = ["gender", "age_group", "age_band"]
 CAUSAL = ["dependency", "invariance", "glance_gender", "glance_age_band"]
@@ -53,7 +53,7 @@ def trained(words, tmp_path, monkeypatch):
         exports.append(SimpleNamespace(student=student, path=path, provenance=provenance))
         assert set(calibration["calibration"]) == set(TASKS)
 
-    monkeypatch.setattr("train.release.export", export)
+    monkeypatch.setattr("train.judging.release.export", export)
 
     def run(*flags):
         distill(Distill(_cli_parse_args=words(tmp_path / "run", *flags)))
@@ -247,7 +247,7 @@ def test_the_released_student_has_the_knowledge_it_was_given(knowledge, trained,
 
 
 def test_an_offline_student_is_scored_and_not_exported(words, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.release.export", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr("train.judging.release.export", lambda *_: pytest.fail("exported"))
     line = words(tmp_path, "--preset", "mkd+ch", "--no-streaming")
     student = distill(Distill(_cli_parse_args=line))
     assert not student.config.encoder.causal

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from model.labels import DEFAULT_TREE, TASKS, LabelTree
 from model.student import Output
 from train.loading.batches import UNKNOWN
-from train.objective import Objective, Taught, prefix_weights, total_objective
+from train.method.objective import Objective, Taught, prefix_weights, total_objective
 
 TREE = LabelTree(
     gender=("female", "male"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from train.losses.dependency import disagrees, is_wrong, literal, repaired, smooth
+from train.method.losses.dependency import disagrees, is_wrong, literal, repaired, smooth
 
 PARENT = torch.tensor([0, 1, 1])  # subclasses 1 and 2 are children of superclass 1
 

@@ -14,10 +14,10 @@ from model.labels import LabelTree
 from model.student import BLOCK, Output
 from streamer.codec import SAMPLE_RATE
 from train.loading.batches import UNKNOWN
-from train.losses import dependency
-from train.losses.asymmetric import asymmetric, asymmetric_single_label
-from train.losses.features import feature_cosine, feature_mse
-from train.losses.invariance import invariance
+from train.method.losses import dependency
+from train.method.losses.asymmetric import asymmetric, asymmetric_single_label
+from train.method.losses.features import feature_cosine, feature_mse
+from train.method.losses.invariance import invariance
 
 AgeLoss = Literal["cross-entropy", "asymmetric", "asymmetric-single"]
 Dependency = Literal["none", "repaired", "smooth", "literal"]

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
-from train.settings import Training
+from train.running.settings import Training
 
 
 class _Autocast(MixedPrecision):

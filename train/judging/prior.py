@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from model.labels import LabelTree
 from model.student import Student
-from train.evaluate import Running
+from train.judging.evaluate import Running
+from train.judging.metrics import macro_scores
 from train.loading.data import Split
-from train.metrics import macro_scores
 
 ADJUSTED = ("age_group", "age_band")
 """Tasks whose prior is a choice; both genders are drawn about equally often."""

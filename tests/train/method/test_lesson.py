@@ -9,10 +9,10 @@ from torch import nn
 from model.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from model.student import BLOCK, Student, StudentConfig
-from train.augment import ChannelTilt
-from train.lesson import Lesson
-from train.mixup import SpecAugment, TemporalFrequencyMixup
-from train.objective import Objective, prefix_weights, total_objective
+from train.method.augment import ChannelTilt
+from train.method.lesson import Lesson
+from train.method.mixup import SpecAugment, TemporalFrequencyMixup
+from train.method.objective import Objective, prefix_weights, total_objective
 
 SMALL = EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8)
 CAUSAL = HeadsConfig(embedding=12, dropout=0.2, hierarchy="conveyed", hidden=8, knowledge=6)
@@ -151,7 +151,7 @@ def test_losses_are_computed_in_single_precision_even_under_autocast(monkeypatch
         seen.append(torch.ones(1) @ torch.ones(1))
         return total_objective(objective, output, *arguments, taught=taught, plain=plain)
 
-    monkeypatch.setattr("train.lesson.total_objective", recorded)
+    monkeypatch.setattr("train.method.lesson.total_objective", recorded)
     samples, lengths, targets = batch()
     with torch.autocast("cpu", torch.bfloat16):
         lesson_of(CAUSAL, EVERYTHING, taught=6)(samples, lengths, targets, *twins())

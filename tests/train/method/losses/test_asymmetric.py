@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
-from train.losses.asymmetric import asymmetric, asymmetric_single_label
+from train.method.losses.asymmetric import asymmetric, asymmetric_single_label
 
 seeds = st.integers(0, 2**31 - 1)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from model.labels import TASKS, LabelTree
 from model.student import BLOCK, Student
 from streamer.codec import SAMPLE_RATE
+from train.judging.metrics import expected_calibration_error, macro_scores
 from train.loading.batches import UNKNOWN, Batch
-from train.metrics import expected_calibration_error, macro_scores
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from model.labels import TASKS, LabelTree
-from train.evaluate import Running
+from train.judging.evaluate import Running
 
 SPEECH_SECONDS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 TARGET_ACCURACY = {"gender": 0.975, "age_group": 0.80, "age_band": 0.60}

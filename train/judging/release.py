@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from model.export import export
 from model.student import Student
-from train.calibrate import calibrate
 from train.corpora.utterance import Utterance
-from train.evaluate import run, summary
+from train.judging.calibrate import calibrate
+from train.judging.evaluate import run, summary
+from train.judging.prior import adjustable, choose, take_back
 from train.loading.batches import Batch
-from train.prior import adjustable, choose, take_back
 from train.shortcut.report import Report, shortcut_report
 
 FILE = "student.onnx"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.metrics import expected_calibration_error, macro_scores
+from train.judging.metrics import expected_calibration_error, macro_scores
 
 
 def test_macro_scores_by_hand():

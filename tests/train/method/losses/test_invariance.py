@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.losses.invariance import invariance
+from train.method.losses.invariance import invariance
 
 
 def test_invariance_by_hand():

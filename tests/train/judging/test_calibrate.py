@@ -3,8 +3,14 @@ import pytest
 
 from model.labels import DEFAULT_TREE, TASKS
 from streamer.decision import calibrated
-from train.calibrate import SPEECH_SECONDS, calibrate, fit_temperature, tempered, threshold_for
-from train.evaluate import Running
+from train.judging.calibrate import (
+    SPEECH_SECONDS,
+    calibrate,
+    fit_temperature,
+    tempered,
+    threshold_for,
+)
+from train.judging.evaluate import Running
 
 
 def overconfident(random, n, classes, temperature):

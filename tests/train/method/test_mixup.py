@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from train.mixup import SpecAugment, TemporalFrequencyMixup
+from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 
 
 class Instead(nn.Module):

@@ -15,18 +15,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE, TASKS
 from model.student import BLOCK, Student, StudentConfig
-from train import devices
-from train import loop as module
 from train.checkpoint import load_student
-from train.devices import launch
 from train.distill import Distill, distill
-from train.lesson import Lesson
 from train.loading.batches import Batch, Calls
 from train.loading.line import Lines
-from train.loop import Loop
-from train.mixup import SpecAugment, TemporalFrequencyMixup
-from train.runs import augmentation, begin, fit_normalisation, open_corpus
-from train.teacher import Embeddings
+from train.method.lesson import Lesson
+from train.method.mixup import SpecAugment, TemporalFrequencyMixup
+from train.method.teacher import Embeddings
+from train.running import devices
+from train.running import loop as module
+from train.running.devices import launch
+from train.running.loop import Loop
+from train.running.runs import augmentation, begin, fit_normalisation, open_corpus
 
 TERMS = ["distillation", "gender", "age_group", "age_band", "dependency", "invariance"]
 

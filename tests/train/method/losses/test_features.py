@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from train.losses.features import feature_cosine, feature_mse
+from train.method.losses.features import feature_cosine, feature_mse
 
 
 def test_mse_by_hand():

@@ -14,7 +14,7 @@ import json, os, sys
 from pathlib import Path
 import torch
 from train.distill import Distill, distill
-from train.loop import Loop
+from train.running.loop import Loop
 
 folder, *words = sys.argv[1:]
 step, steps = Loop.step, []

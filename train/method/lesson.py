@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model.student import Output, Student
-from train.mixup import TemporalFrequencyMixup
-from train.objective import Objective, Taught, total_objective
+from train.method.mixup import TemporalFrequencyMixup
+from train.method.objective import Objective, Taught, total_objective
 
 
 class Lesson(nn.Module):

@@ -8,9 +8,9 @@ from model.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import BLOCK, Student, StudentConfig
-from train.evaluate import Running
+from train.judging.evaluate import Running
+from train.judging.prior import ADJUSTED, adjustable, choose, class_prior, take_back
 from train.loading.data import Cell, Split
-from train.prior import ADJUSTED, adjustable, choose, class_prior, take_back
 
 SHAPE = EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8)
 

@@ -21,12 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 from model.labels import TASKS
 from model.student import Student
 from train import checkpoint
-from train.evaluate import run, summary
-from train.lesson import Lesson
+from train.judging.evaluate import run, summary
 from train.loading.batches import Batch
 from train.loading.sampling import generator
-from train.settings import Training, check_same_flags
-from train.teacher import Embeddings
+from train.method.lesson import Lesson
+from train.method.teacher import Embeddings
+from train.running.settings import Training, check_same_flags
 
 
 @dataclass

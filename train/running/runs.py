@@ -11,17 +11,17 @@ from lightning_fabric import Fabric
 
 from model.frontend import BINS
 from model.student import Student
-from train.augment import ChannelTilt, FrequencyMask, FrequencyWarp
 from train.checkpoint import load_student
 from train.corpora.utterance import Utterance
 from train.corpora.weights import read_weights
-from train.lesson import Lesson
 from train.loading.batches import Batch, Calls, evaluation_batches, training_batches
 from train.loading.data import Split, open_split, utterance_of
 from train.loading.sampling import Sampling
-from train.loop import Loop, Material
-from train.settings import Training
-from train.teacher import Embeddings
+from train.method.augment import ChannelTilt, FrequencyMask, FrequencyWarp
+from train.method.lesson import Lesson
+from train.method.teacher import Embeddings
+from train.running.loop import Loop, Material
+from train.running.settings import Training
 
 Hearing = Callable[[int, tuple[float, float] | None], Calls]
 """Epoch and crop (None: whole utterances, as on dev) -> what becomes of a cut."""

@@ -9,11 +9,11 @@ from lhotse import CutSet
 
 from model.labels import DEFAULT_TREE, LabelTree
 from model.student import Student, StudentConfig
-from train import teacher as module
 from train.checkpoint import load_student
 from train.loading.clean import CleanSpeech
 from train.loading.data import audio_of, open_split, utterance_of
-from train.teacher import Embeddings, embed, embeddings_of
+from train.method import teacher as module
+from train.method.teacher import Embeddings, embed, embeddings_of
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from model.frontend import BINS, LogMel, mel_edges
-from train.augment import ChannelTilt, FrequencyMask, FrequencyWarp
+from train.method.augment import ChannelTilt, FrequencyMask, FrequencyWarp
 
 
 def test_frequency_mask_flattens_whole_bands():

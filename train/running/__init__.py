@@ -1,0 +1,1 @@
+"""A run: flags, devices, and the loop that can be stopped anywhere."""
