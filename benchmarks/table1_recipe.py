@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from table1_rows import FIRST_SEED, Row
 
+from train.running.settings import by_flag
+
 
 @dataclass(frozen=True)
 class NetworkRecipe:
@@ -244,26 +246,9 @@ def command(
 
 def differences(wanted: list[str], found: list[str]) -> list[str]:
     """Flags that are not the same, as ``--width 16, wanted 96``."""
-    ours, theirs = _pairs(wanted), _pairs(found)
-    said = []
-    for name in sorted({*ours, *theirs}):
-        mine, other = ours.get(name), theirs.get(name)
-        if mine != other:
-            said.append(f"{name} {_shown(other)}, wanted {_shown(mine)}")
-    return said
-
-
-def _shown(value: str | None) -> str:
-    return "absent" if value is None else value or "set"
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name = word
-            found[name] = ""
-        else:
-            found[name] = word
-    return found
+    ours, theirs = by_flag(wanted), by_flag(found)
+    return [
+        f"{name} {theirs.get(name, 'absent')}, wanted {ours.get(name, 'absent')}"
+        for name in sorted({*ours, *theirs})
+        if ours.get(name) != theirs.get(name)
+    ]

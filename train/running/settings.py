@@ -140,7 +140,7 @@ _AFTERWARDS = {"--class-prior", "--patience"}
 """Flags that change nothing of what a checkpoint holds."""
 
 
-def _flags(words: list[str]) -> dict[str, str]:
+def by_flag(words: list[str]) -> dict[str, str]:
     """Values by flag; a switch has the value "set"."""
     found: dict[str, str] = {}
     name = ""
@@ -159,7 +159,7 @@ def check_same_flags(words: list[str], before: list[str]) -> None:
     Raises:
         ValueError: the flags differ from those that it was begun with, but for what may change.
     """
-    ours, theirs = _flags(words), _flags(before)
+    ours, theirs = by_flag(words), by_flag(before)
     differing = [
         f"{name} was {theirs.get(name, 'absent')}, is {ours.get(name, 'absent')}"
         for name in sorted({*ours, *theirs} - _AFTERWARDS)
