@@ -44,5 +44,5 @@ clean: ## remove the environment and caches
 
 # pip, not uv: torch and torchaudio are known to install together this way.
 .venv/train.stamp: .venv/serve.stamp pyproject.toml constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),train,bench,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),tracing,train,bench,dev]'
 	touch $@

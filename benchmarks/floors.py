@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import streamer.polling  # noqa: F401 - as our server does, unless the environment says otherwise
+import streamer.operation.polling  # noqa: F401 - as our server does, unless the environment says otherwise
 
 # isort: split
 import grpc
@@ -30,8 +30,8 @@ import uvloop
 from load import owed
 from load_run import Generators, cores, cpu_seconds, on_cores, write_json
 
-from streamer import polling
 from streamer.local import local_server
+from streamer.operation import polling
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 

@@ -8,16 +8,15 @@ from collections.abc import Awaitable, Callable
 
 from streamer import messages
 from streamer.channel import Update
-from streamer.decision import Decider
-from streamer.engine import Engine
 from streamer.errors import (
     CallError,
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
 )
-from streamer.load import Load
-from streamer.metrics import Heard, Metrics
+from streamer.models import ServedModel
+from streamer.operation.load import Load
+from streamer.operation.metrics import Heard, Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 
@@ -34,8 +33,7 @@ class Call:
 
     Args:
         config: validated.
-        engine: where the session's blocks go.
-        decider: of the model in use.
+        model: that answers throughout.
         clock: seconds, monotonic.
         metrics: told of final predictions.
         load: of the server; told of audio, and says how often predictions may come.
@@ -44,8 +42,7 @@ class Call:
     def __init__(
         self,
         config: CallConfig,
-        engine: Engine,
-        decider: Decider,
+        model: ServedModel,
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
@@ -53,12 +50,12 @@ class Call:
         self.config = config
         self.counted = Heard()
         self._metrics = metrics
-        self.session = CallSession(config, engine, self, load)
+        self.model = model
+        self.session = CallSession(config, model.engine, self, load)
         self.messages = 0
         self._load = load
         self.last_message = self._began = clock()
         self._clock = clock
-        self._decider = decider
         self._unsent: deque[Response | Update] = deque()
         self._something_unsent = asyncio.Event()
         self._progress = asyncio.Event()
@@ -173,7 +170,9 @@ class Call:
                 item = self._unsent.popleft()
                 if isinstance(item, Update):
                     # Made into a message only now: an overtaken update would be wasted work.
-                    item = messages.prediction(item, self._decider, self.config.min_speech_seconds)
+                    item = messages.prediction(
+                        item, self.model.decider, self.config.min_speech_seconds
+                    )
                     if item.prediction.final:
                         self._metrics.decided(item.prediction)
                 await write(item)

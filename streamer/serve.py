@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 
-import streamer.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
+import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
 
 # isort: split
 import grpc
@@ -18,18 +18,20 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from streamer import workers
-from streamer.address import check_address
+from streamer.admission import Policy
 from streamer.engine import Engine
 from streamer.errors import ModelFileError
-from streamer.metrics import Metrics
+from streamer.models import Models, ServedModel
+from streamer.operation import workers
+from streamer.operation.address import check_address
+from streamer.operation.metrics import Metrics
+from streamer.operation.selftest import self_test
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.selftest import self_test
-from streamer.service import ClassifierService, Policy
+from streamer.security.tls import Certificates, TlsFiles
+from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
-from streamer.tls import Certificates, TlsFiles
 
 log = structlog.get_logger()
 
@@ -109,7 +111,7 @@ class Server:
         )
         self.metrics.model(self.student.metadata.model_id, self.student.providers[0])
         self.service = ClassifierService(
-            self.engine,
+            Models(ServedModel.of(self.engine)),
             Policy(
                 max_calls=settings.max_calls,
                 max_chunk_seconds=settings.max_chunk_seconds,

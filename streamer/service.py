@@ -5,28 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
 
 from streamer import messages
+from streamer.admission import Admission, Policy
 from streamer.call import Call
-from streamer.decision import Decider
 from streamer.endings import Context, abort, log_end, log_error
-from streamer.engine import Engine
 from streamer.errors import (
     CallError,
     Draining,
     FailedPrecondition,
     IdleTimeout,
     InvalidArgument,
-    LimitExceeded,
-    Overloaded,
 )
-from streamer.load import RETRY_SECONDS, CpuShare, Load
-from streamer.metrics import Metrics
+from streamer.models import Models
+from streamer.operation.load import CpuShare, Load
+from streamer.operation.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
@@ -38,22 +35,11 @@ ABORT_SECONDS = 5.0
 """How long a status may wait for a gateway that does not read."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What the service allows; see ``ServerSettings`` for the meaning of each."""
-
-    max_calls: int = 1000
-    max_chunk_seconds: float = 10.0
-    idle_timeout: float = 300.0
-    update_seconds: float = 0.5
-    workers: int = 1
-
-
 class ClassifierService(pb_grpc.ClassifierServiceServicer):
     """The servicer.
 
     Args:
-        engine: shared by all calls.
+        models: which student calls take.
         policy: limits.
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
@@ -61,18 +47,17 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
 
     def __init__(
         self,
-        engine: Engine,
+        models: Models,
         policy: Policy,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._engine = engine
+        self._models = models
         self._policy = policy
         self._clock = clock
-        self._metadata = engine.student.metadata
-        self._decider = Decider(self._metadata)
         self._load = Load()
+        self._admission = Admission(policy, self._load)
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -128,19 +113,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     async def _admit(self, context: Context) -> Call:
         if self.draining.is_set():
             raise Draining
-        if self._open_streams > self._policy.max_calls:
-            raise LimitExceeded(
-                "calls", self._open_streams, self._policy.max_calls, retry_after=1.0
-            )
-        if self._load.full:
-            raise Overloaded(self._load.full, RETRY_SECONDS)
+        if (refusal := self._admission.refusal(self._open_streams)) is not None:
+            raise refusal
         first = await self._first_message(context)
         config = messages.call_config(
             first.config,
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        return Call(config, self._engine, self._decider, self._clock, self._metrics, self._load)
+        return Call(config, self._models.current, self._clock, self._metrics, self._load)
 
     async def _greet(self, call: Call, context: Context) -> None:
         self._calls.add(call)
@@ -150,10 +131,12 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             encoding=call.config.encoding.name.lower(),
             sample_rate=call.config.sample_rate,
             channels=len(call.config.ignored),
-            model=self._metadata.model_id,
+            model=call.model.metadata.model_id,
         )
         await context.write(
-            messages.started(call.config, self._metadata, idle_timeout=self._policy.idle_timeout)
+            messages.started(
+                call.config, call.model.metadata, idle_timeout=self._policy.idle_timeout
+            )
         )
 
     async def _first_message(self, context: Context) -> pb.StreamClassifyRequest:
@@ -224,7 +207,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._engine.waited), busy, passed)
+        self._load.measured(max(late, self._models.current.engine.waited), busy, passed)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:

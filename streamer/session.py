@@ -14,7 +14,7 @@ from streamer.channel import Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
-from streamer.load import Load
+from streamer.operation.load import Load
 
 MAX_GAP_SECONDS = 3600.0
 """A longer hole in the sequence numbers is taken for a mistake of the gateway."""

@@ -8,11 +8,11 @@ import pytest
 
 from streamer.call import MAX_BACKLOG, MAX_UNSENT_EVENTS, Call
 from streamer.codec import Encoding
-from streamer.decision import Decider
 from streamer.engine import Engine
 from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
-from streamer.load import Load
-from streamer.metrics import Metrics
+from streamer.models import ServedModel
+from streamer.operation.load import Load
+from streamer.operation.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
 
@@ -29,8 +29,7 @@ class Desk:
         defaults = {"call_id": "c", "encoding": Encoding.LINEAR16, "sample_rate": RATE}
         self.call = Call(
             CallConfig(**(defaults | config)),
-            self.engine,
-            Decider(student.metadata),
+            ServedModel.of(self.engine),
             lambda: self.now,
             Metrics(),
             Load(),

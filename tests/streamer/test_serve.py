@@ -231,7 +231,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
         ("streamer.serve", "-tcp_frame_size_tuning", "-tcp_frame_size_tuning " * 2 + "True"),
         ("streamer.serve", "", "  True"),
         ("streamer.client", None, "None None True"),
-        ("streamer.polling", None, f"never {POLLING} False"),
+        ("streamer.operation.polling", None, f"never {POLLING} False"),
     ],
 )
 def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypatch):

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from streamer.admission import Policy
 from streamer.codec import Encoding, encode
 from streamer.engine import Engine
 from streamer.local import local_server
+from streamer.models import Models, ServedModel
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.service import ClassifierService, Policy
+from streamer.service import ClassifierService
 
 RATE = 8000
 TASKS = ("gender", "age_group", "age_band")
@@ -722,7 +724,7 @@ class Local:
 
     def __init__(self, student):
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.service = ClassifierService(self.engine, Policy())
+        self.service = ClassifierService(Models(ServedModel.of(self.engine)), Policy())
         self.server = grpc.aio.server()
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamer.errors import ModelFileError
-from streamer.selftest import self_test
+from streamer.operation.selftest import self_test
 
 
 class Broken:

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.codec import SAMPLE_RATE
 from streamer.local import local_server
-from streamer.metrics import Heard, Metrics
+from streamer.operation.metrics import Heard, Metrics
 
 CHUNK = SAMPLE_RATE // 10
 

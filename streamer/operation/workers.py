@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import structlog
 
-from streamer.address import reserve
+from streamer.operation.address import reserve
 from streamer.settings import ServerSettings
 
 log = structlog.get_logger()

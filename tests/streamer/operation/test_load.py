@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.load import BUSY_SECONDS, FULL_SECONDS, CpuShare, Load
+from streamer.operation.load import BUSY_SECONDS, FULL_SECONDS, CpuShare, Load
 
 DELAYS = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=50)
 

@@ -1,0 +1,1 @@
+"""How a server lives: processes and addresses, load, metrics, self-test."""

@@ -1,0 +1,1 @@
+"""Who may come in, and what is secret: TLS, tokens, identities, keys."""
