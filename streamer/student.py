@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,9 @@ TASKS = ("gender", "age_group", "age_band")
 DEFAULT_MODEL = Path(__file__).parent / "students" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
 """The same student in 8 bits, for which a GPU has no kernels and a CPU needs half the time."""
+
+_OUT_OF_MEMORY = re.compile(r"allocate memory|bad_?alloc|out of memory", re.IGNORECASE)
+"""What ONNX Runtime says in a general error: its arena, the C++ library, CUDA."""
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -181,10 +185,18 @@ class Student:
 
         Returns:
             Posteriors of :data:`TASKS`, each [B, classes], and the next state [B, D].
+
+        Raises:
+            MemoryError: the runtime could not allocate what so many calls need.
         """
-        *posteriors, after = self._session.run(
-            [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
-        )
+        try:
+            *posteriors, after = self._session.run(
+                [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
+            )
+        except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise MemoryError(str(error).splitlines()[0]) from error
+            raise
         return posteriors, after
 
 
