@@ -171,6 +171,8 @@ class Server:
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
+        if self.settings.tokens is not None and self.settings.in_clear:
+            log.warning("tokens_in_clear", address=self.address)
         self._sweeper = asyncio.create_task(self.service.watch())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(

@@ -106,13 +106,18 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """least level that is logged"""
 
+    @property
+    def in_clear(self) -> bool:
+        """Whether what is sent can be read on the way: plaintext beyond loopback."""
+        return self.tls_certificate is None and not _loopback(self.listen)
+
     @model_validator(mode="after")
     def _secure(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together: give both or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
-        if self.tls_certificate is None and not self.insecure and not _loopback(self.listen):
+        if self.in_clear and not self.insecure:
             raise ValueError(
                 f"listen {self.listen} is not loopback: give tls_certificate and tls_key, or "
                 "insecure on a network that you trust"
