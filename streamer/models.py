@@ -179,7 +179,7 @@ class Models:
             before = self.current
             try:
                 after = await self._next()
-            except Exception as error:  # whatever a file does, the running calls have their model
+            except Exception as error:  # noqa: BLE001 - whatever a file does, calls have a model
                 log.error("model_kept", model=before.metadata.model_id, reason=_one_line(error))  # noqa: TRY400
                 self._metrics.swapped("kept")
                 return
