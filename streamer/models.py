@@ -48,10 +48,10 @@ class ServedModel:
         return self.engine.student.metadata
 
     @property
-    def provider(self) -> str:
-        """Of ONNX Runtime, where the student runs; empty if it is none of its."""
+    def providers(self) -> list[str]:
+        """Of ONNX Runtime, the first runs the student; none if the student is none of its."""
         student = self.engine.student
-        return student.providers[0] if isinstance(student, Student) else ""
+        return student.providers if isinstance(student, Student) else []
 
     def close(self) -> None:
         """Stop the engine and free the student; waits for a running step."""
@@ -137,7 +137,7 @@ class Models:
         self._unused_since: dict[ServedModel, float] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
-        self._metrics.model(current.metadata.model_id, current.provider)
+        self._describe(current)
 
     @property
     def loaded(self) -> tuple[ServedModel, ...]:
@@ -191,7 +191,7 @@ class Models:
             self.current = after
             for model in (before, after):
                 self._look_at(model)
-            self._metrics.model(after.metadata.model_id, after.provider)
+            self._describe(after)
             self._metrics.swapped("changed")
             log.info(
                 "model_changed",
@@ -200,6 +200,9 @@ class Models:
                 digest=after.digest,
                 calls_on_older=sum(n for model, n in self._calls.items() if model is not after),
             )
+
+    def _describe(self, model: ServedModel) -> None:
+        self._metrics.model(model.metadata.model_id, next(iter(model.providers), ""))
 
     async def _next(self) -> ServedModel:
         """One that is loaded already, if the source has that, or a new one."""
