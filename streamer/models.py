@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -20,6 +21,8 @@ from streamer.operation.selftest import self_test
 from streamer.student import Metadata, Student, model_file
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +140,8 @@ class Models:
         self._unused_since: dict[ServedModel, float] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        # One thread loads and frees: many would each keep memory for themselves.
+        self._hands = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._describe(current)
 
     @property
@@ -208,8 +213,11 @@ class Models:
         """One that is loaded already, if the source has that, or a new one."""
         if self._source is None:
             raise ModelFileError("this server has no model file")
-        known = self.by_digest(await asyncio.to_thread(self._source.digest))
-        return known if known is not None else await asyncio.to_thread(self._source.load)
+        known = self.by_digest(await self._aside(self._source.digest))
+        return known if known is not None else await self._aside(self._source.load)
+
+    def _aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._hands, work)
 
     def retire(self) -> None:
         """Let go of models that nobody needs any more; to be called some times a second."""
@@ -223,7 +231,7 @@ class Models:
 
     async def _close(self, model: ServedModel) -> None:
         try:
-            await asyncio.to_thread(model.close)
+            await self._aside(model.close)
         except Exception:
             log.exception("model_not_retired", model=model.metadata.model_id)
         else:
@@ -231,8 +239,8 @@ class Models:
 
     async def stop(self) -> None:
         """Stop all engines."""
-        closing = (asyncio.to_thread(model.close) for model in self.loaded)
-        await asyncio.gather(*closing, *self._retiring)
+        await asyncio.gather(*self._retiring, *(self._aside(model.close) for model in self.loaded))
+        self._hands.shutdown(wait=False)
 
 
 def _one_line(error: Exception) -> str:
