@@ -24,6 +24,7 @@ from streamer.errors import ModelFileError
 from streamer.models import Models, ServedModel
 from streamer.operation import workers
 from streamer.operation.address import check_address
+from streamer.operation.corelog import CoreLog, captured
 from streamer.operation.metrics import Metrics
 from streamer.operation.selftest import self_test
 from streamer.rpc import voicecohort_pb2 as pb
@@ -217,8 +218,12 @@ class Server:
         log.info("stopped")
 
 
-async def serve(settings: ServerSettings, parent: workers.Lifeline | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, or until the parent is gone."""
+async def serve(
+    settings: ServerSettings,
+    parent: workers.Lifeline | None = None,
+    core: CoreLog | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until the parent is gone; count what ``core`` tells of."""
     stop, listen = asyncio.Event(), asyncio.Event()
 
     def end() -> None:
@@ -226,6 +231,8 @@ async def serve(settings: ServerSettings, parent: workers.Lifeline | None = None
         listen.set()
 
     server = Server(settings, shared=parent is not None)
+    if core is not None:
+        core.follow(server.metrics.handshakes_failed)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
     if parent is not None:
@@ -263,14 +270,19 @@ def main() -> int:
             got = f", got {problem['input']!r}" if name else ""
             print(f"setting {name or 'error'}: {problem['msg']}{got}", file=sys.stderr)  # noqa: T201
         return 2
-    configure_log(settings.log_level, **({"worker": parent.number} if parent else {}))
+    log_fields = {"worker": parent.number} if parent else {}
+    configure_log(settings.log_level, **log_fields)
     try:
         if settings.check:
             uvloop.run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
-        else:
+        elif settings.tls_certificate is None:
             uvloop.run(serve(settings, parent))
+        else:
+            with captured() as core:
+                configure_log(settings.log_level, **log_fields)  # past the pipe
+                uvloop.run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
         print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
         return workers.CANNOT_SERVE

@@ -112,9 +112,13 @@ class Metrics:
         """A stream was closed."""
         self._open.dec()
 
-    def refused(self, status: str, reason: str) -> None:
-        """A stream was turned away before its call began; see ``CallError`` for both words."""
-        self._refused.labels(status, reason).inc()
+    def refused(self, status: str, reason: str, count: int = 1) -> None:
+        """Streams were turned away before a call began; see ``CallError`` for both words."""
+        self._refused.labels(status, reason).inc(count)
+
+    def handshakes_failed(self, count: int) -> None:
+        """Connections were turned away: of no use for a call, says the client's gRPC."""
+        self.refused("UNAVAILABLE", "handshake", count)
 
     def ended(self, status: str, reason: str) -> None:
         """A call ended, well or not."""
