@@ -67,8 +67,11 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
+    worker_silence_seconds: float = Field(30.0, ge=0)
+    """a worker whose event loop has not run for so long is killed and replaced; 0 never does"""
     model: Path | None = None
-    """student to serve, an ONNX file written by train/; the shipped one if not given"""
+    """student to serve, an ONNX file written by train/; the shipped one if not given. SIGHUP loads
+    the file again: new calls take what is in it then, running ones keep their student"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """where the student runs; auto takes a GPU if this onnxruntime has one"""
     threads: int = Field(1, ge=1)
@@ -98,6 +101,12 @@ class ServerSettings(BaseSettings):
     """seconds without any message after which a call ends with DEADLINE_EXCEEDED"""
     update_seconds: float = Field(0.5, ge=0.1, le=60)
     """audio between two predictions of a channel, where the call does not ask for another"""
+    stuck_seconds: float = Field(5.0, gt=0)
+    """a student step that takes longer is given up: its calls end with UNAVAILABLE, the others go
+    on"""
+    unhealthy_exit_seconds: float = Field(60.0, ge=0)
+    """a server whose student has not answered for so long exits with code 3, for its supervisor to
+    start another: the parent of --workers does, systemd and Kubernetes do; 0 never exits"""
     drain_seconds: float = Field(30.0, ge=0)
     """how long running calls may go on after SIGTERM or SIGINT"""
     check: bool = False
