@@ -160,22 +160,21 @@ def test_the_predictions_that_there_are_come_before_the_status(in_process, loud)
     in_process(scenario)
 
 
-def test_a_lag_that_lasts_is_seen_though_the_student_goes_on(in_process):  # noqa: F811
-    """Blocks are answered all the time, each of them 12 s late."""
+def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):  # noqa: F811
+    """Of six blocks a second it answers five: a block waits a sixth of the call's age."""
 
     async def scenario(local):
         clock = Clock(local)
         stream = await opened(local, LINEAR)
         (call,) = local.service._calls
         (channel,) = call.session._channels.values()
-        for second in range(30):
-            channel.submitted = 6 * (second + 1)
-            channel.completed = max(0, 6 * (second - 11))
+        for second in range(100):
+            channel.submitted, channel.completed = 6 * (second + 1), 5 * second
             call.last_message = clock.now
             await clock.run(1)
             if call.stopped.done():
                 break
-        assert second <= 24
+        assert 60 <= second < 80
         assert (await ended(stream))[2].startswith("audio lag: ")
 
     in_process(scenario)
@@ -240,32 +239,35 @@ def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_proce
     in_process(scenario)
 
 
+class Deaf:
+    """A gateway that sends and never reads, as gRPC shows it."""
+
+    def __init__(self, *requests):
+        self.requests = list(requests)
+        self.aborted = None
+
+    async def read(self):
+        return self.requests.pop(0) if self.requests else None
+
+    async def write(self, _):
+        await asyncio.Event().wait()
+
+    async def abort(self, *status):
+        self.aborted = status
+
+    def peer(self):
+        return "ipv4:192.0.2.1:4711"
+
+    def auth_context(self):
+        return {}
+
+
 def test_a_gateway_that_reads_nothing_is_given_up(in_process):  # noqa: F811
     """Also one that does not even take `started`, as a hostile one can arrange."""
 
-    class Deaf:
-        def __init__(self):
-            self.requests = [config()]
-            self.aborted = None
-
-        async def read(self):
-            return self.requests.pop() if self.requests else None
-
-        async def write(self, _):
-            await asyncio.Event().wait()
-
-        async def abort(self, *status):
-            self.aborted = status
-
-        def peer(self):
-            return "ipv4:192.0.2.1:4711"
-
-        def auth_context(self):
-            return {}
-
     async def scenario(local):
         clock = Clock(local)
-        deaf = Deaf()
+        deaf = Deaf(config())
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
         await until(lambda: any(c.over_since is not None for c in local.service._calls))
         assert local.service._admission.held == {"192.0.2.1": 1}
@@ -278,6 +280,27 @@ def test_a_gateway_that_reads_nothing_is_given_up(in_process):  # noqa: F811
         assert details == "the last responses were not read for 300 s"
         assert local.service._admission.held == {}
         assert counted(local, "calls", "DEADLINE_EXCEEDED", "unread") == 1
+
+    in_process(scenario)
+
+
+def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):  # noqa: F811
+    """Its gateway has as long to read as any other."""
+
+    async def scenario(local):
+        clock = Clock(local)
+        local.student.gate.clear()
+        deaf = Deaf(LINEAR, *loud, loud[0])
+        task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+        await until(lambda: any(c.over_since is not None for c in local.service._calls))
+        await clock.run(300)
+        assert not task.done()
+        await clock.run(1)
+        await task
+        assert deaf.aborted[:2] == (
+            Code.INVALID_ARGUMENT,
+            "audio.sequence: 1 is not valid; it must rise; the last was 5",
+        )
 
     in_process(scenario)
 
