@@ -44,6 +44,20 @@ class Stepper(Protocol):
         ...
 
 
+class Mark:
+    """Stands among a lane's blocks: what is the state once those before it are done?
+
+    Args:
+        tell: called with a copy of the state where ``on_step`` is called, after the results of
+            those blocks; never if the lane is closed or fails before.
+    """
+
+    __slots__ = ("tell",)
+
+    def __init__(self, tell: Callable[[Floats], None]) -> None:
+        self.tell = tell
+
+
 class Lane:
     """One channel of one call, as the engine sees it.
 
@@ -60,7 +74,7 @@ class Lane:
     ) -> None:
         self.state = np.zeros(state_size, np.float32)
         self.on_step = on_step
-        self.pending: deque[Samples] = deque()
+        self.pending: deque[Samples | Mark] = deque()
         self.queued = False  # in the ready queue or in the running batch
         self.since = 0.0  # when it entered the ready queue
         self.closed = False
@@ -96,6 +110,7 @@ class Engine:
         self._gather_until = 0.0
         self._idle = False
         self._ready: deque[Lane] = deque()
+        self._marks: list[tuple[Lane, Mark, Floats]] = []  # reached, not yet told
         self._wake = threading.Condition()
         self._stopping = False
         block, size = student.metadata.block, student.metadata.state_size
@@ -111,6 +126,13 @@ class Engine:
 
     def submit(self, lane: Lane, block: Samples) -> None:
         """Queue one block of int16 samples; a short one must be the lane's last."""
+        self._queue(lane, block)
+
+    def snapshot(self, lane: Lane, tell: Callable[[Floats], None]) -> None:
+        """Ask for the state after the blocks submitted so far, see :class:`Mark`."""
+        self._queue(lane, Mark(tell))
+
+    def _queue(self, lane: Lane, block: Samples | Mark) -> None:
         with self._wake:
             lane.pending.append(block)
             if not lane.queued and not lane.closed:
@@ -158,11 +180,21 @@ class Engine:
             batch: list[tuple[Lane, Samples]] = []
             while self._ready and len(batch) < self._max_batch and not self._stopping:
                 lane = self._ready.popleft()
-                if lane.pending:
-                    batch.append((lane, lane.pending.popleft()))
+                block = self._next_block(lane)
+                if block is not None:
+                    batch.append((lane, block))
                 else:
-                    lane.queued = False  # closed meanwhile
+                    lane.queued = False  # closed meanwhile, or only asked for its state
             return batch
+
+    def _next_block(self, lane: Lane) -> Samples | None:
+        """The lane's next block; marks before it are answered."""
+        while lane.pending:
+            item = lane.pending.popleft()
+            if not isinstance(item, Mark):
+                return item
+            self._marks.append((lane, item, lane.state.copy()))
+        return None
 
     def _requeue(self, lanes: list[Lane]) -> None:
         now = time.monotonic()
@@ -179,6 +211,9 @@ class Engine:
             batch = self._take()
             if self._stopping:
                 return
+            if self._marks:
+                marks, self._marks = self._marks, []
+                self._deliver(lambda marks=marks: _tell(marks))  # type: ignore[misc]
             if batch:
                 began = time.monotonic()
                 waited = began - batch[0][0].since  # lanes are served in the order they came
@@ -231,3 +266,9 @@ def _hand_out(results: list[tuple[Lane, Posteriors | StudentFailed]]) -> None:
             if isinstance(result, StudentFailed):
                 lane.closed = True
             lane.on_step(result)
+
+
+def _tell(marks: list[tuple[Lane, Mark, Floats]]) -> None:
+    for lane, mark, state in marks:
+        if not lane.closed:
+            mark.tell(state)

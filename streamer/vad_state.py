@@ -80,7 +80,7 @@ def _address(vad: webrtcvad.Vad) -> int:
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.argtypes, get.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
     try:
-        return int(get(vad._vad, _CAPSULE))  # noqa: SLF001 - there is no other way in
+        return int(get(vad._vad, _CAPSULE))
     except (AttributeError, ValueError) as error:
         raise VadStateError(f"webrtcvad keeps its state elsewhere: {error}") from error
 

@@ -119,7 +119,7 @@ def test_memory_of_another_aggressiveness_is_refused(mode):
 class Elsewhere:
     """A VAD whose state is not where it should be."""
 
-    def __init__(self, mode):
+    def __init__(self, _mode):
         self._vad = object()
 
 
@@ -145,7 +145,7 @@ def test_a_build_with_another_layout_is_noticed(monkeypatch, name):
     monkeypatch.setattr(
         vad_state, "_FRESH", {k: v for k, v in vad_state._FRESH.items() if k != name}
     )
-    with pytest.raises(VadStateError, match="are allocated|of a fresh VAD"):
+    with pytest.raises(VadStateError, match=r"are allocated|of a fresh VAD"):
         check_vad_state()
 
 
