@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from streamer.batch import Posteriors
 from streamer.codec import SAMPLE_RATE, Samples
-from streamer.engine import Engine, Lane, Posteriors
+from streamer.engine import Engine, Lane
 from streamer.errors import CallError
 from streamer.snapshot import ChannelState
 from streamer.student import TASKS, Floats

@@ -17,7 +17,10 @@ Exception
 │   ├── Draining              UNAVAILABLE          the server is shutting down
 │   ├── Moved                 UNAVAILABLE          likewise, and the call can go on elsewhere
 │   ├── TakenOver             ABORTED              another stream resumed the call
+│   ├── Unhealthy             UNAVAILABLE          the student does not answer, nobody's fault
+│   ├── ServerFault           INTERNAL             an exception that nobody expected
 │   └── StudentFailed         INTERNAL             the student failed on this call
+│       └── StudentUnavailable  UNAVAILABLE        it could not be asked; another server may answer
 └── ModelFileError            stops the server at start
 
 No gRPC is imported here: ``status`` is the name of the code.
@@ -245,6 +248,34 @@ class StudentFailed(CallError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"the student failed on this call: {cause}")
+
+
+class StudentUnavailable(StudentFailed):
+    """The student could not answer, which says nothing about the call: stuck, out of memory."""
+
+    status = "UNAVAILABLE"
+    retry_after = 1.0
+
+
+class Unhealthy(CallError):
+    """The student of this server does not answer any call."""
+
+    status = "UNAVAILABLE"
+    reason = "student"
+
+    def __init__(self, cause: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"the server is not healthy: {cause}; another one may answer")
+        self.retry_after = retry_after
+
+
+class ServerFault(CallError):
+    """A mistake of ours; the log has its traceback."""
+
+    status = "INTERNAL"
+    reason = "fault"
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the server failed on this call: {type(error).__name__}")
 
 
 class ModelFileError(Exception):

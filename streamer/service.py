@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
@@ -14,7 +15,7 @@ from streamer import messages
 from streamer.admission import Admission, Policy
 from streamer.call import Call
 from streamer.endings import Context, abort, conclude, log_end, log_error
-from streamer.errors import CallError, Draining, InvalidArgument
+from streamer.errors import CallError, Draining, InvalidArgument, ServerFault, Unhealthy
 from streamer.limits import enforce
 from streamer.models import Models
 from streamer.opening import Openings
@@ -85,8 +86,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         ending, reason = "CANCELLED", "cancelled"
         try:
             try:
-                if self.draining.is_set():
-                    raise Draining
+                self._must_serve()
                 caller = self._identities.caller(context)
                 with self._admission.place(caller):
                     call = await self._begin(caller, context)
@@ -94,6 +94,11 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                     error = await self._converse(call, context)
             except CallError as raised:
                 error = raised
+            except grpc.aio.BaseError:
+                raise  # the stream itself broke: there is nobody to tell
+            except Exception as raised:
+                log.exception("call_broken", call_id=call.config.call_id if call else "")
+                error = ServerFault(raised)
             ending, reason = (error.status, error.reason) if error else ("OK", "finished")
             if error is not None:
                 identity = caller.identity if caller else ""
@@ -113,9 +118,17 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             else:
                 self._calls.discard(call)
                 call.close()
+                self._models.ended(call.model)
                 self._metrics.heard(call.session, call.counted)
                 self._metrics.ended(ending, reason)
                 log_end(call, ending, reason)
+
+    def _must_serve(self) -> None:
+        if self.draining.is_set():
+            raise Draining
+        health = self._models.current.engine.health
+        if not health.healthy:
+            raise Unhealthy(health.reason)
 
     async def _begin(self, caller: Caller, context: Context) -> Call:
         wanted = await self._openings.config(lambda: _read(context))
@@ -126,9 +139,11 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        return Call(
+        call = Call(
             config, self._models.current, self._clock, self._metrics, self._load, caller.identity
         )
+        self._models.began(call.model)
+        return call
 
     def _greet(self, call: Call) -> None:
         self._calls.add(call)
@@ -183,7 +198,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._models.current.engine.waited), busy, passed)
+        self._load.measured(max(late, self._models.waited), busy, passed)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:
@@ -196,7 +211,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 await asyncio.sleep(WATCH_SECONDS)
                 passed = loop.time() - before
                 self.measured(passed - WATCH_SECONDS, share.since_last(), passed)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # limits must hold tomorrow as well
+                log.exception("sweep_failed")
+
+    def end_all(self, reason: CallError) -> None:
+        """End every call at once, without its final predictions."""
+        for call in self._calls:
+            call.stop(reason)
 
     def sweep(self) -> None:
         """Count what is heard, end what is beyond a limit of time; call it once a second."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from streamer.batch import Posteriors
 from streamer.codec import Samples
-from streamer.engine import Posteriors
 from streamer.student import Floats
 from streamer.vad import GateState
 

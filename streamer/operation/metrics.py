@@ -99,10 +99,25 @@ class Metrics:
             _WAIT_SECONDS,
         )
         self._failed = counter("student_failures", "Blocks that the student failed on.")
+        self._healthy = Gauge(
+            "voicecohort_healthy", "1 while the student answers.", registry=self.registry
+        )
+        self._healthy.set(1)
+        self._swaps = counter("model_swaps", "Reloads of the model file by outcome.", "outcome")
+        for outcome in ("changed", "unchanged", "kept"):
+            self._swaps.labels(outcome)
 
     def model(self, model_id: str, provider: str) -> None:
         """The student in use."""
         self._model.info({"model_id": model_id, "provider": provider})
+
+    def swapped(self, outcome: str) -> None:
+        """The model file was loaded again: "changed", "unchanged", or "kept" as it was."""
+        self._swaps.labels(outcome).inc()
+
+    def healthy(self, healthy: bool) -> None:
+        """Whether the student answers."""
+        self._healthy.set(healthy)
 
     def opened(self) -> None:
         """A stream was opened."""
