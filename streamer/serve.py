@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 
 import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.admission import Policy
+from streamer.checkpoint import Checkpoints, most_sealed_bytes
 from streamer.engine import Engine
 from streamer.errors import ModelFileError
 from streamer.models import Models, ServedModel
@@ -26,14 +28,17 @@ from streamer.operation import workers
 from streamer.operation.address import check_address
 from streamer.operation.metrics import Metrics
 from streamer.operation.selftest import self_test
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Identities
+from streamer.security.sealing import Keys, Sealer
 from streamer.security.tls import Certificates, TlsFiles
 from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
+from streamer.vad_state import check_vad_state
 
 log = structlog.get_logger()
 
@@ -41,7 +46,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
 LEAST_MESSAGE_BYTES = 1 << 20
-"""A config may bring a checkpoint along."""
+"""Also of servers that would refuse a checkpoint: with a status that says so."""
 SPARE_STREAMS = 100
 """What a connection may open beyond the calls of a server, to be refused at once, and for probes.
 gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
@@ -86,6 +91,22 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
     return Certificates(files).credentials()
 
 
+def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None:
+    """Of calls, if there are keys for it.
+
+    Raises:
+        KeysError: the keys cannot be used.
+        VadStateError: this build of the VAD cannot be carried along.
+    """
+    if settings.checkpoint_keys is None:
+        return None
+    check_vad_state()
+    sealer = Sealer(Keys(settings.checkpoint_keys), settings.checkpoint_max_age)
+    return Resumption(
+        Checkpoints(sealer), settings.checkpoint_max_age, metrics, clock=time.monotonic
+    )
+
+
 class Server:
     """A server; everything it needs is made here and taken down here.
 
@@ -95,8 +116,8 @@ class Server:
 
     Raises:
         ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, the certificates not served, or the tokens not
-            used.
+        RuntimeError: the address cannot be bound, the certificates not served, the tokens or keys
+            not used, or checkpoints not made.
     """
 
     def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
@@ -110,6 +131,7 @@ class Server:
         self._credentials = _credentials(settings)
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
+        resumption = _resumption(settings, self.metrics)
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self_test(self.student)
         self.engine = Engine(
@@ -134,15 +156,20 @@ class Server:
             ),
             metrics=self.metrics,
             identities=Identities(tokens),
+            resumption=resumption,
         )
         self._health = health.aio.HealthServicer()
         # A longer message than any valid one is not even read into memory.
-        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
+        longest = max(
+            round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND),
+            most_sealed_bytes(self.student.metadata),
+            LEAST_MESSAGE_BYTES,
+        )
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
                 ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", max(longest, LEAST_MESSAGE_BYTES)),
+                ("grpc.max_receive_message_length", longest + 1024),
                 ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
             )
         )
@@ -184,6 +211,7 @@ class Server:
             metrics=metrics,
             security=self._security,
             tokens=self.settings.tokens is not None,
+            checkpoints=self.settings.checkpoint_keys is not None,
         )
 
     def _serve_metrics(self) -> str:

@@ -35,6 +35,7 @@ class CallConfig:
         min_speech_seconds: the caller's own minimum before a decision.
         speech_events: report start and end of speech.
         max_chunk_seconds: longest audio message.
+        checkpoint_seconds: audio between two checkpoints; None makes none.
     """
 
     call_id: str
@@ -45,6 +46,7 @@ class CallConfig:
     min_speech_seconds: float = 0.0
     speech_events: bool = False
     max_chunk_seconds: float = 10.0
+    checkpoint_seconds: float | None = None
 
 
 class Listener(Protocol):
@@ -105,6 +107,11 @@ class CallSession:
         return max(channel.lag(now) for channel in self._channels.values())
 
     @property
+    def begun(self) -> bool:
+        """Whether audio has come."""
+        return self._sequence is not None
+
+    @property
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
         return self._heard / self.config.sample_rate
@@ -127,8 +134,7 @@ class CallSession:
         """
         if self.finishing:
             return
-        if self._asked is not None:
-            self._asked.waits = False
+        self._ask_no_more()
         own = CallState(
             sequence=self._sequence,
             heard=self._heard,
@@ -141,6 +147,10 @@ class CallSession:
         self._asked = Snapshot(own, len(self._channels), tell)
         for index, channel in self._channels.items():
             channel.snapshot(functools.partial(self._asked.answer, index))
+
+    def _ask_no_more(self) -> None:
+        if self._asked is not None:
+            self._asked.waits = False
 
     def restore(self, state: CallState) -> None:
         """Go on, before anything is heard, as the call of ``state`` would.
@@ -258,6 +268,7 @@ class CallSession:
         """Flush; a final update per classified channel follows, then ``done`` is true."""
         self._must_run("control.finish")
         self.finishing = True
+        self._ask_no_more()
         for channel in self._channels.values():
             channel.finish()
         self._request_updates(final=True)
