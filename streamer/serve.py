@@ -161,15 +161,15 @@ class Server:
         self._health = health.aio.HealthServicer()
         # A longer message than any valid one is not even read into memory.
         longest = max(
-            round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND),
-            most_sealed_bytes(self.student.metadata),
+            round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024,
+            most_sealed_bytes(self.student.metadata) + 1024,
             LEAST_MESSAGE_BYTES,
         )
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
                 ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", longest + 1024),
+                ("grpc.max_receive_message_length", longest),
                 ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
             )
         )
