@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.admission import Policy
+from streamer.checkpoint import Checkpoints, most_sealed_bytes
 from streamer.engine import Engine
 from streamer.errors import ModelFileError, Unhealthy
 from streamer.models import ModelFile, Models
@@ -29,14 +31,17 @@ from streamer.operation.address import check_address
 from streamer.operation.corelog import CoreLog, captured
 from streamer.operation.metrics import Metrics
 from streamer.operation.watchdog import Watchdog
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Identities
+from streamer.security.sealing import Keys, Sealer
 from streamer.security.tls import Certificates, TlsFiles
 from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
+from streamer.vad_state import check_vad_state
 
 log = structlog.get_logger()
 
@@ -44,7 +49,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
 LEAST_MESSAGE_BYTES = 1 << 20
-"""A config may bring a checkpoint along."""
+"""Also of servers that would refuse a checkpoint: with a status that says so."""
 SPARE_STREAMS = 100
 """What a connection may open beyond the calls of a server, to be refused at once, and for probes.
 gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
@@ -89,6 +94,22 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
     return Certificates(files).credentials()
 
 
+def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None:
+    """Of calls, if there are keys for it.
+
+    Raises:
+        KeysError: the keys cannot be used.
+        VadStateError: this build of the VAD cannot be carried along.
+    """
+    if settings.checkpoint_keys is None:
+        return None
+    check_vad_state()
+    sealer = Sealer(Keys(settings.checkpoint_keys), settings.checkpoint_max_age)
+    return Resumption(
+        Checkpoints(sealer), settings.checkpoint_max_age, metrics, clock=time.monotonic
+    )
+
+
 class Server:
     """A server; everything it needs is made here and taken down here.
 
@@ -99,8 +120,8 @@ class Server:
 
     Raises:
         ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, the certificates not served, or the tokens not
-            used.
+        RuntimeError: the address cannot be bound, the certificates not served, the tokens or keys
+            not used, or checkpoints not made.
     """
 
     def __init__(
@@ -116,10 +137,16 @@ class Server:
         self._credentials = _credentials(settings)
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
+        resumption = _resumption(settings, self.metrics)
         file = ModelFile(
             settings.model, settings.provider, settings.threads, _engines(settings, self.metrics)
         )
-        self.models = Models(file.load(), file, metrics=self.metrics)
+        self.models = Models(
+            file.load(),
+            file,
+            metrics=self.metrics,
+            keep_seconds=settings.checkpoint_max_age if resumption else 0.0,
+        )
         self.service = ClassifierService(
             self.models,
             Policy(
@@ -135,15 +162,20 @@ class Server:
             ),
             metrics=self.metrics,
             identities=Identities(tokens),
+            resumption=resumption,
         )
         self._health = health.aio.HealthServicer()
         # A longer message than any valid one is not even read into memory.
-        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
+        longest = max(
+            round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024,
+            most_sealed_bytes(self.models.current.metadata) + 1024,
+            LEAST_MESSAGE_BYTES,
+        )
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
                 ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", max(longest, LEAST_MESSAGE_BYTES)),
+                ("grpc.max_receive_message_length", longest),
                 ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
             )
         )
@@ -199,6 +231,7 @@ class Server:
             metrics=metrics,
             security=self._security,
             tokens=self.settings.tokens is not None,
+            checkpoints=self.settings.checkpoint_keys is not None,
         )
 
     def _serve_metrics(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -21,6 +22,7 @@ from streamer.models import Models
 from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities
@@ -42,6 +44,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
         identities: who may call; everyone if none is given.
+        resumption: of calls that ask for checkpoints; such calls are refused if none is given.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
         identities: Identities | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._models = models
@@ -58,6 +62,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._clock = clock
         self._load = Load()
         self._identities = identities or Identities()
+        self._resumption = resumption
         self._admission = Admission(policy, self._load)
         self._openings = Openings(policy.config_timeout, clock)
         self._calls: set[Call] = set()
@@ -119,6 +124,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 self._calls.discard(call)
                 call.close()
                 self._models.ended(call.model)
+                if self._resumption is not None:
+                    self._resumption.ended(call, well=ending == "OK")
                 self._metrics.heard(call.session, call.counted)
                 self._metrics.ended(ending, reason)
                 log_end(call, ending, reason)
@@ -138,20 +145,33 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             wanted,
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
+            checkpoints=self._resumption is not None,
         )
+        model, resumed, keeper = self._models.current, None, None
+        if self._resumption is not None:
+            if wanted.resume_from:
+                resumed, model = self._resumption.open(wanted, caller, self._models)
+                config = dataclasses.replace(config, call_id=resumed.identity.call_id)
+            keeper = self._resumption.keeper(config, wanted, caller, model, resumed)
         call = Call(
-            config, self._models.current, self._clock, self._metrics, self._load, caller.identity
+            config, model, self._clock, self._metrics, self._load, caller.identity, keeper, resumed
         )
-        self._models.began(call.model)
+        self._models.began(model)
+        if self._resumption is not None:
+            self._resumption.began(call)
         return call
 
     def _greet(self, call: Call) -> None:
         self._calls.add(call)
         call.say(
             messages.started(
-                call.config, call.model.metadata, idle_timeout=self._policy.idle_timeout
+                call.config,
+                call.model.metadata,
+                idle_timeout=self._policy.idle_timeout,
+                checkpoints=self._resumption is not None,
             )
         )
+        call.remember()  # a call that goes on has something to remember
         log.info(
             "call_started",
             call_id=call.config.call_id,
@@ -160,6 +180,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             sample_rate=call.config.sample_rate,
             channels=len(call.config.ignored),
             model=call.model.metadata.model_id,
+            resumed=call.resumed,
         )
 
     async def _converse(self, call: Call, context: Context) -> CallError | None:
@@ -178,10 +199,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
+        """Refuse new calls, let running ones go on for ``seconds``, then finish them.
+
+        Calls with checkpoints are sent to other servers, one after the other in the first half of
+        that: all at once would be more than those can take.
+        """
         self.draining.set()
         self._metrics.draining()
         self._openings.stop(Draining())
+        moving = asyncio.create_task(self._move(seconds / 2))
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -189,6 +215,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             for call in list(self._calls):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
+        finally:
+            moving.cancel()
+
+    async def _move(self, seconds: float) -> None:
+        """Have every call that can go on elsewhere do so, spread over ``seconds``."""
+        calls = [call for call in self._calls if call.keeper is not None]
+        for call in calls:
+            call.move()
+            await asyncio.sleep(seconds / len(calls))
 
     def measured(self, late: float, busy: float, passed: float) -> None:
         """Take note of how far the server is behind and how busy.
@@ -229,6 +264,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         for call in self._calls:
             self._metrics.heard(call.session, call.counted)
             enforce(self._policy, call, now)
+            if call.keeper is not None and call.keeper.overdue:
+                call.remember()
 
 
 async def _read(context: Context) -> pb.StreamClassifyRequest | None:

@@ -64,6 +64,12 @@ class ServerSettings(BaseSettings):
     """TOML file of who may call, each with the hash of a token (make one with: python -m
     streamer.security token); replace it and the next call is judged by the new one. Not given,
     whoever can connect may call"""
+    checkpoint_keys: Path | None = None
+    """TOML file of the keys that seal checkpoints, the same on every server that calls may move to
+    (make one with: python -m streamer.security key); the first seals, all of them open, and a
+    changed file is taken up. Not given, calls cannot have checkpoints"""
+    checkpoint_max_age: float = Field(300.0, gt=0, le=86_400)
+    """seconds that a checkpoint is good for"""
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""

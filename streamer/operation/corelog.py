@@ -48,8 +48,8 @@ def _tell(lines: list[bytes], failed: Callable[[int], None]) -> None:
         log.info("handshake_failed", reason=reason, count=count)
     if failures:
         failed(failures.total())
-    for text, reason in zip(texts, reasons, strict=True):
-        if reason is None:
+    for text, found in zip(texts, reasons, strict=True):
+        if found is None:
             log.warning("native_output", text=text[:LONGEST_TEXT])
 
 

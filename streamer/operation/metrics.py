@@ -19,6 +19,7 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 _STEP_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0)
 _WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_CHECKPOINT_BYTES = (8192, 16384, 24576, 32768, 49152, 65536, 98304, 131072, 262144)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -98,6 +99,11 @@ class Metrics:
             "Age of the oldest block of a batch when its step began.",
             _WAIT_SECONDS,
         )
+        self._resumed = counter("calls_resumed", "Calls that went on from a checkpoint.")
+        self._checkpoints = counter("checkpoints", "Checkpoints sent.")
+        self._checkpoint_bytes = histogram(
+            "checkpoint_bytes", "Length of a checkpoint.", _CHECKPOINT_BYTES
+        )
         self._failed = counter("student_failures", "Blocks that the student failed on.")
         self._healthy = Gauge(
             "voicecohort_healthy", "1 while the student answers.", registry=self.registry
@@ -138,6 +144,15 @@ class Metrics:
     def ended(self, status: str, reason: str) -> None:
         """A call ended, well or not."""
         self._ended.labels(status, reason).inc()
+
+    def resumed(self) -> None:
+        """A call went on from a checkpoint."""
+        self._resumed.inc()
+
+    def checkpoint(self, length: int) -> None:
+        """A checkpoint of so many bytes is sent."""
+        self._checkpoints.inc()
+        self._checkpoint_bytes.observe(length)
 
     def load(self, delay: float, demand: float) -> None:
         """Seconds that the server is behind, and the share of the CPU that live audio takes."""
