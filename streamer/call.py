@@ -17,6 +17,7 @@ from streamer.errors import (
 from streamer.models import ServedModel
 from streamer.operation.load import Load
 from streamer.operation.metrics import Heard, Metrics
+from streamer.operation.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 
@@ -37,6 +38,7 @@ class Call:
         clock: seconds, monotonic.
         metrics: told of final predictions.
         load: of the server; told of audio, and says how often predictions may come.
+        trace: told what becomes of the call.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Call:
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
+        trace: CallTrace = NO_TRACE,
     ) -> None:
         self.config = config
         self.counted = Heard()
@@ -54,6 +57,7 @@ class Call:
         self.session = CallSession(config, model.engine, self, load)
         self.messages = 0
         self._load = load
+        self._trace = trace
         self.last_message = self._began = clock()
         self._clock = clock
         self._unsent: deque[Response | Update] = deque()
@@ -110,7 +114,9 @@ class Call:
         if kind == "audio":
             audio = request.audio
             start = audio.start_sample if audio.HasField("start_sample") else None
-            seconds = self.session.audio(audio.sequence, audio.data, start)
+            seconds = self.session.audio(
+                audio.sequence, audio.data, start, received=self.last_message
+            )
             age = self.last_message - self._began
             self._load.heard(seconds, self.session.audio_seconds - age)
             return False
@@ -124,8 +130,11 @@ class Call:
         action = control.WhichOneof("action")
         if action == "discard":
             self.session.discard(control.channels)
+            self._trace.changed(action, control.channels)
         elif action in {"hold", "resume"}:
-            self.session.hold(control.channels, held=action == "hold")
+            held = action == "hold"
+            self.session.hold(control.channels, held=held)
+            self._trace.changed("hold" if held else "resume", control.channels)
         elif action == "finish":
             if control.channels:
                 raise InvalidArgument(
@@ -168,7 +177,9 @@ class Call:
             self._something_unsent.clear()
             while self._unsent:
                 item = self._unsent.popleft()
+                due = None
                 if isinstance(item, Update):
+                    due = None if item.final else item.received
                     # Made into a message only now: an overtaken update would be wasted work.
                     item = messages.prediction(
                         item, self.model.decider, self.config.min_speech_seconds
@@ -176,6 +187,9 @@ class Call:
                     if item.prediction.final:
                         self._metrics.decided(item.prediction)
                 await write(item)
+                self._trace.sent(item)
+                if due is not None:
+                    self._metrics.predicted(self._clock() - due)
 
     def no_more_responses(self) -> None:
         """Let :meth:`write_all` return once everything queued is sent."""

@@ -26,6 +26,7 @@ from streamer.operation import workers
 from streamer.operation.address import check_address
 from streamer.operation.metrics import Metrics
 from streamer.operation.selftest import self_test
+from streamer.operation.tracing import tracing_to
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.tls import Certificates, TlsFiles
@@ -58,6 +59,8 @@ def configure_log(level: str, **fields: object) -> None:
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**fields, **event},
+            # Whatever is said while a call's stream is served: its call_id and trace_id.
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -71,12 +74,12 @@ def configure_log(level: str, **fields: object) -> None:
     )
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+def _certificates(settings: ServerSettings) -> Certificates | None:
     """Of TLS, None for plaintext; raises TlsError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return Certificates(files).credentials()
+    return Certificates(files)
 
 
 class Server:
@@ -99,8 +102,16 @@ class Server:
             check_address(settings.listen)
         if settings.metrics_listen:
             check_address(settings.metrics_listen)
-        self._credentials = _credentials(settings)
+        self._certificates = _certificates(settings)
         self.metrics = Metrics()
+        if self._certificates is not None:
+            self.metrics.certificates(self._certificates)
+        self.tracing = tracing_to(
+            settings.otlp_endpoint,
+            insecure=settings.otlp_insecure,
+            ratio=settings.otlp_sample_ratio,
+            exported=self.metrics.exported,
+        )
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
         self_test(self.student)
         self.engine = Engine(
@@ -120,6 +131,7 @@ class Server:
                 workers=settings.workers,
             ),
             metrics=self.metrics,
+            tracing=self.tracing,
         )
         self._health = health.aio.HealthServicer()
         # A longer message than any valid chunk is not even read into memory.
@@ -145,10 +157,10 @@ class Server:
     def bind(self) -> None:
         """Take the port; connections wait until :meth:`start`."""
         listen = self.settings.listen
-        if self._credentials is None:
+        if self._certificates is None:
             self.port = self._server.add_insecure_port(listen)
         else:
-            self.port = self._server.add_secure_port(listen, self._credentials)
+            self.port = self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def start(self) -> None:
         """Answer calls and, where asked to, scrapes."""
@@ -194,6 +206,7 @@ class Server:
             self._sweeper.cancel()
         await self._server.stop(grace=1.0)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
+        await asyncio.get_running_loop().run_in_executor(None, self.tracing.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")
 

@@ -24,6 +24,7 @@ from streamer.errors import (
 from streamer.models import Models
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import CallTrace, Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
@@ -43,6 +44,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         policy: limits.
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
+        tracing: traces calls; none are traced if it is not given.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         policy: Policy,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._metrics = metrics or Metrics()
         self._models = models
         self._policy = policy
@@ -75,6 +79,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
+        trace = self._tracing.call(context.invocation_metadata() or ())
+        # A stream is served by a task of its own: these fields end with it.
+        structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
         self._metrics.opened()
         self._empty.clear()
@@ -83,7 +90,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         ending = "CANCELLED"
         try:
             try:
-                call = await self._admit(context)
+                call = await self._admit(context, trace)
                 await self._greet(call, context)
                 error = await self._converse(call, context)
             except CallError as raised:
@@ -109,19 +116,30 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 self._metrics.heard(call.session, call.counted)
                 self._metrics.ended(ending)
                 log_end(call, ending)
+            trace.ended(ending, _reason(error), call.session if call else None)
 
-    async def _admit(self, context: Context) -> Call:
+    async def _admit(self, context: Context, trace: CallTrace) -> Call:
         if self.draining.is_set():
             raise Draining
         if (refusal := self._admission.refusal(self._open_streams)) is not None:
             raise refusal
         first = await self._first_message(context)
+        if messages.fit_for_log(first.config.call_id):
+            structlog.contextvars.bind_contextvars(call_id=first.config.call_id)
         config = messages.call_config(
             first.config,
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
         )
-        return Call(config, self._models.current, self._clock, self._metrics, self._load)
+        structlog.contextvars.bind_contextvars(call_id=config.call_id)
+        model = self._models.current
+        trace.accepted(
+            config,
+            config.encoding.name.lower(),
+            model.metadata.model_id,
+            resumed=bool(first.config.resume_from),
+        )
+        return Call(config, model, self._clock, self._metrics, self._load, trace)
 
     async def _greet(self, call: Call, context: Context) -> None:
         self._calls.add(call)
@@ -229,6 +247,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             self._metrics.heard(call.session, call.counted)
             if call.last_message < oldest:
                 call.stop(IdleTimeout(self._policy.idle_timeout))
+
+
+def _reason(error: CallError | None) -> str:
+    return str(getattr(error, "reason", "")) if error else ""
 
 
 async def _read(context: Context) -> pb.StreamClassifyRequest | None:

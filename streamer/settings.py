@@ -62,6 +62,14 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
+    otlp_endpoint: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of every call;
+    empty sends none. Needs the extra "tracing"; the collector's authority and headers are taken
+    from OTEL_EXPORTER_OTLP_CERTIFICATE and OTEL_EXPORTER_OTLP_HEADERS"""
+    otlp_insecure: bool = False
+    """spans go in plaintext instead of TLS"""
+    otlp_sample_ratio: float = Field(1.0, ge=0, le=1)
+    """share of calls that get a span; a caller that sends a traceparent decides for itself"""
     model: Path | None = None
     """student to serve, an ONNX file written by train/; the shipped one if not given"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
