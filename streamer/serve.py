@@ -29,7 +29,9 @@ from streamer.operation.selftest import self_test
 from streamer.operation.tracing import tracing_to
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.security.identity import Identities
 from streamer.security.tls import Certificates, TlsFiles
+from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
@@ -39,6 +41,11 @@ log = structlog.get_logger()
 SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
+LEAST_MESSAGE_BYTES = 1 << 20
+"""A config may bring a checkpoint along."""
+SPARE_STREAMS = 100
+"""What a connection may open beyond the calls of a server, to be refused at once, and for probes.
+gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
 OPTIONS = (
     # A gateway whose host died never says goodbye: ask it once a minute.
     ("grpc.keepalive_time_ms", 60_000),
@@ -91,7 +98,8 @@ class Server:
 
     Raises:
         ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, or the certificates not served.
+        RuntimeError: the address cannot be bound, the certificates not served, or the tokens not
+            used.
     """
 
     def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
@@ -103,6 +111,7 @@ class Server:
         if settings.metrics_listen:
             check_address(settings.metrics_listen)
         self._certificates = _certificates(settings)
+        tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
         if self._certificates is not None:
             self.metrics.certificates(self._certificates)
@@ -125,6 +134,10 @@ class Server:
             Models(ServedModel.of(self.engine)),
             Policy(
                 max_calls=settings.max_calls,
+                max_calls_per_identity=settings.max_calls_per_identity,
+                max_call_seconds=settings.max_call_seconds,
+                max_lag_seconds=settings.max_lag_seconds,
+                config_timeout=settings.config_timeout,
                 max_chunk_seconds=settings.max_chunk_seconds,
                 idle_timeout=settings.idle_timeout,
                 update_seconds=settings.update_seconds,
@@ -132,21 +145,24 @@ class Server:
             ),
             metrics=self.metrics,
             tracing=self.tracing,
+            identities=Identities(tokens),
         )
         self._health = health.aio.HealthServicer()
-        # A longer message than any valid chunk is not even read into memory.
+        # A longer message than any valid one is not even read into memory.
         longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
                 ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", longest),
+                ("grpc.max_receive_message_length", max(longest, LEAST_MESSAGE_BYTES)),
+                ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
             )
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if tokens is None:  # gRPC's reflection lets in everyone
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -167,6 +183,8 @@ class Server:
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
+        if self.settings.tokens is not None and self.settings.in_clear:
+            log.warning("tokens_in_clear", address=self.address)
         self._sweeper = asyncio.create_task(self.service.watch())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
@@ -177,6 +195,7 @@ class Server:
             max_calls=self.settings.max_calls,
             metrics=metrics,
             security=self._security,
+            tokens=self.settings.tokens is not None,
         )
 
     def _serve_metrics(self) -> str:

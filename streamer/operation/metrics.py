@@ -114,8 +114,8 @@ class Metrics:
         build = Info("voicecohort_build", "What runs.", registry=self.registry)
         build.info({"version": version("voicecohort"), "grpc": version("grpcio")})
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
-        self._ended = counter("calls", "Calls that began, by the status they ended with.", "status")
-        self._refused = counter("refusals", "Streams that never became a call.", "status")
+        self._ended = counter("calls", "Calls that began, by how they ended.", "status", "reason")
+        self._refused = counter("refusals", "Streams that never became a call.", "status", "reason")
         self._audio = counter("audio_seconds", "Audio received, lost audio included.")
         self._classified = counter(
             "classified_seconds", "Audio of classified channels, each counted by itself."
@@ -155,13 +155,13 @@ class Metrics:
         """A stream was closed."""
         self._open.dec()
 
-    def refused(self, status: str) -> None:
-        """A stream was turned away before its call began."""
-        self._refused.labels(status).inc()
+    def refused(self, status: str, reason: str) -> None:
+        """A stream was turned away before its call began; see ``CallError`` for both words."""
+        self._refused.labels(status, reason).inc()
 
-    def ended(self, status: str) -> None:
-        """A call ended."""
-        self._ended.labels(status).inc()
+    def ended(self, status: str, reason: str) -> None:
+        """A call ended, well or not."""
+        self._ended.labels(status, reason).inc()
 
     def load(self, delay: float, demand: float) -> None:
         """Seconds that the server is behind, and the share of the CPU that live audio takes."""

@@ -40,9 +40,7 @@ STOP_SECONDS = 3.0
 COMPLAIN_SECONDS = 60.0
 """Between two lines of the log about a collector that does not answer."""
 
-METHOD = "{}/StreamClassify".format(
-    pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name,
-)
+METHOD = f"{pb.DESCRIPTOR.services_by_name['ClassifierService'].full_name}/StreamClassify"
 SERVER_ERRORS = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
@@ -109,9 +107,10 @@ class CallSpan(CallTrace):
 
     def ended(self, status: str, reason: str, session: Session | None) -> None:
         """Close the span and queue it for the collector."""
-        attributes: dict[str, AttributeValue] = {"rpc.response.status_code": status}
-        if reason:
-            attributes["voicecohort.reason"] = reason
+        attributes: dict[str, AttributeValue] = {
+            "rpc.response.status_code": status,
+            "voicecohort.reason": reason,
+        }
         if session is not None:
             attributes |= {
                 "voicecohort.call.audio_seconds": round(session.audio_seconds, 3),

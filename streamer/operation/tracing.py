@@ -80,7 +80,7 @@ class CallTrace:
 
         Args:
             status: name of the gRPC status code.
-            reason: slug of the error, empty if there was none.
+            reason: the word that metrics count it by.
             session: None if it never became a call.
         """
 

@@ -185,6 +185,7 @@ def test_a_call_becomes_a_span_of_its_caller(collector, line, request_of, pieces
         "rpc.system.name": "grpc",
         "rpc.method": METHOD,
         "rpc.response.status_code": "OK",
+        "voicecohort.reason": "finished",
         "voicecohort.call.id": "whole",
         "voicecohort.call.encoding": "mulaw",
         "voicecohort.call.sample_rate": 8000,
@@ -261,6 +262,7 @@ def test_errors_and_refusals_are_told(collector, server, line, request_of, log_e
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     span = collector.span("bad")
     assert attributes(span)["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert attributes(span)["voicecohort.reason"] == "invalid"
     assert "error.type" not in attributes(span), "a caller's mistake is no error of the server"
     assert span.status.code == trace_pb2.Status.STATUS_CODE_UNSET
     log_entry(server, "call_failed", trace_id="1" * 32, call_id="bad")
