@@ -22,7 +22,11 @@ FRAME_SAMPLES = 160
 
 @dataclass(frozen=True)
 class Update:
-    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
+
+    ``received`` is when the message arrived that made it due, on the clock of who feeds the
+    session; of no meaning in a final one.
+    """
 
     channel: int
     sequence: int
@@ -31,6 +35,7 @@ class Update:
     lost_seconds: float
     posteriors: Posteriors | None
     final: bool
+    received: float = 0.0
 
 
 class Owner(Protocol):

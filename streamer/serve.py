@@ -30,6 +30,7 @@ from streamer.operation import workers
 from streamer.operation.address import check_address
 from streamer.operation.corelog import CoreLog, captured
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import tracing_to
 from streamer.operation.watchdog import Watchdog
 from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
@@ -73,6 +74,8 @@ def configure_log(level: str, **fields: object) -> None:
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**fields, **event},
+            # Whatever is said while a call's stream is served: its call_id and trace_id.
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -86,12 +89,12 @@ def configure_log(level: str, **fields: object) -> None:
     )
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+def _certificates(settings: ServerSettings) -> Certificates | None:
     """Of TLS, None for plaintext; raises TlsError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return Certificates(files).credentials()
+    return Certificates(files)
 
 
 def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None:
@@ -134,9 +137,17 @@ class Server:
             check_address(settings.listen)
         if settings.metrics_listen:
             check_address(settings.metrics_listen)
-        self._credentials = _credentials(settings)
+        self._certificates = _certificates(settings)
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
+        if self._certificates is not None:
+            self.metrics.certificates(self._certificates)
+        self.tracing = tracing_to(
+            settings.otlp_endpoint,
+            insecure=settings.otlp_insecure,
+            ratio=settings.otlp_sample_ratio,
+            exported=self.metrics.exported,
+        )
         resumption = _resumption(settings, self.metrics)
         file = ModelFile(
             settings.model, settings.provider, settings.threads, _engines(settings, self.metrics)
@@ -161,6 +172,7 @@ class Server:
                 workers=settings.workers,
             ),
             metrics=self.metrics,
+            tracing=self.tracing,
             identities=Identities(tokens),
             resumption=resumption,
         )
@@ -200,10 +212,10 @@ class Server:
     def bind(self) -> None:
         """Take the port; connections wait until :meth:`start`."""
         listen = self.settings.listen
-        if self._credentials is None:
+        if self._certificates is None:
             self.port = self._server.add_insecure_port(listen)
         else:
-            self.port = self._server.add_secure_port(listen, self._credentials)
+            self.port = self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def start(self) -> None:
         """Answer calls and, where asked to, scrapes."""
@@ -275,6 +287,7 @@ class Server:
             task.cancel()
         await self._server.stop(grace=1.0)
         await self.models.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self.tracing.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")
 

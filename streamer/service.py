@@ -22,6 +22,7 @@ from streamer.models import Models
 from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import CallTrace, Tracing
 from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -45,6 +46,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         metrics: counts calls; one of its own if none is given.
         identities: who may call; everyone if none is given.
         resumption: of calls that ask for checkpoints; such calls are refused if none is given.
+        tracing: traces calls; none are traced if it is not given.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         metrics: Metrics | None = None,
         identities: Identities | None = None,
         resumption: Resumption | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._metrics = metrics or Metrics()
         self._models = models
         self._policy = policy
@@ -82,6 +86,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
+        trace = self._tracing.call(context.invocation_metadata() or ())
+        # A stream is served by a task of its own: these fields end with it.
+        structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
         self._metrics.opened()
         self._empty.clear()
@@ -94,7 +101,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 self._must_serve()
                 caller = self._identities.caller(context)
                 with self._admission.place(caller):
-                    call = await self._begin(caller, context)
+                    call = await self._begin(caller, context, trace)
                     self._greet(call)
                     error = await self._converse(call, context)
             except CallError as raised:
@@ -114,21 +121,26 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
-            self._open_streams -= 1
-            self._metrics.closed()
-            if not self._open_streams:
-                self._empty.set()
-            if call is None:
-                self._metrics.refused(ending, reason)
-            else:
-                self._calls.discard(call)
-                call.close()
-                self._models.ended(call.model)
-                if self._resumption is not None:
-                    self._resumption.ended(call, well=ending == "OK")
-                self._metrics.heard(call.session, call.counted)
-                self._metrics.ended(ending, reason)
-                log_end(call, ending, reason)
+            self._left(call, ending, reason)
+            trace.ended(ending, reason, call.session if call else None)
+
+    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+        """A stream is over: give back all that it had."""
+        self._open_streams -= 1
+        self._metrics.closed()
+        if not self._open_streams:
+            self._empty.set()
+        if call is None:
+            self._metrics.refused(ending, reason)
+            return
+        self._calls.discard(call)
+        call.close()
+        self._models.ended(call.model)
+        if self._resumption is not None:
+            self._resumption.ended(call, well=ending == "OK")
+        self._metrics.heard(call.session, call.counted)
+        self._metrics.ended(ending, reason)
+        log_end(call, ending, reason)
 
     def _must_serve(self) -> None:
         if self.draining.is_set():
@@ -137,8 +149,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         if not health.healthy:
             raise Unhealthy(health.reason)
 
-    async def _begin(self, caller: Caller, context: Context) -> Call:
+    async def _begin(self, caller: Caller, context: Context, trace: CallTrace) -> Call:
         wanted = await self._openings.config(lambda: _read(context))
+        if wanted.call_id and messages.fit_for_log(wanted.call_id):
+            structlog.contextvars.bind_contextvars(call_id=wanted.call_id)
         if wanted.HasField("checkpoint_interval") or wanted.resume_from:
             caller.must_have("resume")
         config = messages.call_config(
@@ -147,14 +161,29 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             max_chunk_seconds=self._policy.max_chunk_seconds,
             checkpoints=self._resumption is not None,
         )
+        structlog.contextvars.bind_contextvars(call_id=config.call_id)
         model, resumed, keeper = self._models.current, None, None
         if self._resumption is not None:
             if wanted.resume_from:
                 resumed, model = self._resumption.open(wanted, caller, self._models)
                 config = dataclasses.replace(config, call_id=resumed.identity.call_id)
             keeper = self._resumption.keeper(config, wanted, caller, model, resumed)
+        trace.accepted(
+            config,
+            config.encoding.name.lower(),
+            model.metadata.model_id,
+            resumed=resumed is not None,
+        )
         call = Call(
-            config, model, self._clock, self._metrics, self._load, caller.identity, keeper, resumed
+            config,
+            model,
+            self._clock,
+            self._metrics,
+            self._load,
+            identity=caller.identity,
+            keeper=keeper,
+            resumed=resumed,
+            trace=trace,
         )
         self._models.began(model)
         if self._resumption is not None:

@@ -117,6 +117,11 @@ class CallSession:
         return self._heard / self.config.sample_rate
 
     @property
+    def classified_seconds(self) -> float:
+        """Audio of the classified channels, each counted by itself."""
+        return self.audio_seconds * len(self._channels)
+
+    @property
     def lost_seconds(self) -> float:
         """Audio that never arrived."""
         return self._lost / self.config.sample_rate
@@ -171,8 +176,17 @@ class CallSession:
         self._heard, self._lost, self.duplicates = state.heard, state.lost, state.duplicates
         self._next_update = state.next_update
 
-    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> float:
-        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate."""
+    def audio(
+        self,
+        sequence: int,
+        data: bytes,
+        start_sample: int | None = None,
+        received: float = 0.0,
+    ) -> float:
+        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate.
+
+        ``received`` is its time on the caller's clock: that of the updates that it makes due.
+        """
         self._must_run("audio")
         if not data:
             raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
@@ -209,7 +223,7 @@ class CallSession:
             step = self._update_step * self._load.stretch
             passed = (self._heard - self._next_update) // step + 1
             self._next_update += passed * step
-            self._request_updates(final=False)
+            self._request_updates(final=False, received=received)
         return seconds
 
     def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
@@ -284,7 +298,7 @@ class CallSession:
         if self.finishing:
             raise FailedPrecondition(field, "the call is already finished")
 
-    def _request_updates(self, *, final: bool) -> None:
+    def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
         for index, channel in self._channels.items():
             channel.request(
                 Update(
@@ -295,6 +309,7 @@ class CallSession:
                     lost_seconds=self.lost_seconds,
                     posteriors=None,
                     final=final,
+                    received=received,
                 )
             )
 

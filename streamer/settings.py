@@ -75,6 +75,14 @@ class ServerSettings(BaseSettings):
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
     worker_silence_seconds: float = Field(30.0, ge=0)
     """a worker whose event loop has not run for so long is killed and replaced; 0 never does"""
+    otlp_endpoint: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of every call;
+    empty sends none. Needs the extra "tracing"; the collector's authority and headers are taken
+    from OTEL_EXPORTER_OTLP_CERTIFICATE and OTEL_EXPORTER_OTLP_HEADERS"""
+    otlp_insecure: bool = False
+    """spans go in plaintext instead of TLS"""
+    otlp_sample_ratio: float = Field(1.0, ge=0, le=1)
+    """share of calls that get a span; a caller that sends a traceparent decides for itself"""
     model: Path | None = None
     """student to serve, an ONNX file written by train/; the shipped one if not given. SIGHUP loads
     the file again: new calls take what is in it then, running ones keep their student"""
