@@ -79,6 +79,13 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
     return Certificates(files).credentials()
 
 
+def _health_alone(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    """A server of health checks and nothing else."""
+    server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return server
+
+
 class Server:
     """A server; everything it needs is made here and taken down here.
 
@@ -97,8 +104,9 @@ class Server:
         self._shared = shared
         if not shared:
             check_address(settings.listen)
-        if settings.metrics_listen:
-            check_address(settings.metrics_listen)
+        for address in (settings.metrics_listen, settings.health_listen):
+            if address:
+                check_address(address)
         self._credentials = _credentials(settings)
         self.metrics = Metrics()
         self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
@@ -135,6 +143,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
+        self._probed = _health_alone(self._health) if settings.health_listen else None
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -155,6 +164,7 @@ class Server:
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
+        health_address = await self._serve_health()
         self._sweeper = asyncio.create_task(self.service.watch())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info(
@@ -164,6 +174,7 @@ class Server:
             providers=self.student.providers,
             max_calls=self.settings.max_calls,
             metrics=metrics,
+            health=health_address,
             security=self._security,
         )
 
@@ -174,6 +185,14 @@ class Server:
             return ""
         bound = self.metrics.serve(host.strip("[]"), int(port))
         return f"http://{host}:{bound}/metrics"
+
+    async def _serve_health(self) -> str:
+        """Address of the health checks, empty if they are not asked for on a port of their own."""
+        if self._probed is None:
+            return ""
+        port = self._probed.add_insecure_port(self.settings.health_listen)
+        await self._probed.start()
+        return f"{self.settings.health_listen.rpartition(':')[0]}:{port}"
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE):
@@ -193,6 +212,8 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self._server.stop(grace=1.0)
+        if self._probed is not None:
+            await self._probed.stop(grace=None)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")

@@ -62,6 +62,10 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
+    health_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT that answers gRPC health checks and nothing else, in plaintext also where calls
+    need TLS: for probes that know no TLS, as Kubernetes' own; empty serves none. Worker k, from 0,
+    takes the port + k; port 0 takes a free one for each"""
     model: Path | None = None
     """student to serve, an ONNX file written by train/; the shipped one if not given"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
@@ -105,10 +109,10 @@ class ServerSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _metrics_of_all_workers(self) -> Self:
-        last = int(self.metrics_listen.rpartition(":")[2] or 0) + self.workers - 1
-        if last > LAST_PORT:
-            raise ValueError(
-                f"metrics_listen {self.metrics_listen} leaves worker {self.workers - 1} no port"
-            )
+    def _a_port_for_every_worker(self) -> Self:
+        for name in ("metrics_listen", "health_listen"):
+            address = getattr(self, name)
+            last = int(address.rpartition(":")[2] or 0) + self.workers - 1
+            if last > LAST_PORT:
+                raise ValueError(f"{name} {address} leaves worker {self.workers - 1} no port")
         return self
