@@ -113,6 +113,13 @@ def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None
     )
 
 
+def _health_alone(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    """A server of health checks and nothing else."""
+    server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return server
+
+
 class Server:
     """A server; everything it needs is made here and taken down here.
 
@@ -135,8 +142,9 @@ class Server:
         self._shared = shared
         if not shared:
             check_address(settings.listen)
-        if settings.metrics_listen:
-            check_address(settings.metrics_listen)
+        for address in (settings.metrics_listen, settings.health_listen):
+            if address:
+                check_address(address)
         self._certificates = _certificates(settings)
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
@@ -193,6 +201,7 @@ class Server:
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._probed = _health_alone(self._health) if settings.health_listen else None
         if tokens is None:  # gRPC's reflection lets in everyone
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -222,6 +231,7 @@ class Server:
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
+        health_address = await self._serve_health()
         if self.settings.tokens is not None and self.settings.in_clear:
             log.warning("tokens_in_clear", address=self.address)
         watchdog = Watchdog(
@@ -241,6 +251,7 @@ class Server:
             providers=self.models.current.providers,
             max_calls=self.settings.max_calls,
             metrics=metrics,
+            health=health_address,
             security=self._security,
             tokens=self.settings.tokens is not None,
             checkpoints=self.settings.checkpoint_keys is not None,
@@ -253,6 +264,14 @@ class Server:
             return ""
         bound = self.metrics.serve(host.strip("[]"), int(port))
         return f"http://{host}:{bound}/metrics"
+
+    async def _serve_health(self) -> str:
+        """Address of the health checks, empty if they are not asked for on a port of their own."""
+        if self._probed is None:
+            return ""
+        port = self._probed.add_insecure_port(self.settings.health_listen)
+        await self._probed.start()
+        return f"{self.settings.health_listen.rpartition(':')[0]}:{port}"
 
     async def _set_health(self, healthy: bool) -> None:
         """Say it to those who ask, unless the server drains: then it takes no more calls."""
@@ -286,6 +305,8 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await self._server.stop(grace=1.0)
+        if self._probed is not None:
+            await self._probed.stop(grace=None)
         await self.models.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.tracing.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
