@@ -5,7 +5,8 @@ further. Seeds are made in code. An input that shows a defect is written to --cr
 --repeat. Without --target every target gets --runs inputs; NAME=RUNS gives one its own number.
 
 JSON keys: ``inputs`` (all together), ``command``, ``targets`` (by name, see ``campaign.fuzz``).
-Results of targets that are not run now are kept. Exit code 1 if there is a crash, 3 without atheris.
+Results of targets that are not run now are kept. Exit code 1 if there is a crash, 3 without
+atheris.
 """
 
 from __future__ import annotations
@@ -70,8 +71,16 @@ def main() -> int:
             name, runs or options.runs, options.seconds, options.seed, options.crashes
         )
         result["command"] = shlex.join(
-            ["python", "tests/fuzz", "--target", f"{name}={runs or options.runs}",
-             "--seconds", str(options.seconds), "--seed", str(options.seed)]
+            [
+                "python",
+                "tests/fuzz",
+                "--target",
+                f"{name}={runs or options.runs}",
+                "--seconds",
+                str(options.seconds),
+                "--seed",
+                str(options.seed),
+            ]
         )
         results[name] = result
         sys.stdout.write(f"{json.dumps({name: result}, indent=1)}\n")

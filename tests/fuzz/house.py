@@ -1,4 +1,4 @@
-"""The service without sockets: one call made of an input, beside a witness that must not notice it."""
+"""The service without sockets: a call made of an input, beside a witness that must not notice."""
 
 from __future__ import annotations
 
@@ -194,6 +194,13 @@ class House:
     def _metrics(self) -> Metrics:
         return Metrics()
 
+    def close(self) -> None:
+        """End the engine."""
+        self._run(self._close())
+
+    async def _close(self) -> None:
+        self.engine.stop()
+
     def try_call(self, script: Sequence[Step]) -> Ending:
         """Run a script as a call beside the witness.
 
@@ -241,13 +248,21 @@ class House:
             while self._calm and any(c.session.backlog for c in self.service._calls):
                 await asyncio.sleep(0.001)
 
+        before = asyncio.all_tasks()
         witness = asyncio.create_task(self.witness(turn))
-        async with asyncio.timeout(LIMIT_SECONDS):
-            ending = await attempt(script)
-        over.set()
-        async with asyncio.timeout(LIMIT_SECONDS):
-            seen = await witness
-            await self.nothing_left()
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                ending = await attempt(script)
+            over.set()
+            async with asyncio.timeout(LIMIT_SECONDS):
+                seen = await witness
+                await self.nothing_left(before)
+        except BaseException:
+            left = asyncio.all_tasks() - before
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            raise
         self._compare(seen)
         return ending
 
@@ -255,10 +270,10 @@ class House:
         """The good call."""
         return self.call(witness_requests(), before)
 
-    async def nothing_left(self) -> None:
-        """No stream is open and nobody works for one any more."""
+    async def nothing_left(self, before: set[asyncio.Task]) -> None:
+        """No stream is open and nobody works for one any more but who did ``before``."""
         assert self.service.running == 0, "a stream is left open"
-        left = asyncio.all_tasks() - {asyncio.current_task()}
+        left = asyncio.all_tasks() - before
         assert not left, f"tasks are left: {left}"
 
     def _compare(self, seen: Ending) -> None:

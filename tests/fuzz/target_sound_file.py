@@ -1,11 +1,13 @@
-"""The client's reader of sound files: any bytes are a call or a ValueError, within bounded memory."""
+"""The client's reader of sound files: any bytes are a call or a ValueError, in bounded memory."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
 import resource
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -43,7 +45,9 @@ FORMATS = (
     ("PAF", "PCM_16"),
     ("MAT5", "PCM_16"),
 )
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))  # noqa: S108 - memory, not disk
+MEMORY = "/dev/shm"  # noqa: S108 - no disk for a million files
+FOLDER = Path(tempfile.mkdtemp(prefix="fuzz", dir=MEMORY if Path(MEMORY).is_dir() else None))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
 def seeds() -> list[bytes]:

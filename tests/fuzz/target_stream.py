@@ -1,6 +1,8 @@
-"""The service, fed with calls of a small grammar: mostly sensible messages with values at the edge."""
+"""The service, fed with calls of a small grammar: mostly sensible, with values at the edge."""
 
 from __future__ import annotations
+
+import itertools
 
 import house
 from material import Material
@@ -16,12 +18,15 @@ MILLISECONDS = (100, 500, 0, 60_000, 99, 60_001, -1, 2**40)
 CHANNELS = ((), (0,), (1,), (0, 1), (0, 0), (2,), (2**32 - 1,))
 SEQUENCES = (0, 1, 2, 2**63, 2**64 - 1)
 LENGTHS = (800, 160, 1, 2, 3, 4, 0, 1600, 799, 8000)
-STEPS = ("audio",) * 12 + ("control",) * 3 + ("empty", "config", "undecodable", "pause", "pause", "stall", "cancel")
+RARE = ("empty", "config", "undecodable", "pause", "pause", "stall", "cancel")
+STEPS = ("audio",) * 12 + ("control",) * 3 + RARE
+ACTIONS = ("hold", "resume", "discard", "hold", "resume", "finish", "")
 
 
 def seeds() -> list[bytes]:
     """Inputs that make calls of every encoding and layout: zeros mean the first choice."""
-    made = [bytes([encoding, rate, layout]) + bytes(40) for encoding in range(3) for rate in range(2) for layout in range(4)]
+    layouts = itertools.product(range(3), range(2), range(4))
+    made = [bytes(layout) + bytes(40) for layout in layouts]
     made += [bytes(20) + bytes([STEPS.index(kind)]) + bytes(20) for kind in dict.fromkeys(STEPS)]
     return made
 
@@ -102,7 +107,7 @@ class _Writer:
 
     def control(self) -> pb.StreamClassifyRequest:
         control = pb.Control(channels=self._material.choice(CHANNELS))
-        action = self._material.choice(("hold", "resume", "discard", "hold", "resume", "finish", ""))
+        action = self._material.choice(ACTIONS)
         if action:
             getattr(control, action).SetInParent()
         return pb.StreamClassifyRequest(control=control)

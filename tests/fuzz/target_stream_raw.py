@@ -28,7 +28,9 @@ def seed_calls() -> list[list[pb.StreamClassifyRequest]]:
                 config = pb.StreamConfig(
                     encoding=encoding,
                     sample_rate=rate,
-                    channels=[pb.ChannelConfig(role=1 + n, ignored=n == 1) for n in range(channels)],
+                    channels=[
+                        pb.ChannelConfig(role=1 + n, ignored=n == 1) for n in range(channels)
+                    ],
                     speech_events=rate == 8000,
                 )
                 config.update_interval.FromMilliseconds(100)

@@ -1,4 +1,4 @@
-"""A real grpc.aio server, sent messages that are arbitrary bytes, beside a witness on a line of its own."""
+"""A real grpc.aio server, sent arbitrary bytes, beside a witness on a line of its own."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ class Wire(House):
         self._opens = [channel.stream_stream(METHOD) for channel in self._channels]
         await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
 
+    async def _close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+        await self._server.stop(None)
+        await super()._close()
+
     async def call(self, script, before=None, *, line: int = 0) -> Ending:
         """One stream to its end; messages are requests or bytes."""
         ending = Ending()
@@ -97,7 +103,7 @@ class Wire(House):
         """The good call, on its own connection."""
         return self.call(witness_requests(), before, line=1)
 
-    async def nothing_left(self) -> None:
+    async def nothing_left(self, before: set[asyncio.Task]) -> None:  # noqa: ARG002 - gRPC has its own
         """No stream is open; the server's side of one ends a little after the client's."""
         await self._until(lambda: not self.service.running)
         self.metrics.seen.clear()
