@@ -15,7 +15,7 @@ from streamer.errors import (
     LimitExceeded,
 )
 from streamer.models import ServedModel
-from streamer.operation.load import Load
+from streamer.operation.load import AHEAD_SECONDS, Load
 from streamer.operation.metrics import Heard, Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
@@ -37,6 +37,7 @@ class Call:
         clock: seconds, monotonic.
         metrics: told of final predictions.
         load: of the server; told of audio, and says how often predictions may come.
+        identity: of the caller, for the log.
     """
 
     def __init__(
@@ -46,23 +47,29 @@ class Call:
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
+        identity: str = "",
     ) -> None:
         self.config = config
+        self.identity = identity
         self.counted = Heard()
         self._metrics = metrics
         self.model = model
         self.session = CallSession(config, model.engine, self, load)
         self.messages = 0
         self._load = load
-        self.last_message = self._began = clock()
+        self.last_message = self.began = clock()
+        self.over_since: float | None = None
+        """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
         self._unsent: deque[Response | Update] = deque()
         self._something_unsent = asyncio.Event()
         self._progress = asyncio.Event()
-        self._no_more = False
+        self._no_more = self._closed = False
         self._failure: CallError | None = None
         self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the call must end from this side."""
+        self.given_up: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
+        """Resolves to the reason when a call that is over must not wait any longer."""
 
     # --- told by the session ---
 
@@ -72,14 +79,18 @@ class Call:
             if isinstance(waiting, Update) and waiting.channel == update.channel:
                 del self._unsent[index]
                 break
-        self._send(update)
+        self.say(update)
         self._progress.set()
 
     def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Queue a speech event."""
         if len(self._unsent) > MAX_UNSENT_EVENTS:
-            self.stop(LimitExceeded("unread responses", len(self._unsent), MAX_UNSENT_EVENTS))
-        self._send(messages.speech_event(channel, started, audio_seconds))
+            self.stop(
+                LimitExceeded(
+                    "unread responses", len(self._unsent), MAX_UNSENT_EVENTS, reason="unread"
+                )
+            )
+        self.say(messages.speech_event(channel, started, audio_seconds))
 
     def progressed(self) -> None:
         """Let the reader go on."""
@@ -98,7 +109,25 @@ class Call:
         if not self.stopped.done():
             self.stopped.set_result(reason)
 
-    def _send(self, item: Response | Update) -> None:
+    def over(self) -> None:
+        """Nothing more is read."""
+        self.over_since = self._clock()
+
+    def give_up(self, reason: CallError) -> None:
+        """Wait no longer for the last predictions, or for the gateway to read them."""
+        if not self.given_up.done():
+            self.given_up.set_result(reason)
+
+    def ahead(self, now: float) -> bool:
+        """Whether it streams a file: it has sent more audio than it is old."""
+        return self.session.audio_seconds - (now - self.began) > AHEAD_SECONDS
+
+    def lag(self, now: float) -> float:
+        """Seconds that its oldest audio has waited for the student, to the second."""
+        return 0.0 if self._closed else self.session.lag(now)
+
+    def say(self, item: Response | Update) -> None:
+        """Queue a response; :meth:`write_all` sends it when the gateway reads."""
         self._unsent.append(item)
         self._something_unsent.set()
 
@@ -111,7 +140,7 @@ class Call:
             audio = request.audio
             start = audio.start_sample if audio.HasField("start_sample") else None
             seconds = self.session.audio(audio.sequence, audio.data, start)
-            age = self.last_message - self._began
+            age = self.last_message - self.began
             self._load.heard(seconds, self.session.audio_seconds - age)
             return False
         if kind == "control":
@@ -184,4 +213,5 @@ class Call:
 
     def close(self) -> None:
         """Leave the engine."""
+        self._closed = True
         self.session.close()

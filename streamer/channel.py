@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from streamer.batch import Posteriors
 from streamer.codec import SAMPLE_RATE, Samples
-from streamer.engine import Engine, Lane, Posteriors
+from streamer.engine import Engine, Lane
 from streamer.errors import CallError
 from streamer.vad import SpeechGate
 
@@ -68,6 +69,7 @@ class Channel:
         self.posteriors: Posteriors | None = None
         self.due: tuple[int, Update] | None = None
         self._next_due: tuple[int, Update] | None = None
+        self._waiting: tuple[int, float] | None = None
         self.lane: Lane = self._engine.new_lane(self._stepped)
 
     def hear(self, samples: Samples) -> None:
@@ -140,6 +142,17 @@ class Channel:
         self.posteriors = result
         self._emit_if_covered()
         self._owner.progressed()
+
+    def lag(self, now: float) -> float:
+        """Seconds that a block has waited for the student at least; look once a second.
+
+        Blocks bear no times: the newest at one look is watched until it is done. So a lag that
+        lasts is seen within twice its length.
+        """
+        if self._waiting is None or self.completed >= self._waiting[0]:
+            waits = self.submitted > self.completed
+            self._waiting = (self.submitted, now) if waits else None
+        return now - self._waiting[1] if self._waiting else 0.0
 
     def _emit_if_covered(self) -> None:
         while self.due is not None and self.completed >= self.due[0]:

@@ -96,6 +96,10 @@ class CallSession:
         """Blocks that wait for the engine, over all channels."""
         return sum(c.submitted - c.completed for c in self._channels.values())
 
+    def lag(self, now: float) -> float:
+        """Seconds that the oldest block has waited for the engine, see :meth:`Channel.lag`."""
+        return max(channel.lag(now) for channel in self._channels.values())
+
     @property
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
@@ -119,7 +123,10 @@ class CallSession:
         seconds = len(data) / self._decoder.frame_bytes / self.config.sample_rate
         if seconds > self.config.max_chunk_seconds:
             raise LimitExceeded(
-                "audio.data", f"{seconds:.3g} s", f"{self.config.max_chunk_seconds:g} s a message"
+                "audio.data",
+                f"{seconds:.3g} s",
+                f"{self.config.max_chunk_seconds:g} s a message",
+                reason="chunk",
             )
         if len(data) % self._decoder.frame_bytes:
             raise InvalidArgument(

@@ -12,6 +12,7 @@ from typing import Literal, Self
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from streamer.client.authorization import bearer
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
@@ -77,8 +78,13 @@ class Call:
     and ``details()`` say what and why.
     """
 
-    def __init__(self, stub: pb_grpc.ClassifierServiceAsyncStub, config: pb.StreamConfig) -> None:
-        self._stream = stub.StreamClassify()
+    def __init__(
+        self,
+        stub: pb_grpc.ClassifierServiceAsyncStub,
+        config: pb.StreamConfig,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._stream = stub.StreamClassify(metadata=headers)
         self._stream.add_done_callback(self._remember_status)
         self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
         self._error: grpc.aio.AioRpcError | None = None
@@ -228,9 +234,17 @@ class Client:
     Args:
         target: HOST:PORT.
         credentials: of a connection by TLS, see :func:`streamer.client.tls`; None is plaintext.
+        token: shown at every call, for a server that asks for one. Whoever listens in on a
+            plaintext connection has it.
+
+    Raises:
+        ValueError: the token is none.
     """
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None = None, token: str = ""
+    ) -> None:
+        self._headers = bearer(token)
         # Without these a call that is silent for long loses its connection unnoticed.
         options = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
         self._channel = (
@@ -279,4 +293,4 @@ class Client:
             config.update_interval.FromNanoseconds(round(update_seconds * 1e9))
         if min_speech_seconds is not None:
             config.min_speech.FromNanoseconds(round(min_speech_seconds * 1e9))
-        return Call(self._stub, config)
+        return Call(self._stub, config, self._headers)

@@ -80,8 +80,8 @@ class Metrics:
             registry=self.registry,
         )
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
-        self._ended = counter("calls", "Calls that began, by the status they ended with.", "status")
-        self._refused = counter("refusals", "Streams that never became a call.", "status")
+        self._ended = counter("calls", "Calls that began, by how they ended.", "status", "reason")
+        self._refused = counter("refusals", "Streams that never became a call.", "status", "reason")
         self._audio = counter("audio_seconds", "Audio received, lost audio included.")
         self._speech = counter("speech_seconds", "Speech that the gate let through.")
         self._lost = counter("lost_seconds", "Audio that never arrived.")
@@ -99,10 +99,25 @@ class Metrics:
             _WAIT_SECONDS,
         )
         self._failed = counter("student_failures", "Blocks that the student failed on.")
+        self._healthy = Gauge(
+            "voicecohort_healthy", "1 while the student answers.", registry=self.registry
+        )
+        self._healthy.set(1)
+        self._swaps = counter("model_swaps", "Reloads of the model file by outcome.", "outcome")
+        for outcome in ("changed", "unchanged", "kept"):
+            self._swaps.labels(outcome)
 
     def model(self, model_id: str, provider: str) -> None:
         """The student in use."""
         self._model.info({"model_id": model_id, "provider": provider})
+
+    def swapped(self, outcome: str) -> None:
+        """The model file was loaded again: "changed", "unchanged", or "kept" as it was."""
+        self._swaps.labels(outcome).inc()
+
+    def healthy(self, healthy: bool) -> None:
+        """Whether the student answers."""
+        self._healthy.set(healthy)
 
     def opened(self) -> None:
         """A stream was opened."""
@@ -112,13 +127,17 @@ class Metrics:
         """A stream was closed."""
         self._open.dec()
 
-    def refused(self, status: str) -> None:
-        """A stream was turned away before its call began."""
-        self._refused.labels(status).inc()
+    def refused(self, status: str, reason: str, count: int = 1) -> None:
+        """Streams were turned away before a call began; see ``CallError`` for both words."""
+        self._refused.labels(status, reason).inc(count)
 
-    def ended(self, status: str) -> None:
-        """A call ended."""
-        self._ended.labels(status).inc()
+    def handshakes_failed(self, count: int) -> None:
+        """Connections were turned away: of no use for a call, says the client's gRPC."""
+        self.refused("UNAVAILABLE", "handshake", count)
+
+    def ended(self, status: str, reason: str) -> None:
+        """A call ended, well or not."""
+        self._ended.labels(status, reason).inc()
 
     def load(self, delay: float, demand: float) -> None:
         """Seconds that the server is behind, and the share of the CPU that live audio takes."""

@@ -70,7 +70,8 @@ def test_a_call_is_counted_whole(server, scrape, make_line, request_of, demo_cal
         ),
     )
     assert outcome.code is grpc.StatusCode.OK
-    until(lambda: scrape()["calls_total", "OK"] == before.get(("calls_total", "OK"), 0) + 1)
+    key = ("calls_total", "OK", "finished")
+    until(lambda: scrape()[key] == before.get(key, 0) + 1)
     after = scrape()
     final = outcome.finals
     seconds = final[0].audio_time.ToTimedelta().total_seconds()
@@ -106,15 +107,15 @@ def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line,
         call.read()
     until(lambda: scrape()["calls_open",] == 2)
     assert line.run(request_of.config()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    until(lambda: ("refusals_total", "RESOURCE_EXHAUSTED") in scrape())
+    until(lambda: ("refusals_total", "RESOURCE_EXHAUSTED", "calls") in scrape())
     calls[0].send(request_of.config())  # a second config
     assert calls[0].outcome().code is grpc.StatusCode.FAILED_PRECONDITION
     calls[1].cancel()
     until(lambda: scrape()["calls_open",] == 0)
     after = scrape()
-    assert after["refusals_total", "RESOURCE_EXHAUSTED"] == 1
-    assert after["calls_total", "FAILED_PRECONDITION"] == 1
-    assert after["calls_total", "CANCELLED"] == 1
+    assert after["refusals_total", "RESOURCE_EXHAUSTED", "calls"] == 1
+    assert after["calls_total", "FAILED_PRECONDITION", "precondition"] == 1
+    assert after["calls_total", "CANCELLED", "cancelled"] == 1
 
 
 def test_a_long_call_is_counted_while_it_runs_and_not_twice():
