@@ -1,4 +1,4 @@
-"""Calls outlive their server: replicas behind the real Envoy are killed and restarted under load."""
+"""Calls outlive their server: replicas behind the real Envoy, killed and restarted under load."""
 
 import asyncio
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ CALLS = 50
 CHUNK = 800
 """Samples of a message: 100 ms."""
 PACE = 0.025
-"""Seconds between two messages: four times as fast as people talk, so that the test is over soon."""
+"""Seconds between two messages: four times as fast as people talk."""
 TASKS = ("gender", "age_group", "age_band")
 
 
