@@ -12,20 +12,18 @@ import binascii
 import os
 import struct
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-log = structlog.get_logger()
+from streamer.security.secretfile import SecretFile, SecretFileError, read_toml
 
 MAGIC = b"VCC\x01"
 """Begins every sealed message: what it is, and the version of all that follows."""
@@ -39,8 +37,8 @@ OVERHEAD = _FIXED.size + LONGEST_ID + _SALT + _NONCE + _TAG
 """Bytes that sealing adds, at most."""
 
 
-class KeysError(RuntimeError):
-    """A file of keys that cannot be used; one line, names file, entry and field."""
+class KeysError(SecretFileError):
+    """A file of keys that cannot be used."""
 
 
 class SealError(ValueError):
@@ -84,28 +82,10 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     Raises:
         KeysError: it cannot be read, or an entry is not valid; no value of it is repeated.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        keys = tuple(_File.model_validate(content).key)
-    except OSError as error:
-        raise KeysError(f"checkpoint keys {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KeysError(f"checkpoint keys {path}: not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise KeysError(f"checkpoint keys {path}: no TOML: {error}") from None
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise KeysError(f"checkpoint keys {path}: {_place(first['loc'])}: {first['msg']}") from None
+    keys = tuple(read_toml(path, "checkpoint keys", _File, KeysError).key)
     if len({key.id for key in keys}) < len(keys):
         raise KeysError(f"checkpoint keys {path}: two keys have the same id")
     return keys
-
-
-def _place(where: tuple[int | str, ...]) -> str:
-    """``("key", 1, "id")`` is ``key 2: id``."""
-    if len(where) > 1 and isinstance(where[1], int):
-        return ": ".join([f"key {where[1] + 1}", *(str(part) for part in where[2:])])
-    return ".".join(str(part) for part in where)
 
 
 class Keys:
@@ -116,44 +96,22 @@ class Keys:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._look()
-        self._keys = read_keys(path)
-
-    def _look(self) -> tuple[int, int, int] | None:
-        """Changes when the file is written, replaced or linked elsewhere; None if there is none."""
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        self._file = SecretFile(
+            path, "checkpoint_keys", read_keys, lambda keys: [key.id for key in keys]
+        )
 
     def refresh(self) -> None:
-        """Read the file again if it has changed; what cannot be used leaves the keys as they are.
-
-        Costs a look at the file's inode. To be called from one thread.
-        """
-        stamp = self._look()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp  # also of a broken file: it is logged once
-        try:
-            self._keys = read_keys(self._path)
-        except KeysError as error:
-            log.error("checkpoint_keys_kept", reason=str(error))  # noqa: TRY400 - no traceback
-        else:
-            log.info("checkpoint_keys_changed", keys=[key.id for key in self._keys])
+        """Take note of a changed file."""
+        self._file.refresh()
 
     @property
     def first(self) -> Key:
         """The one that seals."""
-        self.refresh()
-        return self._keys[0]
+        return self._file.entries[0]
 
     def find(self, key_id: bytes) -> Key | None:
         """The one of this id."""
-        self.refresh()
-        return next((key for key in self._keys if key.id.encode() == key_id), None)
+        return next((key for key in self._file.entries if key.id.encode() == key_id), None)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+from streamer.security.sealing import read_keys
 from streamer.security.tokens import Tokens, read_tokens
 
 
@@ -41,7 +42,10 @@ def test_a_token_and_its_entry_fit_together(tmp_path):
     assert command("token", "--identity", "x", "--scope", "classify").stdout != done.stdout
 
 
-def test_a_key_is_an_entry_with_32_random_bytes():
+def test_a_key_is_an_entry_with_32_random_bytes(tmp_path):
+    file = tmp_path / "keys.toml"
+    file.write_text(command("key").stdout)
+    assert len(read_keys(file)[0].secret) == 32
     first, second = (tomllib.loads(command("key").stdout)["key"][0] for _ in range(2))
     made = dt.datetime.fromisoformat(first["id"])
     assert abs(dt.datetime.now(dt.UTC) - made) < dt.timedelta(minutes=1)
