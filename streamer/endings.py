@@ -45,6 +45,9 @@ async def conclude(
 
     Returns:
         The same, or what went wrong meanwhile.
+
+    Raises:
+        Exception: the stream itself broke, or a response could not be made.
     """
     call.over()
     try:
@@ -55,7 +58,10 @@ async def conclude(
     call.no_more_responses()
     # A gateway that does not read cannot hold the call for ever.
     await asyncio.wait((writer, call.given_up), return_when=asyncio.FIRST_COMPLETED)
-    return error if writer.done() else error or call.given_up.result()
+    if not writer.done():
+        return error or call.given_up.result()
+    writer.result()
+    return error
 
 
 async def _finish(call: Call) -> CallError | None:

@@ -6,6 +6,7 @@ Exception
 │   ├── FailedPrecondition    FAILED_PRECONDITION  valid, but not now or not here
 │   ├── Unauthenticated       UNAUTHENTICATED      no token, an unknown or an expired one
 │   ├── PermissionDenied      PERMISSION_DENIED    the token lacks a scope
+│   ├── CheckpointOfAnother   PERMISSION_DENIED    the call was opened by somebody else
 │   ├── LimitExceeded         RESOURCE_EXHAUSTED   a limit of this server
 │   ├── Overloaded            RESOURCE_EXHAUSTED   another call would harm the running ones
 │   ├── CallTooLong           RESOURCE_EXHAUSTED   the longest that a call may last
@@ -14,7 +15,12 @@ Exception
 │   ├── IdleTimeout           DEADLINE_EXCEEDED    nothing came for too long
 │   ├── ReadTimeout           DEADLINE_EXCEEDED    the last responses were not read
 │   ├── Draining              UNAVAILABLE          the server is shutting down
+│   ├── Moved                 UNAVAILABLE          likewise, and the call can go on elsewhere
+│   ├── TakenOver             ABORTED              another stream resumed the call
+│   ├── Unhealthy             UNAVAILABLE          the student does not answer, nobody's fault
+│   ├── ServerFault           INTERNAL             an exception that nobody expected
 │   └── StudentFailed         INTERNAL             the student failed on this call
+│       └── StudentUnavailable  UNAVAILABLE        it could not be asked; another server may answer
 └── ModelFileError            stops the server at start
 
 No gRPC is imported here: ``status`` is the name of the code.
@@ -97,6 +103,16 @@ class PermissionDenied(CallError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"authorization: the token lacks the scope {scope!r}")
+
+
+class CheckpointOfAnother(CallError):
+    """A checkpoint is of a call that somebody else opened."""
+
+    status = "PERMISSION_DENIED"
+    reason = "checkpoint"
+
+    def __init__(self) -> None:
+        super().__init__("config.resume_from: the call was opened by another identity")
 
 
 class LimitExceeded(CallError):
@@ -203,6 +219,27 @@ class Draining(CallError):
         self.retry_after = retry_after
 
 
+class Moved(CallError):
+    """The server is shutting down, and the call can go on elsewhere from its last checkpoint."""
+
+    status = "UNAVAILABLE"
+    reason = "moved"
+    retry_after = 0.0
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; resume the call from its last checkpoint")
+
+
+class TakenOver(CallError):
+    """Another stream resumed the call."""
+
+    status = "ABORTED"
+    reason = "taken_over"
+
+    def __init__(self) -> None:
+        super().__init__("the call was taken over by a stream that resumed it")
+
+
 class StudentFailed(CallError):
     """The student raised, or answered something that is no probability."""
 
@@ -211,6 +248,34 @@ class StudentFailed(CallError):
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"the student failed on this call: {cause}")
+
+
+class StudentUnavailable(StudentFailed):
+    """The student could not answer, which says nothing about the call: stuck, out of memory."""
+
+    status = "UNAVAILABLE"
+    retry_after = 1.0
+
+
+class Unhealthy(CallError):
+    """The student of this server does not answer any call."""
+
+    status = "UNAVAILABLE"
+    reason = "student"
+
+    def __init__(self, cause: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"the server is not healthy: {cause}; another one may answer")
+        self.retry_after = retry_after
+
+
+class ServerFault(CallError):
+    """A mistake of ours; the log has its traceback."""
+
+    status = "INTERNAL"
+    reason = "fault"
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the server failed on this call: {type(error).__name__}")
 
 
 class ModelFileError(Exception):

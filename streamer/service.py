@@ -7,20 +7,22 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from streamer import messages
 from streamer.admission import Admission, Policy
+from streamer.beginnings import Beginnings
 from streamer.call import Call
 from streamer.endings import Context, abort, conclude, log_end, log_error
-from streamer.errors import CallError, Draining, InvalidArgument
+from streamer.errors import CallError, Draining, InvalidArgument, ServerFault, Unhealthy
 from streamer.limits import enforce
 from streamer.models import Models
 from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
-from streamer.operation.tracing import CallTrace, Tracing
+from streamer.operation.tracing import Tracing
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities
@@ -42,6 +44,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
         identities: who may call; everyone if none is given.
+        resumption: of calls that ask for checkpoints; such calls are refused if none is given.
         tracing: traces calls; none are traced if it is not given.
     """
 
@@ -52,6 +55,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
         identities: Identities | None = None,
+        resumption: Resumption | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._tracing = tracing or Tracing()
@@ -61,8 +65,12 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._clock = clock
         self._load = Load()
         self._identities = identities or Identities()
+        self._resumption = resumption
         self._admission = Admission(policy, self._load)
         self._openings = Openings(policy.config_timeout, clock)
+        self._beginnings = Beginnings(
+            models, policy, clock, self._metrics, self._load, resumption=resumption
+        )
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -92,15 +100,21 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         ending, reason = "CANCELLED", "cancelled"
         try:
             try:
-                if self.draining.is_set():
-                    raise Draining
+                self._must_serve()
                 caller = self._identities.caller(context)
                 with self._admission.place(caller):
-                    call = await self._begin(caller, context, trace)
-                    self._greet(call)
+                    wanted = await self._openings.config(lambda: _read(context))
+                    call = self._beginnings.begin(wanted, caller, trace)
+                    self._calls.add(call)
+                    self._beginnings.greet(call)
                     error = await self._converse(call, context)
             except CallError as raised:
                 error = raised
+            except grpc.aio.BaseError:
+                raise  # the stream itself broke: there is nobody to tell
+            except Exception as raised:
+                log.exception("call_broken", call_id=call.config.call_id if call else "")
+                error = ServerFault(raised)
             ending, reason = (error.status, error.reason) if error else ("OK", "finished")
             if error is not None:
                 identity = caller.identity if caller else ""
@@ -111,57 +125,33 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
-            self._open_streams -= 1
-            self._metrics.closed()
-            if not self._open_streams:
-                self._empty.set()
-            if call is None:
-                self._metrics.refused(ending, reason)
-            else:
-                self._calls.discard(call)
-                call.close()
-                self._metrics.heard(call.session, call.counted)
-                self._metrics.ended(ending, reason)
-                log_end(call, ending, reason)
+            self._left(call, ending, reason)
             trace.ended(ending, reason, call.session if call else None)
 
-    async def _begin(self, caller: Caller, context: Context, trace: CallTrace) -> Call:
-        wanted = await self._openings.config(lambda: _read(context))
-        if wanted.call_id and messages.fit_for_log(wanted.call_id):
-            structlog.contextvars.bind_contextvars(call_id=wanted.call_id)
-        if wanted.HasField("checkpoint_interval") or wanted.resume_from:
-            caller.must_have("resume")
-        config = messages.call_config(
-            wanted,
-            update_seconds=self._policy.update_seconds,
-            max_chunk_seconds=self._policy.max_chunk_seconds,
-        )
-        structlog.contextvars.bind_contextvars(call_id=config.call_id)
-        model = self._models.current
-        trace.accepted(
-            config,
-            config.encoding.name.lower(),
-            model.metadata.model_id,
-            resumed=bool(wanted.resume_from),
-        )
-        return Call(config, model, self._clock, self._metrics, self._load, caller.identity, trace)
+    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+        """A stream is over: give back all that it had."""
+        self._open_streams -= 1
+        self._metrics.closed()
+        if not self._open_streams:
+            self._empty.set()
+        if call is None:
+            self._metrics.refused(ending, reason)
+            return
+        self._calls.discard(call)
+        call.close()
+        self._models.ended(call.model)
+        if self._resumption is not None:
+            self._resumption.ended(call, well=ending == "OK")
+        self._metrics.heard(call.session, call.counted)
+        self._metrics.ended(ending, reason)
+        log_end(call, ending, reason)
 
-    def _greet(self, call: Call) -> None:
-        self._calls.add(call)
-        call.say(
-            messages.started(
-                call.config, call.model.metadata, idle_timeout=self._policy.idle_timeout
-            )
-        )
-        log.info(
-            "call_started",
-            call_id=call.config.call_id,
-            identity=call.identity,
-            encoding=call.config.encoding.name.lower(),
-            sample_rate=call.config.sample_rate,
-            channels=len(call.config.ignored),
-            model=call.model.metadata.model_id,
-        )
+    def _must_serve(self) -> None:
+        if self.draining.is_set():
+            raise Draining
+        health = self._models.current.engine.health
+        if not health.healthy:
+            raise Unhealthy(health.reason)
 
     async def _converse(self, call: Call, context: Context) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
@@ -179,10 +169,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
+        """Refuse new calls, let running ones go on for ``seconds``, then finish them.
+
+        Calls with checkpoints are sent to other servers, one after the other in the first half of
+        that: all at once would be more than those can take.
+        """
         self.draining.set()
         self._metrics.draining()
         self._openings.stop(Draining())
+        moving = asyncio.create_task(self._move(seconds / 2))
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -190,6 +185,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             for call in list(self._calls):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
+        finally:
+            moving.cancel()
+
+    async def _move(self, seconds: float) -> None:
+        """Have every call that can go on elsewhere do so, spread over ``seconds``."""
+        calls = [call for call in self._calls if call.keeper is not None]
+        for call in calls:
+            call.move()
+            await asyncio.sleep(seconds / len(calls))
 
     def measured(self, late: float, busy: float, passed: float) -> None:
         """Take note of how far the server is behind and how busy.
@@ -199,7 +203,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._models.current.engine.waited), busy, passed)
+        self._load.measured(max(late, self._models.waited), busy, passed)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:
@@ -212,7 +216,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 await asyncio.sleep(WATCH_SECONDS)
                 passed = loop.time() - before
                 self.measured(passed - WATCH_SECONDS, share.since_last(), passed)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # limits must hold tomorrow as well
+                log.exception("sweep_failed")
+
+    def end_all(self, reason: CallError) -> None:
+        """End every call at once, without its final predictions."""
+        for call in self._calls:
+            call.stop(reason)
 
     def sweep(self) -> None:
         """Count what is heard, end what is beyond a limit of time; call it once a second."""
@@ -222,6 +234,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         for call in self._calls:
             self._metrics.heard(call.session, call.counted)
             enforce(self._policy, call, now)
+            if call.keeper is not None and call.keeper.overdue:
+                call.remember()
 
 
 async def _read(context: Context) -> pb.StreamClassifyRequest | None:

@@ -24,6 +24,7 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 _STEP_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0)
 _WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_CHECKPOINT_BYTES = (8192, 16384, 24576, 32768, 49152, 65536, 98304, 131072, 262144)
 _LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -135,6 +136,11 @@ class Metrics:
             "Age of the oldest block of a batch when its step began.",
             _WAIT_SECONDS,
         )
+        self._resumed = counter("calls_resumed", "Calls that went on from a checkpoint.")
+        self._checkpoints = counter("checkpoints", "Checkpoints sent.")
+        self._checkpoint_bytes = histogram(
+            "checkpoint_bytes", "Length of a checkpoint.", _CHECKPOINT_BYTES
+        )
         self._latency = histogram(
             "prediction_latency_seconds",
             "From the audio message that made a running prediction due until it was written.",
@@ -142,10 +148,25 @@ class Metrics:
         )
         self._spans = counter("spans", "Spans of calls, by what became of them.", "outcome")
         self._failed = counter("student_failures", "Blocks that the student failed on.")
+        self._healthy = Gauge(
+            "voicecohort_healthy", "1 while the student answers.", registry=self.registry
+        )
+        self._healthy.set(1)
+        self._swaps = counter("model_swaps", "Reloads of the model file by outcome.", "outcome")
+        for outcome in ("changed", "unchanged", "kept"):
+            self._swaps.labels(outcome)
 
     def model(self, model_id: str, provider: str) -> None:
         """The student in use."""
         self._model.info({"model_id": model_id, "provider": provider})
+
+    def swapped(self, outcome: str) -> None:
+        """The model file was loaded again: "changed", "unchanged", or "kept" as it was."""
+        self._swaps.labels(outcome).inc()
+
+    def healthy(self, healthy: bool) -> None:
+        """Whether the student answers."""
+        self._healthy.set(healthy)
 
     def opened(self) -> None:
         """A stream was opened."""
@@ -155,13 +176,26 @@ class Metrics:
         """A stream was closed."""
         self._open.dec()
 
-    def refused(self, status: str, reason: str) -> None:
-        """A stream was turned away before its call began; see ``CallError`` for both words."""
-        self._refused.labels(status, reason).inc()
+    def refused(self, status: str, reason: str, count: int = 1) -> None:
+        """Streams were turned away before a call began; see ``CallError`` for both words."""
+        self._refused.labels(status, reason).inc(count)
+
+    def handshakes_failed(self, count: int) -> None:
+        """Connections were turned away: of no use for a call, says the client's gRPC."""
+        self.refused("UNAVAILABLE", "handshake", count)
 
     def ended(self, status: str, reason: str) -> None:
         """A call ended, well or not."""
         self._ended.labels(status, reason).inc()
+
+    def resumed(self) -> None:
+        """A call went on from a checkpoint."""
+        self._resumed.inc()
+
+    def checkpoint(self, length: int) -> None:
+        """A checkpoint of so many bytes is sent."""
+        self._checkpoints.inc()
+        self._checkpoint_bytes.observe(length)
 
     def load(self, delay: float, demand: float) -> None:
         """Seconds that the server is behind, and the share of the CPU that live audio takes."""

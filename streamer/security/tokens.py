@@ -58,7 +58,7 @@ class _File(BaseModel):
 
 def digest(secret: str) -> str:
     """SHA-256 of a token, as the file has it."""
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="backslashreplace")).hexdigest()
 
 
 def new_secret() -> str:
