@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer.client.api import Call, Client, Event, Role
+from streamer.client.authorization import bearer, read_token
 from streamer.client.telephone_file import TelephoneCall, read_as_call
 from streamer.client.tls import tls
 from streamer.client.view import CallView
@@ -44,11 +45,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--update-ms", type=int, default=500, help="audio between predictions (%(default)s)"
     )
+    parser.add_argument(
+        "--resumable",
+        action="store_true",
+        help="go on at another server, or at this one when it is back, if the stream breaks; "
+        "--target may name several: ipv4:HOST:PORT,HOST:PORT",
+    )
     secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
     secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
     secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
     secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
     secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="show the token in this file; else that of the environment's VOICECOHORT_TOKEN",
+    )
     return parser
 
 
@@ -70,14 +83,18 @@ async def classify(
     arguments: argparse.Namespace,
     audio: TelephoneCall,
     credentials: grpc.ChannelCredentials | None = None,
+    token: str = "",
 ) -> None:
     """Stream the call and show what comes back."""
     roles = ROLES[: audio.channels]
     view = CallView(str(arguments.file), roles, audio.seconds)
     async with (
-        Client(arguments.target, credentials) as client,
+        Client(arguments.target, credentials, token) as client,
         client.call(
-            channels=roles, update_seconds=arguments.update_ms / 1000, speech_events=True
+            channels=roles,
+            update_seconds=arguments.update_ms / 1000,
+            speech_events=True,
+            resumable=arguments.resumable,
         ) as call,
     ):
         sending = asyncio.create_task(
@@ -93,11 +110,11 @@ async def classify(
                 _print_json(
                     "started", MessageToDict(call.started, preserving_proto_field_name=True)
                 )
-                await _receive(call, _show_json)
+                await _receive(call, _show_json, _show_json_resumed)
             else:
                 console = Console()
                 with Live(view, console=console, refresh_per_second=10, transient=False):
-                    await _receive(call, view.show)
+                    await _receive(call, view.show, view.show_resumed)
             await sending
         finally:
             sending.cancel()
@@ -108,13 +125,24 @@ def _show_json(event: Event) -> None:
     _print_json(kind, dataclasses.asdict(event))
 
 
-async def _receive(call: Call, show: Callable[[Event], None]) -> None:
+def _show_json_resumed(times: int) -> None:
+    _print_json("resumed", {"times": times})
+
+
+async def _receive(
+    call: Call, show: Callable[[Event], None], show_resumed: Callable[[int], None]
+) -> None:
+    """Show what comes, and before it how often the call was resumed, if that is news."""
+    shown = 0
     async for event in call:
+        if call.resumptions > shown:
+            shown = call.resumptions
+            show_resumed(shown)
         show(event)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; 1 when the call fails, 2 for a file that cannot be read."""
+    """Command line; 1 when the call fails, 2 for a file that cannot be read or is not valid."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for name, low in (("chunk_ms", 1), ("update_ms", 100)):
@@ -124,11 +152,13 @@ def main(argv: list[str] | None = None) -> int:
         audio = read_as_call(arguments.file)
         files = (arguments.ca, arguments.certificate, arguments.key)
         credentials = tls(*files) if arguments.tls or any(files) else None
+        token = read_token(arguments.token_file)
+        bearer(token)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     try:
-        asyncio.run(classify(arguments, audio, credentials))
+        asyncio.run(classify(arguments, audio, credentials, token))
     except grpc.aio.AioRpcError as error:
         print(f"{arguments.target}: {error.code().name}: {error.details()}", file=sys.stderr)  # noqa: T201
         return 1
