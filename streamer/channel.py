@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +12,8 @@ from streamer.batch import Posteriors
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.engine import Engine, Lane
 from streamer.errors import CallError
+from streamer.snapshot import ChannelState
+from streamer.student import TASKS, Floats
 from streamer.vad import SpeechGate
 
 FRAME_SAMPLES = 160
@@ -20,7 +22,11 @@ FRAME_SAMPLES = 160
 
 @dataclass(frozen=True)
 class Update:
-    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
+
+    ``received`` is when the message arrived that made it due, on the clock of who feeds the
+    session; of no meaning in a final one.
+    """
 
     channel: int
     sequence: int
@@ -29,6 +35,7 @@ class Update:
     lost_seconds: float
     posteriors: Posteriors | None
     final: bool
+    received: float = 0.0
 
 
 class Owner(Protocol):
@@ -100,6 +107,44 @@ class Channel:
         self.gate = SpeechGate()
         self.gate.skip(position)
         self._begin()
+
+    def snapshot(self, tell: Callable[[ChannelState], None]) -> None:
+        """Tell all that it remembers of what it has heard up to now.
+
+        That is known when the student has heard it too. Never told if the channel is discarded,
+        closed or fails before.
+        """
+        gate, held, block = self.gate.snapshot(), self.held, self._block[: self._filled].copy()
+
+        def answer(vector: Floats) -> None:
+            # The results of the blocks before are handed out, and none of those behind.
+            tell(ChannelState(gate, held, block, self.speech, self.posteriors, vector))
+
+        self._engine.snapshot(self.lane, answer)
+
+    def restore(self, state: ChannelState) -> None:
+        """Go on, before anything is heard, as the channel of ``state`` would.
+
+        Raises:
+            ValueError: no channel of this student can have been in that state.
+        """
+        metadata = self._engine.student.metadata
+        if len(state.block) >= metadata.block or state.speech < 0:
+            raise ValueError(f"{len(state.block)} samples wait, {state.speech} are heard")
+        if state.vector.shape != self.lane.state.shape or not np.isfinite(state.vector).all():
+            raise ValueError(f"a vector of {state.vector.shape}, or not finite")
+        if state.posteriors is not None:
+            classes = [len(metadata.labels.of(task)) for task in TASKS]
+            if [len(posterior) for posterior in state.posteriors] != classes:
+                raise ValueError("posteriors of other classes")
+            if not all(np.isfinite(posterior).all() for posterior in state.posteriors):
+                raise ValueError("posteriors that are not finite")
+        self.gate.restore(state.gate)
+        self.held = state.held
+        self._filled = len(state.block)
+        self._block[: self._filled] = state.block
+        self.speech, self.posteriors = state.speech, state.posteriors
+        self.lane.state[:] = state.vector  # nothing is queued: the engine does not look at it
 
     def _heard(self, pieces: Sequence[Samples], events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.admission import Policy
+from streamer.checkpoint import Checkpoints, most_sealed_bytes
 from streamer.engine import Engine
 from streamer.errors import ModelFileError, Unhealthy
 from streamer.models import ModelFile, Models
@@ -28,15 +30,19 @@ from streamer.operation import workers
 from streamer.operation.address import check_address
 from streamer.operation.corelog import CoreLog, captured
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import tracing_to
 from streamer.operation.watchdog import Watchdog
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Identities
+from streamer.security.sealing import Keys, Sealer
 from streamer.security.tls import Certificates, TlsFiles
 from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
+from streamer.vad_state import check_vad_state
 
 log = structlog.get_logger()
 
@@ -44,7 +50,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
 LEAST_MESSAGE_BYTES = 1 << 20
-"""A config may bring a checkpoint along."""
+"""Also of servers that would refuse a checkpoint: with a status that says so."""
 SPARE_STREAMS = 100
 """What a connection may open beyond the calls of a server, to be refused at once, and for probes.
 gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
@@ -68,6 +74,8 @@ def configure_log(level: str, **fields: object) -> None:
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**fields, **event},
+            # Whatever is said while a call's stream is served: its call_id and trace_id.
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -81,12 +89,35 @@ def configure_log(level: str, **fields: object) -> None:
     )
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+def _certificates(settings: ServerSettings) -> Certificates | None:
     """Of TLS, None for plaintext; raises TlsError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return Certificates(files).credentials()
+    return Certificates(files)
+
+
+def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None:
+    """Of calls, if there are keys for it.
+
+    Raises:
+        KeysError: the keys cannot be used.
+        VadStateError: this build of the VAD cannot be carried along.
+    """
+    if settings.checkpoint_keys is None:
+        return None
+    check_vad_state()
+    sealer = Sealer(Keys(settings.checkpoint_keys), settings.checkpoint_max_age)
+    return Resumption(
+        Checkpoints(sealer), settings.checkpoint_max_age, metrics, clock=time.monotonic
+    )
+
+
+def _health_alone(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    """A server of health checks and nothing else."""
+    server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return server
 
 
 class Server:
@@ -99,8 +130,8 @@ class Server:
 
     Raises:
         ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, the certificates not served, or the tokens not
-            used.
+        RuntimeError: the address cannot be bound, the certificates not served, the tokens or keys
+            not used, or checkpoints not made.
     """
 
     def __init__(
@@ -111,15 +142,30 @@ class Server:
         self._shared = shared
         if not shared:
             check_address(settings.listen)
-        if settings.metrics_listen:
-            check_address(settings.metrics_listen)
-        self._credentials = _credentials(settings)
+        for address in (settings.metrics_listen, settings.health_listen):
+            if address:
+                check_address(address)
+        self._certificates = _certificates(settings)
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
+        if self._certificates is not None:
+            self.metrics.certificates(self._certificates)
+        self.tracing = tracing_to(
+            settings.otlp_endpoint,
+            insecure=settings.otlp_insecure,
+            ratio=settings.otlp_sample_ratio,
+            exported=self.metrics.exported,
+        )
+        resumption = _resumption(settings, self.metrics)
         file = ModelFile(
             settings.model, settings.provider, settings.threads, _engines(settings, self.metrics)
         )
-        self.models = Models(file.load(), file, metrics=self.metrics)
+        self.models = Models(
+            file.load(),
+            file,
+            metrics=self.metrics,
+            keep_seconds=settings.checkpoint_max_age if resumption else 0.0,
+        )
         self.service = ClassifierService(
             self.models,
             Policy(
@@ -134,21 +180,28 @@ class Server:
                 workers=settings.workers,
             ),
             metrics=self.metrics,
+            tracing=self.tracing,
             identities=Identities(tokens),
+            resumption=resumption,
         )
         self._health = health.aio.HealthServicer()
         # A longer message than any valid one is not even read into memory.
-        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
+        longest = max(
+            round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024,
+            most_sealed_bytes(self.models.current.metadata) + 1024,
+            LEAST_MESSAGE_BYTES,
+        )
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
                 ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", max(longest, LEAST_MESSAGE_BYTES)),
+                ("grpc.max_receive_message_length", longest),
                 ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
             )
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._probed = _health_alone(self._health) if settings.health_listen else None
         if tokens is None:  # gRPC's reflection lets in everyone
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -168,16 +221,17 @@ class Server:
     def bind(self) -> None:
         """Take the port; connections wait until :meth:`start`."""
         listen = self.settings.listen
-        if self._credentials is None:
+        if self._certificates is None:
             self.port = self._server.add_insecure_port(listen)
         else:
-            self.port = self._server.add_secure_port(listen, self._credentials)
+            self.port = self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def start(self) -> None:
         """Answer calls and, where asked to, scrapes."""
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
+        health_address = await self._serve_health()
         if self.settings.tokens is not None and self.settings.in_clear:
             log.warning("tokens_in_clear", address=self.address)
         watchdog = Watchdog(
@@ -197,8 +251,10 @@ class Server:
             providers=self.models.current.providers,
             max_calls=self.settings.max_calls,
             metrics=metrics,
+            health=health_address,
             security=self._security,
             tokens=self.settings.tokens is not None,
+            checkpoints=self.settings.checkpoint_keys is not None,
         )
 
     def _serve_metrics(self) -> str:
@@ -208,6 +264,14 @@ class Server:
             return ""
         bound = self.metrics.serve(host.strip("[]"), int(port))
         return f"http://{host}:{bound}/metrics"
+
+    async def _serve_health(self) -> str:
+        """Address of the health checks, empty if they are not asked for on a port of their own."""
+        if self._probed is None:
+            return ""
+        port = self._probed.add_insecure_port(self.settings.health_listen)
+        await self._probed.start()
+        return f"{self.settings.health_listen.rpartition(':')[0]}:{port}"
 
     async def _set_health(self, healthy: bool) -> None:
         """Say it to those who ask, unless the server drains: then it takes no more calls."""
@@ -241,7 +305,10 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await self._server.stop(grace=1.0)
+        if self._probed is not None:
+            await self._probed.stop(grace=None)
         await self.models.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self.tracing.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")
 

@@ -24,6 +24,8 @@ import structlog
 log = structlog.get_logger()
 
 GATHER_SECONDS = 0.1
+CHUNK = 1 << 16
+"""Bytes that are read at once; a longer line is cut."""
 LONGEST_TEXT = 500
 """Characters of another line that are logged."""
 _FAILED = re.compile(r"Handshake failed with error .*OPENSSL_internal:(\w+)(?:: (.*))?$")
@@ -36,6 +38,19 @@ def handshake_failure(line: str) -> str | None:
         return None
     code, detail = found[1].lower(), found[2]
     return f"{code}: {detail}" if detail and code == "certificate_verify_failed" else code
+
+
+def _tell(lines: list[bytes], failed: Callable[[int], None]) -> None:
+    texts = [line.decode(errors="backslashreplace") for line in lines if line]
+    reasons = [handshake_failure(text) for text in texts]
+    failures = Counter(reason for reason in reasons if reason is not None)
+    for reason, count in failures.items():
+        log.info("handshake_failed", reason=reason, count=count)
+    if failures:
+        failed(failures.total())
+    for text, found in zip(texts, reasons, strict=True):
+        if found is None:
+            log.warning("native_output", text=text[:LONGEST_TEXT])
 
 
 class CoreLog:
@@ -60,25 +75,19 @@ class CoreLog:
 
     def _read(self, failed: Callable[[int], None]) -> None:
         rest = b""
-        while more := os.read(self._source, 1 << 16):
+        while more := os.read(self._source, CHUNK):
             *lines, rest = (rest + more).split(b"\n")
-            texts = [line.decode(errors="backslashreplace") for line in lines]
-            reasons = Counter(filter(None, map(handshake_failure, texts)))
-            for reason, count in reasons.items():
-                log.info("handshake_failed", reason=reason, count=count)
-            if reasons:
-                failed(reasons.total())
-            for text in texts:
-                if text and handshake_failure(text) is None:
-                    log.warning("native_output", text=text[:LONGEST_TEXT])
+            _tell(lines, failed)
+            rest = rest[:CHUNK]
             time.sleep(GATHER_SECONDS)
+        _tell([rest], failed)
 
     def join(self) -> None:
         """Wait until everything written is read; of a server that did not start, pass it on."""
         if self._thread is not None:
             self._thread.join()
             return
-        while more := os.read(self._source, 1 << 16):
+        while more := os.read(self._source, CHUNK):
             os.write(2, more)
 
 

@@ -72,6 +72,7 @@ class FakeStudent:
                 "decision": {t: {"min_speech_seconds": 1, "min_confidence": 0.4} for t in TASKS},
             }
         )
+        self.digest = "fa" * 32
         self.batches = []
         self.gate = threading.Event()
         self.gate.set()

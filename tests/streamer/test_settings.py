@@ -12,6 +12,10 @@ FLAGS = {
     "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
     "insecure": ("true", True),
     "metrics_listen": ("0.0.0.0:9100", "0.0.0.0:9100"),
+    "otlp_endpoint": ("collector:4317", "collector:4317"),
+    "otlp_insecure": ("true", True),
+    "otlp_sample_ratio": ("0.1", 0.1),
+    "health_listen": ("0.0.0.0:50052", "0.0.0.0:50052"),
     "model": ("some/file.onnx", Path("some/file.onnx")),
     "provider": ("cpu", "cpu"),
     "threads": ("3", 3),
@@ -56,6 +60,10 @@ def test_defaults():
         "tls_client_ca": None,
         "insecure": False,
         "metrics_listen": "",
+        "otlp_endpoint": "",
+        "otlp_insecure": False,
+        "otlp_sample_ratio": 1.0,
+        "health_listen": "",
         "model": None,
         "provider": "auto",
         "threads": 1,
@@ -114,10 +122,11 @@ def test_beyond_loopback_plaintext_must_be_asked_for(listen):
     assert read("--listen", listen, "--insecure").insecure
 
 
-def test_every_worker_has_a_port_for_its_metrics():
-    flags = ["--metrics-listen", "127.0.0.1:65533", "--workers"]
+@pytest.mark.parametrize("name", ["metrics_listen", "health_listen"])
+def test_every_worker_has_a_port_for_its_metrics_and_its_health(name):
+    flags = [f"--{name.replace('_', '-')}", "127.0.0.1:65533", "--workers"]
     assert read(*flags, "3").workers == 3
-    with pytest.raises(ValidationError, match=r"metrics_listen .*:65533 leaves worker 3 no port"):
+    with pytest.raises(ValidationError, match=rf"{name} .*:65533 leaves worker 3 no port"):
         read(*flags, "4")
     assert read("--workers", "1024").workers == 1024
 

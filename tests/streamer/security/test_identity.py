@@ -48,7 +48,7 @@ def identities(tmp_path_factory):
 )
 def test_without_token_and_certificate_it_is_the_address(peer, identity):
     caller = Identities().caller(Stream(peer, transport_security_type=[b"ssl"]))
-    assert caller == Caller(identity, ALL_SCOPES, None)
+    assert caller == Caller(identity, ALL_SCOPES, None, proven=False)
 
 
 @pytest.mark.parametrize(
