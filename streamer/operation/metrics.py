@@ -69,6 +69,16 @@ class Heard:
     speech: float = 0.0
     lost: float = 0.0
 
+    @classmethod
+    def of(cls, session: Session) -> Heard:
+        """All that a call has heard so far."""
+        return cls(
+            audio=session.audio_seconds,
+            classified=session.classified_seconds,
+            speech=session.speech_seconds,
+            lost=session.lost_seconds,
+        )
+
 
 class Metrics:
     """All metrics of one server, in a registry of its own.
@@ -208,12 +218,7 @@ class Metrics:
 
     def heard(self, session: Session, before: Heard) -> None:
         """Count what a call has heard since ``before``, which is brought up to date."""
-        now = Heard(
-            session.audio_seconds,
-            session.classified_seconds,
-            session.speech_seconds,
-            session.lost_seconds,
-        )
+        now = Heard.of(session)
         self._audio.inc(now.audio - before.audio)
         self._classified.inc(now.classified - before.classified)
         # After a discard a channel's speech starts from nothing again.

@@ -73,11 +73,11 @@ class Maker:
             for number in range(first, last + 1)
         ]
 
-    def show(self, resume_from: bytes) -> Ending:
+    def show(self, resume_from: bytes, *, may_fail: bool) -> Ending:
         """Go on with a checkpoint, for half a second."""
         self.house.forget_ended()
         more = self._audio(self.sequence, self.sequence + 6)
-        return self.house.try_call([self._first(resume_from), *more])
+        return self.house.try_call([self._first(resume_from), *more], may_fail=may_fail)
 
     def seal(self, packed: bytes) -> bytes:
         """What a replica would seal of this student."""
@@ -117,13 +117,11 @@ def run(data: bytes) -> None:
         forged, must_fail = maker.seal(_stripped(mode, maker, material)), False
         if mode == "content":
             forged = maker.house.sealer.seal(material.rest())
-    ending = maker.show(forged)
+    ending = maker.show(forged, may_fail=not must_fail)
     if must_fail:
         # Nothing at all in resume_from is a call that begins.
         assert ending.status in REFUSED or not forged, ending
-        assert not any(prediction for prediction in ending.finals) or not forged
-    elif ending.status == "INTERNAL":
-        raise AssertionError(f"authentic nonsense broke something: {ending}")
+        assert not ending.finals or not forged
 
 
 def _damaged(sealed: bytes, material: Material) -> bytes:

@@ -1,4 +1,4 @@
-"""Files of tokens and of checkpoint keys, and what a caller shows: refused, or taken at its word."""
+"""Files of tokens and of checkpoint keys, and headers: refused, or taken at their word."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def run(data: bytes) -> None:
 
 def _values(text: bytes) -> list[str]:
     """Every string that stands as a value of an entry, as far as TOML can say."""
-    with contextlib.suppress(UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+    with contextlib.suppress(ValueError, RecursionError):
         content = tomllib.loads(text.decode())
         entries = [e for table in content.values() if isinstance(table, list) for e in table]
         values = [v for e in entries if isinstance(e, dict) for v in e.values()]
