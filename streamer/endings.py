@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -31,21 +33,76 @@ async def abort(context: Context, error: CallError) -> None:
     await context.abort(code, str(error), metadata)
 
 
-def log_error(call: Call | None, error: CallError) -> None:
-    """A call that ended badly, or a stream that never became one."""
+async def conclude(
+    call: Call, writer: asyncio.Task[None], error: CallError | None
+) -> CallError | None:
+    """Send a call's last responses, its final predictions among them if its end allows for them.
+
+    Args:
+        call: of which nothing more is read.
+        writer: sends its responses.
+        error: why it is over; None for a half-close or a `finish`.
+
+    Returns:
+        The same, or what went wrong meanwhile.
+
+    Raises:
+        Exception: the stream itself broke, or a response could not be made.
+    """
+    call.over()
+    try:
+        if error is None or error.finals:
+            error = await _finish(call) or error
+    finally:
+        call.close()
+    call.no_more_responses()
+    # A gateway that does not read cannot hold the call for ever.
+    await asyncio.wait((writer, call.given_up), return_when=asyncio.FIRST_COMPLETED)
+    if not writer.done():
+        return error or call.given_up.result()
+    writer.result()
+    return error
+
+
+async def _finish(call: Call) -> CallError | None:
+    finishing = asyncio.create_task(call.finish())
+    try:
+        await asyncio.wait((finishing, call.given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not finishing.done():
+            return call.given_up.result()
+        finishing.result()
+    except CallError as raised:
+        return raised
+    finally:
+        finishing.cancel()
+    return None
+
+
+def log_error(call: Call | None, error: CallError, *, identity: str, peer: str) -> None:
+    """A call that ended badly, or a stream that never became one.
+
+    Args:
+        call: None for a stream.
+        error: why.
+        identity: of the caller, empty if it is not known.
+        peer: its address, which is logged for want of an identity.
+    """
     if call is None:
-        log.info("call_refused", status=error.status, reason=str(error))
+        who = {"identity": identity} if identity else {"peer": peer}
+        log.info("call_refused", status=error.status, slug=error.reason, reason=str(error), **who)
     else:
         log.info("call_failed", call_id=call.config.call_id, reason=str(error))
 
 
-def log_end(call: Call, ending: str) -> None:
-    """A call that ended, well or not."""
+def log_end(call: Call, ending: str, reason: str) -> None:
+    """A call that ended, well or not: its status, and the word that metrics count it by."""
     session = call.session
     log.info(
         "call_ended",
         call_id=call.config.call_id,
+        identity=call.identity,
         status=ending,
+        slug=reason,
         messages=call.messages,
         audio_seconds=round(session.audio_seconds, 3),
         speech_seconds=round(session.speech_seconds, 3),

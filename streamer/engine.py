@@ -5,6 +5,10 @@ lane, the lane that waited longest first; a lane that was just served goes to th
 caller who floods cannot delay live ones. After the first block of a batch the thread gathers
 others for a few milliseconds: a block costs half as much CPU among eight as alone, and nobody
 notices 8 ms beside the 160 that a block took to fill.
+
+Nothing ends the engine but :meth:`Engine.stop`. An error costs the lanes of its batch. A thread
+that sticks in a step, or dies, is abandoned with its buffers by :meth:`Engine.watch`, its lanes
+fail, and a new thread goes on with all others.
 """
 
 from __future__ import annotations
@@ -13,35 +17,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
+from streamer.batch import Answer, BatchStep, Posteriors, Stepper, say_failed
 from streamer.codec import Samples
-from streamer.errors import StudentFailed
-from streamer.student import Floats, Metadata
-
-Posteriors = tuple[list[float], ...]
-"""One list of class probabilities per task."""
+from streamer.errors import CallError, ServerFault, StudentFailed, StudentUnavailable
+from streamer.operation.health import Health
+from streamer.outbox import Mark, Outbox
+from streamer.student import Floats
 
 log = structlog.get_logger()
 
 GATHER = 0.008
 """Seconds that a batch waits for more blocks after its first."""
-
-
-class Stepper(Protocol):
-    """What the engine needs of a student."""
-
-    metadata: Metadata
-
-    def step(
-        self, samples: Floats, valid: NDArray[np.int64], state: Floats
-    ) -> tuple[list[Floats], Floats]:
-        """See :meth:`streamer.student.Student.step`."""
-        ...
+STUCK_SECONDS = 5.0
+"""A step that takes longer is given up."""
+MAX_ABANDONED = 4
+"""Threads stuck in a step at the same time; no new one is started beside them."""
+PAUSE = 0.05
+"""Seconds that a thread waits after an error it did not expect."""
 
 
 class Lane:
@@ -53,17 +49,28 @@ class Lane:
             after which nothing more comes. Runs where the engine's ``deliver`` runs it.
     """
 
-    __slots__ = ("closed", "on_step", "pending", "queued", "since", "state")
+    __slots__ = ("closed", "failed", "on_step", "pending", "queued", "since", "state")
 
-    def __init__(
-        self, state_size: int, on_step: Callable[[Posteriors | StudentFailed], None]
-    ) -> None:
+    def __init__(self, state_size: int, on_step: Callable[[Posteriors | CallError], None]) -> None:
         self.state = np.zeros(state_size, np.float32)
         self.on_step = on_step
-        self.pending: deque[Samples] = deque()
+        self.pending: deque[Samples | Mark] = deque()
         self.queued = False  # in the ready queue or in the running batch
         self.since = 0.0  # when it entered the ready queue
+        self.failed = False  # an error is under way to it
         self.closed = False
+
+
+class _Runner:
+    """One thread and what it works in; an abandoned one shares nothing with its successor."""
+
+    def __init__(self, run: Callable[[_Runner], None], step: BatchStep) -> None:
+        self.step = step
+        self.batch: list[tuple[Lane, Samples]] = []  # taken, and not yet answered
+        self.began: float | None = None  # when its step did
+        self.fault: BaseException | None = None  # that left the batch behind
+        self.overdue = False  # the last look found it stuck
+        self.thread = threading.Thread(target=run, args=(self,), name="engine", daemon=True)
 
 
 class Engine:
@@ -77,6 +84,11 @@ class Engine:
         gather: seconds that the first block of a batch waits for others.
         stepped: told after each step, on the engine's thread: blocks, seconds that the first of
             them waited, seconds of the step, blocks that failed.
+        stuck_seconds: a step that takes longer is given up by :meth:`watch`.
+        clock: seconds, monotonic.
+
+    Attributes:
+        health: what the steps say of the student.
     """
 
     def __init__(
@@ -87,35 +99,50 @@ class Engine:
         max_batch: int = 32,
         gather: float = GATHER,
         stepped: Callable[[int, float, float, int], None] | None = None,
+        stuck_seconds: float = STUCK_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.student = student
+        self.health = Health(clock)
         self._stepped = stepped
-        self._deliver = deliver
         self._max_batch = max_batch
         self._gather = gather
+        self._stuck_seconds = stuck_seconds
+        self._clock = clock
         self._gather_until = 0.0
         self._idle = False
         self._ready: deque[Lane] = deque()
+        self._outbox = Outbox(deliver)
         self._wake = threading.Condition()
         self._stopping = False
-        block, size = student.metadata.block, student.metadata.state_size
-        self._samples = np.zeros((max_batch, block), np.float32)
-        self._valid = np.zeros(max_batch, np.int64)
-        self._states = np.zeros((max_batch, size), np.float32)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._abandoned: list[_Runner] = []
+        self._runner: _Runner | None = self._new_runner()
+        self._runner.thread.start()
 
-    def new_lane(self, on_step: Callable[[Posteriors | StudentFailed], None]) -> Lane:
+    def new_lane(self, on_step: Callable[[Posteriors | CallError], None]) -> Lane:
         """A lane whose call has not begun."""
         return Lane(self.student.metadata.state_size, on_step)
 
     def submit(self, lane: Lane, block: Samples) -> None:
         """Queue one block of int16 samples; a short one must be the lane's last."""
+        self._queue(lane, block)
+
+    def snapshot(self, lane: Lane, tell: Callable[[Floats], None]) -> None:
+        """Ask for the state after the blocks submitted so far.
+
+        Args:
+            lane: whose.
+            tell: called with a copy where ``on_step`` is called, after the results of those blocks
+                and before any other; never if the lane is closed or fails before.
+        """
+        self._queue(lane, Mark(tell))
+
+    def _queue(self, lane: Lane, block: Samples | Mark) -> None:
         with self._wake:
             lane.pending.append(block)
-            if not lane.queued and not lane.closed:
+            if not (lane.queued or lane.failed or lane.closed):
                 lane.queued = True
-                lane.since = time.monotonic()
+                lane.since = self._clock()
                 if not self._ready:
                     self._gather_until = lane.since + self._gather
                 self._ready.append(lane)
@@ -130,104 +157,184 @@ class Engine:
             lane.pending.clear()
 
     def stop(self) -> None:
-        """End the thread after the running step; queued blocks are dropped."""
+        """End the thread after the running step, if that ends; queued blocks are dropped."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+            runner = self._runner
+        if runner is not None and runner.thread.is_alive():
+            runner.thread.join(self._stuck_seconds)
+            if runner.thread.is_alive():
+                log.error("engine_left_behind", reason="the step is stuck")
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a thread to answer."""
+        with self._wake:
+            return self._runner is not None and self._runner.thread.is_alive()
 
     @property
     def waited(self) -> float:
         """Seconds that the oldest block has waited; 0 if none does."""
         with self._wake:
-            return time.monotonic() - self._ready[0].since if self._ready else 0.0
+            return self._clock() - self._ready[0].since if self._ready else 0.0
 
-    def _take(self) -> list[tuple[Lane, Samples]]:
-        """Blocks of the next batch; waits for the first; empty when stopping."""
+    # --- looked after, where callbacks run ---
+
+    def watch(self) -> None:
+        """Replace a thread that is stuck or dead; to be called some ten times a second.
+
+        A step is stuck if two looks in a row find it too long: a process that was itself stopped
+        for a while must not take that for a stuck step.
+        """
+        with self._wake:
+            if self._stopping:
+                return
+            runner = self._runner
+            if runner is None:
+                self._succeed()
+            elif not runner.thread.is_alive():
+                self._abandon(runner, "the engine's thread is dead")
+            elif runner.began is not None:
+                overdue = self._clock() - runner.began > self._stuck_seconds
+                if overdue and runner.overdue:
+                    self._abandon(runner, "the step is stuck")
+                runner.overdue = overdue
+        self._outbox.hand_out()
+
+    def _abandon(self, runner: _Runner, reason: str) -> None:
+        log.error("engine_replaced", reason=reason, calls=len(runner.batch))
+        self.health.failed(reason)
+        self._runner = None  # whatever the old one still brings is dropped
+        self._abandoned.append(runner)
+        self._fail([lane for lane, _ in runner.batch], StudentUnavailable(reason))
+        self._succeed()
+
+    def _succeed(self) -> None:
+        """Start a thread in place of none; while that cannot be, all lanes that wait fail."""
+        self._abandoned = [runner for runner in self._abandoned if runner.thread.is_alive()]
+        try:
+            if len(self._abandoned) >= MAX_ABANDONED:
+                raise RuntimeError(f"{len(self._abandoned)} threads are stuck already")  # noqa: TRY301
+            runner = self._new_runner()
+            self._idle = False
+            self._runner = runner
+            runner.thread.start()
+        except (MemoryError, RuntimeError) as error:
+            self._runner = None
+            self.health.failed(f"the engine has no thread: {error}")
+            waiting, self._ready = list(self._ready), deque()
+            self._fail(waiting, StudentUnavailable("the engine has no thread"))
+
+    def _new_runner(self) -> _Runner:
+        return _Runner(self._run, BatchStep(self.student, self._max_batch))
+
+    def _fail(self, lanes: list[Lane], error: CallError) -> None:
+        """Queue an error for each; under the lock."""
+        for lane in lanes:
+            lane.failed, lane.queued = True, False
+            lane.pending.clear()
+            self._outbox.put(lane, error)
+
+    # --- on the thread ---
+
+    def _run(self, runner: _Runner) -> None:
+        while runner is self._runner and not self._stopping:
+            try:
+                if runner.batch:
+                    self._drop(runner)
+                elif self._take(runner):
+                    self._advance(runner)
+            except BaseException as error:  # noqa: BLE001 - without this thread no call is answered
+                runner.fault = error
+                say_failed(error)
+                time.sleep(PAUSE)
+
+    def _drop(self, runner: _Runner) -> None:
+        """Fail the lanes that an unexpected error left behind."""
+        with self._wake:
+            if runner is self._runner:
+                lanes = [lane for lane, _ in runner.batch]
+                self._fail(lanes, ServerFault(runner.fault or RuntimeError()))
+                runner.batch, runner.fault = [], None
+                self.health.stepped(len(lanes), len(lanes))
+        self._outbox.send()
+
+    def _take(self, runner: _Runner) -> bool:
+        """Make up the next batch; waits for the first block; False if there is none after all."""
+        most = runner.step.limit
         with self._wake:
             while not self._ready and not self._stopping:
                 self._idle = True
                 self._wake.wait()
             self._idle = False
             rest = 0.0
-            if self._ready and len(self._ready) < self._max_batch:
-                rest = self._gather_until - time.monotonic()
+            if self._ready and len(self._ready) < most:
+                rest = self._gather_until - self._clock()
         if rest > 0.0:
             time.sleep(rest)
         with self._wake:
-            batch: list[tuple[Lane, Samples]] = []
-            while self._ready and len(batch) < self._max_batch and not self._stopping:
-                lane = self._ready.popleft()
-                if lane.pending:
-                    batch.append((lane, lane.pending.popleft()))
+            while self._ready and len(runner.batch) < most and not self._stopping:
+                lane = self._ready[0]
+                block = self._next_block(lane)
+                if block is not None:
+                    runner.batch.append((lane, block))
+                    lane.pending.popleft()
                 else:
-                    lane.queued = False  # closed meanwhile
-            return batch
+                    lane.queued = False  # closed meanwhile, or only asked for its state
+                self._ready.popleft()  # not before: an error above must lose no lane
+        if not runner.batch:
+            self._outbox.send()  # else that is done after the step
+        return bool(runner.batch)
+
+    def _next_block(self, lane: Lane) -> Samples | None:
+        """The lane's next block, left where it is; marks before it are answered; under the lock."""
+        while lane.pending:
+            item = lane.pending[0]
+            if not isinstance(item, Mark):
+                return item
+            item.state = lane.state.copy()
+            self._outbox.put(lane, item)
+            lane.pending.popleft()
+        return None
+
+    def _advance(self, runner: _Runner) -> None:
+        batch = runner.batch
+        runner.began = began = self._clock()
+        waited = began - batch[0][0].since  # lanes are served in the order they came
+        try:
+            answers = runner.step.run([(block, lane.state) for lane, block in batch])
+            with self._wake:
+                if runner is not self._runner:
+                    return  # given up: these lanes have failed
+                lanes = [lane for lane, _ in batch]
+                self._settle(lanes, answers)
+                self._requeue(lanes)
+                runner.batch = []
+            failures = sum(isinstance(answer, StudentFailed) for answer in answers)
+            self.health.stepped(len(batch), failures)
+            try:
+                if self._stepped is not None:
+                    self._stepped(len(batch), waited, self._clock() - began, failures)
+            finally:
+                self._outbox.send()
+        finally:
+            runner.began, runner.overdue = None, False
+
+    def _settle(self, lanes: list[Lane], answers: list[Answer]) -> None:
+        """Each lane its next state or its failure; under the lock."""
+        for lane, answer in zip(lanes, answers, strict=True):
+            if isinstance(answer, StudentFailed):
+                self._fail([lane], answer)
+            else:
+                posteriors, lane.state[:] = answer
+                self._outbox.put(lane, posteriors)
 
     def _requeue(self, lanes: list[Lane]) -> None:
-        now = time.monotonic()
-        with self._wake:
-            for lane in lanes:
-                lane.queued = bool(lane.pending) and not lane.closed
-                if lane.queued:
-                    lane.since = now
-                    self._gather_until = 0.0  # a call behind its time need not wait for others
-                    self._ready.append(lane)
-
-    def _run(self) -> None:
-        while True:
-            batch = self._take()
-            if self._stopping:
-                return
-            if batch:
-                began = time.monotonic()
-                waited = began - batch[0][0].since  # lanes are served in the order they came
-                results = self._step(batch)
-                if self._stepped is not None:
-                    failures = sum(isinstance(result, StudentFailed) for _, result in results)
-                    self._stepped(len(batch), waited, time.monotonic() - began, failures)
-                self._requeue([lane for lane, _ in batch])
-                self._deliver(lambda results=results: _hand_out(results))  # type: ignore[misc]
-
-    def _step(
-        self, batch: list[tuple[Lane, Samples]]
-    ) -> list[tuple[Lane, Posteriors | StudentFailed]]:
-        """Advance the lanes; a failure costs only the lanes that cause it."""
-        size = len(batch)
-        for row, (lane, block) in enumerate(batch):
-            samples = self._samples[row]
-            np.multiply(block, np.float32(1 / 32768), out=samples[: len(block)])
-            samples[len(block) :] = 0.0
-            self._valid[row] = len(block)
-            self._states[row] = lane.state
-        try:
-            posteriors, after = self.student.step(
-                self._samples[:size], self._valid[:size], self._states[:size]
-            )
-            # A sum is finite only if all it adds are: half the work of looking at each.
-            with np.errstate(invalid="ignore", over="ignore"):
-                sums = [answer.sum(axis=1) for answer in (*posteriors, after)]
-            fine: list[bool] = np.isfinite(np.stack(sums)).all(axis=0).tolist()
-            lists = [posterior.tolist() for posterior in posteriors]
-        except Exception as error:
-            if size > 1:
-                return [result for item in batch for result in self._step([item])]
-            log.exception("student_failed")
-            return [(batch[0][0], StudentFailed(type(error).__name__))]
-        results: list[tuple[Lane, Posteriors | StudentFailed]] = []
-        for row, (lane, _) in enumerate(batch):
-            if fine[row]:
-                lane.state[:] = after[row]
-                results.append((lane, tuple(task[row] for task in lists)))
-            else:
-                log.error("student_failed", reason="not finite")
-                results.append((lane, StudentFailed("its answer is not finite")))
-        return results
-
-
-def _hand_out(results: list[tuple[Lane, Posteriors | StudentFailed]]) -> None:
-    for lane, result in results:
-        if not lane.closed:
-            if isinstance(result, StudentFailed):
-                lane.closed = True
-            lane.on_step(result)
+        now = self._clock()
+        for lane in lanes:
+            lane.queued = bool(lane.pending) and not (lane.closed or lane.failed)
+            if lane.queued:
+                lane.since = now
+                self._gather_until = 0.0  # a call behind its time need not wait for others
+                self._ready.append(lane)

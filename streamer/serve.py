@@ -3,222 +3,71 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import signal
 import sys
 
 import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
 
 # isort: split
-import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from streamer.admission import Policy
-from streamer.engine import Engine
 from streamer.errors import ModelFileError
-from streamer.models import Models, ServedModel
 from streamer.operation import workers
-from streamer.operation.address import check_address
-from streamer.operation.metrics import Metrics
-from streamer.operation.selftest import self_test
-from streamer.rpc import voicecohort_pb2 as pb
-from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.security.tls import Certificates, TlsFiles
-from streamer.service import ClassifierService
+from streamer.operation.corelog import CoreLog, captured
+from streamer.operation.log import configure_log
+from streamer.server import Server
 from streamer.settings import ServerSettings
-from streamer.student import Student
 
 log = structlog.get_logger()
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
-WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
-"""linear16 at 16 kHz on two channels."""
-OPTIONS = (
-    # A gateway whose host died never says goodbye: ask it once a minute.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # Gateways ping through long silences; gRPC would answer GOAWAY below five minutes.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
-
-def configure_log(level: str, **fields: object) -> None:
-    """JSON lines on standard error, each written at once: several processes may share it.
-
-    Args:
-        level: least that is logged.
-        fields: of every line.
-    """
-    structlog.configure(
-        processors=[
-            lambda _logger, _method, event: {**fields, **event},
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Of TLS, None for plaintext; raises TlsError."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return Certificates(files).credentials()
-
-
-class Server:
-    """A server; everything it needs is made here and taken down here.
+async def serve(
+    settings: ServerSettings,
+    parent: workers.Lifeline | None = None,
+    core: CoreLog | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up.
 
     Args:
         settings: as given.
-        shared: other processes listen on the same port. Alone, a second server on it must fail.
-
-    Raises:
-        ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, or the certificates not served.
+        parent: of a worker.
+        core: gRPC's own log, whose refused handshakes are counted.
     """
-
-    def __init__(self, settings: ServerSettings, *, shared: bool = False) -> None:
-        self.settings = settings
-        self.port = 0
-        self._shared = shared
-        if not shared:
-            check_address(settings.listen)
-        if settings.metrics_listen:
-            check_address(settings.metrics_listen)
-        self._credentials = _credentials(settings)
-        self.metrics = Metrics()
-        self.student = Student(settings.model, provider=settings.provider, threads=settings.threads)
-        self_test(self.student)
-        self.engine = Engine(
-            self.student,
-            asyncio.get_running_loop().call_soon_threadsafe,
-            max_batch=settings.max_batch,
-            stepped=self.metrics.stepped,
-        )
-        self.metrics.model(self.student.metadata.model_id, self.student.providers[0])
-        self.service = ClassifierService(
-            Models(ServedModel.of(self.engine)),
-            Policy(
-                max_calls=settings.max_calls,
-                max_chunk_seconds=settings.max_chunk_seconds,
-                idle_timeout=settings.idle_timeout,
-                update_seconds=settings.update_seconds,
-                workers=settings.workers,
-            ),
-            metrics=self.metrics,
-        )
-        self._health = health.aio.HealthServicer()
-        # A longer message than any valid chunk is not even read into memory.
-        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
-        self._server = grpc.aio.server(
-            options=(
-                *OPTIONS,
-                ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", longest),
-            )
-        )
-        pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        self._sweeper: asyncio.Task[None] | None = None
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT that is bound."""
-        return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
-
-    def bind(self) -> None:
-        """Take the port; connections wait until :meth:`start`."""
-        listen = self.settings.listen
-        if self._credentials is None:
-            self.port = self._server.add_insecure_port(listen)
-        else:
-            self.port = self._server.add_secure_port(listen, self._credentials)
-
-    async def start(self) -> None:
-        """Answer calls and, where asked to, scrapes."""
-        self.bind()
-        await self._server.start()
-        metrics = self._serve_metrics()
-        self._sweeper = asyncio.create_task(self.service.watch())
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info(
-            "worker_serving" if self._shared else "serving",
-            address=self.address,
-            model=self.student.metadata.model_id,
-            providers=self.student.providers,
-            max_calls=self.settings.max_calls,
-            metrics=metrics,
-            security=self._security,
-        )
-
-    def _serve_metrics(self) -> str:
-        """Address of the metrics, empty if they are not asked for."""
-        host, _, port = self.settings.metrics_listen.rpartition(":")
-        if not host:
-            return ""
-        bound = self.metrics.serve(host.strip("[]"), int(port))
-        return f"http://{host}:{bound}/metrics"
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
-
-    @property
-    def _security(self) -> str:
-        if self.settings.tls_certificate is None:
-            return "plaintext"
-        return "mutual TLS" if self.settings.tls_client_ca else "TLS"
-
-    async def stop(self) -> None:
-        """Drain, then close; safe to call once."""
-        log.info("draining", calls=self.service.running, seconds=self.settings.drain_seconds)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self.service.drain(self.settings.drain_seconds)
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        await self._server.stop(grace=1.0)
-        await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
-        await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
-        log.info("stopped")
-
-
-async def serve(settings: ServerSettings, parent: workers.Lifeline | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, or until the parent is gone."""
-    stop, listen = asyncio.Event(), asyncio.Event()
+    listen, loop = asyncio.Event(), asyncio.get_running_loop()
+    # Before the model is read, so that no change of it is missed.
+    reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    server = Server(settings, shared=parent is not None, reload=reload)
+    if core is not None:
+        core.follow(server.metrics.handshakes_failed)
 
     def end() -> None:
-        stop.set()
+        server.over.set()
         listen.set()
 
-    server = Server(settings, shared=parent is not None)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        loop.add_signal_handler(number, end)
+    beating = None
     if parent is not None:
         parent.watch(listen.set, end)
         parent.say(workers.LOADED)
+        beating = asyncio.create_task(parent.beat())
         await listen.wait()
-    if not stop.is_set():
+    if not server.over.is_set():
         await server.start()
         if parent is not None:
             parent.say(workers.SERVING)
-    await stop.wait()
+    await server.over.wait()
+    if server.gave_up:
+        await server.abandon()
+        os._exit(workers.UNHEALTHY)  # an ordinary exit would wait for what is stuck
     await server.stop()
+    if beating is not None:
+        beating.cancel()
 
 
 async def check(settings: ServerSettings) -> None:
@@ -226,7 +75,7 @@ async def check(settings: ServerSettings) -> None:
     server = Server(settings)
     server.bind()
     await server.stop()
-    log.info("checked", model=server.student.metadata.model_id)
+    log.info("checked", model=server.models.current.metadata.model_id)
 
 
 def _one_line(error: Exception) -> str:
@@ -244,14 +93,19 @@ def main() -> int:
             got = f", got {problem['input']!r}" if name else ""
             print(f"setting {name or 'error'}: {problem['msg']}{got}", file=sys.stderr)  # noqa: T201
         return 2
-    configure_log(settings.log_level, **({"worker": parent.number} if parent else {}))
+    log_fields = {"worker": parent.number} if parent else {}
+    configure_log(settings.log_level, **log_fields)
     try:
         if settings.check:
             uvloop.run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
-        else:
+        elif settings.tls_certificate is None:
             uvloop.run(serve(settings, parent))
+        else:
+            with captured() as core:
+                configure_log(settings.log_level, **log_fields)  # past the pipe
+                uvloop.run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
         print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
         return workers.CANNOT_SERVE

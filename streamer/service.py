@@ -7,25 +7,25 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from streamer import messages
 from streamer.admission import Admission, Policy
+from streamer.beginnings import Beginnings
 from streamer.call import Call
-from streamer.endings import Context, abort, log_end, log_error
-from streamer.errors import (
-    CallError,
-    Draining,
-    FailedPrecondition,
-    IdleTimeout,
-    InvalidArgument,
-)
+from streamer.endings import Context, abort, conclude, log_end, log_error
+from streamer.errors import CallError, Draining, InvalidArgument, ServerFault, Unhealthy
+from streamer.limits import enforce
 from streamer.models import Models
+from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import Tracing
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.security.identity import Caller, Identities
 
 log = structlog.get_logger()
 
@@ -43,6 +43,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         policy: limits.
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
+        identities: who may call; everyone if none is given.
+        resumption: of calls that ask for checkpoints; such calls are refused if none is given.
+        tracing: traces calls; none are traced if it is not given.
     """
 
     def __init__(
@@ -51,13 +54,23 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         policy: Policy,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        identities: Identities | None = None,
+        resumption: Resumption | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._metrics = metrics or Metrics()
         self._models = models
         self._policy = policy
         self._clock = clock
         self._load = Load()
+        self._identities = identities or Identities()
+        self._resumption = resumption
         self._admission = Admission(policy, self._load)
+        self._openings = Openings(policy.config_timeout, clock)
+        self._beginnings = Beginnings(
+            models, policy, clock, self._metrics, self._load, resumption=resumption
+        )
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -75,91 +88,70 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
+        trace = self._tracing.call(context.invocation_metadata() or ())
+        # A stream is served by a task of its own: these fields end with it.
+        structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
         self._metrics.opened()
         self._empty.clear()
+        caller: Caller | None = None
         call: Call | None = None
         error: CallError | None = None
-        ending = "CANCELLED"
+        ending, reason = "CANCELLED", "cancelled"
         try:
             try:
-                call = await self._admit(context)
-                await self._greet(call, context)
-                error = await self._converse(call, context)
+                self._must_serve()
+                caller = self._identities.caller(context)
+                with self._admission.place(caller):
+                    wanted = await self._openings.config(lambda: _read(context))
+                    call = self._beginnings.begin(wanted, caller, trace)
+                    self._calls.add(call)
+                    self._beginnings.greet(call)
+                    error = await self._converse(call, context)
             except CallError as raised:
                 error = raised
-            ending = error.status if error else "OK"
+            except grpc.aio.BaseError:
+                raise  # the stream itself broke: there is nobody to tell
+            except Exception as raised:
+                log.exception("call_broken", call_id=call.config.call_id if call else "")
+                error = ServerFault(raised)
+            ending, reason = (error.status, error.reason) if error else ("OK", "finished")
             if error is not None:
-                log_error(call, error)
+                identity = caller.identity if caller else ""
+                log_error(call, error, identity=identity, peer=context.peer())
                 # A gateway that does not read would leave even the status waiting.
                 async with asyncio.timeout(ABORT_SECONDS):
                     await abort(context, error)
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
-            self._open_streams -= 1
-            self._metrics.closed()
-            if not self._open_streams:
-                self._empty.set()
-            if call is None:
-                self._metrics.refused(ending)
-            else:
-                self._calls.discard(call)
-                call.close()
-                self._metrics.heard(call.session, call.counted)
-                self._metrics.ended(ending)
-                log_end(call, ending)
+            self._left(call, ending, reason)
+            trace.ended(ending, reason, call.session if call else None)
 
-    async def _admit(self, context: Context) -> Call:
+    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+        """A stream is over: give back all that it had."""
+        self._open_streams -= 1
+        self._metrics.closed()
+        if not self._open_streams:
+            self._empty.set()
+        if call is None:
+            self._metrics.refused(ending, reason)
+            return
+        self._calls.discard(call)
+        call.close()
+        self._models.ended(call.model)
+        if self._resumption is not None:
+            self._resumption.ended(call, well=ending == "OK")
+        self._metrics.heard(call.session, call.counted)
+        self._metrics.ended(ending, reason)
+        log_end(call, ending, reason)
+
+    def _must_serve(self) -> None:
         if self.draining.is_set():
             raise Draining
-        if (refusal := self._admission.refusal(self._open_streams)) is not None:
-            raise refusal
-        first = await self._first_message(context)
-        config = messages.call_config(
-            first.config,
-            update_seconds=self._policy.update_seconds,
-            max_chunk_seconds=self._policy.max_chunk_seconds,
-        )
-        return Call(config, self._models.current, self._clock, self._metrics, self._load)
-
-    async def _greet(self, call: Call, context: Context) -> None:
-        self._calls.add(call)
-        log.info(
-            "call_started",
-            call_id=call.config.call_id,
-            encoding=call.config.encoding.name.lower(),
-            sample_rate=call.config.sample_rate,
-            channels=len(call.config.ignored),
-            model=call.model.metadata.model_id,
-        )
-        await context.write(
-            messages.started(
-                call.config, call.model.metadata, idle_timeout=self._policy.idle_timeout
-            )
-        )
-
-    async def _first_message(self, context: Context) -> pb.StreamClassifyRequest:
-        """The config; a stream that never sends it ends with the idle limit or the server."""
-        reading = asyncio.create_task(_read(context))
-        draining = asyncio.create_task(self.draining.wait())
-        try:
-            await asyncio.wait(
-                (reading, draining),
-                timeout=self._policy.idle_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if not reading.done():
-                raise Draining if draining.done() else IdleTimeout(self._policy.idle_timeout)
-            first = reading.result()
-        finally:
-            reading.cancel()
-            draining.cancel()
-        if first is None:
-            raise FailedPrecondition("config", "the stream ended before its first message")
-        if first.WhichOneof("message") != "config":
-            raise FailedPrecondition("config", "the first message of a stream must be the config")
-        return first
+        health = self._models.current.engine.health
+        if not health.healthy:
+            raise Unhealthy(health.reason)
 
     async def _converse(self, call: Call, context: Context) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
@@ -170,27 +162,22 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
             error = _why_over(call, reader, writer)
             reader.cancel()
-            if error is None or isinstance(error, IdleTimeout | Draining):
-                try:
-                    await call.finish()
-                except CallError as raised:
-                    error = raised
-            call.close()
-            call.no_more_responses()
-            # A gateway that does not read cannot hold the call for ever.
-            await asyncio.wait({writer}, timeout=self._policy.idle_timeout)
-            if not writer.done():
-                error = error or IdleTimeout(self._policy.idle_timeout)
-            return error
+            return await conclude(call, writer, error)
         finally:
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
+        """Refuse new calls, let running ones go on for ``seconds``, then finish them.
+
+        Calls with checkpoints are sent to other servers, one after the other in the first half of
+        that: all at once would be more than those can take.
+        """
         self.draining.set()
         self._metrics.draining()
+        self._openings.stop(Draining())
+        moving = asyncio.create_task(self._move(seconds / 2))
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -198,6 +185,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             for call in list(self._calls):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
+        finally:
+            moving.cancel()
+
+    async def _move(self, seconds: float) -> None:
+        """Have every call that can go on elsewhere do so, spread over ``seconds``."""
+        calls = [call for call in self._calls if call.keeper is not None]
+        for call in calls:
+            call.move()
+            await asyncio.sleep(seconds / len(calls))
 
     def measured(self, late: float, busy: float, passed: float) -> None:
         """Take note of how far the server is behind and how busy.
@@ -207,7 +203,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._models.current.engine.waited), busy, passed)
+        self._load.measured(max(late, self._models.waited), busy, passed)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:
@@ -220,15 +216,26 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 await asyncio.sleep(WATCH_SECONDS)
                 passed = loop.time() - before
                 self.measured(passed - WATCH_SECONDS, share.since_last(), passed)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # limits must hold tomorrow as well
+                log.exception("sweep_failed")
+
+    def end_all(self, reason: CallError) -> None:
+        """End every call at once, without its final predictions."""
+        for call in self._calls:
+            call.stop(reason)
 
     def sweep(self) -> None:
-        """Count what is heard, end calls that are silent on the wire; call it once a second."""
-        oldest = self._clock() - self._policy.idle_timeout
+        """Count what is heard, end what is beyond a limit of time; call it once a second."""
+        self._identities.refresh()
+        self._openings.sweep()
+        now = self._clock()
         for call in self._calls:
             self._metrics.heard(call.session, call.counted)
-            if call.last_message < oldest:
-                call.stop(IdleTimeout(self._policy.idle_timeout))
+            enforce(self._policy, call, now)
+            if call.keeper is not None and call.keeper.overdue:
+                call.remember()
 
 
 async def _read(context: Context) -> pb.StreamClassifyRequest | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +26,9 @@ TASKS = ("gender", "age_group", "age_band")
 DEFAULT_MODEL = Path(__file__).parent / "students" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
 """The same student in 8 bits, for which a GPU has no kernels and a CPU needs half the time."""
+
+_OUT_OF_MEMORY = re.compile(r"allocate memory|bad_?alloc|out of memory", re.IGNORECASE)
+"""What ONNX Runtime says in a general error: its arena, the C++ library, CUDA."""
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -111,6 +116,11 @@ class Student:
         provider: "cpu", "cuda", or "auto" for CUDA where this onnxruntime offers it.
         threads: CPU threads of one step; 1 is the cheapest per call.
 
+    Attributes:
+        digest: SHA-256 of the file, hexadecimal.
+        metadata: that is in it.
+        providers: of ONNX Runtime, the first runs the student.
+
     Raises:
         ModelFileError: missing, truncated, of another contract, or not what its metadata says.
     """
@@ -118,11 +128,11 @@ class Student:
     def __init__(
         self, path: Path | None = None, *, provider: str = "auto", threads: int = 1
     ) -> None:
-        providers = _providers(provider)
-        if path is None:
-            path = CPU_MODEL if providers[0].startswith("CPU") else DEFAULT_MODEL
-        if not path.is_file():
-            raise ModelFileError(f"model file {path}: not found")
+        path = model_file(path, provider)
+        try:
+            content = path.read_bytes()  # once: what is hashed is what is loaded
+        except OSError as error:
+            raise ModelFileError(f"model file {path}: {error.strerror}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -130,10 +140,13 @@ class Student:
         # A spinning worker burns a core between blocks; a block can wait for a wake-up.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=_providers(provider)
+            )
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
+        self.digest = hashlib.sha256(content).hexdigest()
         self.providers: list[str] = self._session.get_providers()
         self.metadata = self._read_metadata(path)
         self._check_shapes(path)
@@ -181,11 +194,37 @@ class Student:
 
         Returns:
             Posteriors of :data:`TASKS`, each [B, classes], and the next state [B, D].
+
+        Raises:
+            MemoryError: the runtime could not allocate what so many calls need.
         """
-        *posteriors, after = self._session.run(
-            [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
-        )
+        try:
+            *posteriors, after = self._session.run(
+                [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
+            )
+        except Exception as error:
+            if _OUT_OF_MEMORY.search(str(error)):
+                raise MemoryError(str(error).splitlines()[0]) from error
+            raise
         return posteriors, after
+
+    def close(self) -> None:
+        """Free the runtime's memory, whoever still knows the student; it cannot step again."""
+        self._session = None
+
+
+def model_file(path: Path | None, provider: str) -> Path:
+    """The file to load; without a ``path`` the shipped student that suits the provider.
+
+    Raises:
+        ModelFileError: there is no such file, or no such provider.
+    """
+    providers = _providers(provider)
+    if path is None:
+        path = CPU_MODEL if providers[0].startswith("CPU") else DEFAULT_MODEL
+    if not path.is_file():
+        raise ModelFileError(f"model file {path}: not found")
+    return path
 
 
 def _providers(choice: str) -> list[str]:

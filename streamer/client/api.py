@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from streamer.client.attempts import Attempts
+from streamer.client.authorization import bearer
 from streamer.client.kept import Kept
 from streamer.client.resuming import ResumingStream
 from streamer.client.stream import Stream
@@ -206,9 +207,17 @@ class Client:
         target: HOST:PORT; or several addresses, among which calls are spread and resumed:
             ``ipv4:10.0.0.1:50051,10.0.0.2:50051``, or ``dns:///NAME:PORT`` of a name with several.
         credentials: of a connection by TLS, see :func:`streamer.client.tls`; None is plaintext.
+        token: shown at every call, for a server that asks for one. Whoever listens in on a
+            plaintext connection has it.
+
+    Raises:
+        ValueError: the token is none.
     """
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None = None, token: str = ""
+    ) -> None:
+        self._headers = bearer(token)
         self._channel = (
             grpc.aio.insecure_channel(target, OPTIONS)
             if credentials is None
@@ -276,4 +285,4 @@ class Client:
         return Call(ResumingStream(self._open, Kept(most), Attempts(resume_seconds)), config)
 
     def _open(self) -> Stream:
-        return Stream(self._stub.StreamClassify())
+        return Stream(self._stub.StreamClassify(metadata=self._headers))

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer.client.api import Call, Client, Event, Role
+from streamer.client.authorization import bearer, read_token
 from streamer.client.telephone_file import TelephoneCall, read_as_call
 from streamer.client.tls import tls
 from streamer.client.view import CallView
@@ -55,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
     secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
     secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="show the token in this file; else that of the environment's VOICECOHORT_TOKEN",
+    )
     return parser
 
 
@@ -76,12 +83,13 @@ async def classify(
     arguments: argparse.Namespace,
     audio: TelephoneCall,
     credentials: grpc.ChannelCredentials | None = None,
+    token: str = "",
 ) -> None:
     """Stream the call and show what comes back."""
     roles = ROLES[: audio.channels]
     view = CallView(str(arguments.file), roles, audio.seconds)
     async with (
-        Client(arguments.target, credentials) as client,
+        Client(arguments.target, credentials, token) as client,
         client.call(
             channels=roles,
             update_seconds=arguments.update_ms / 1000,
@@ -134,7 +142,7 @@ async def _receive(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; 1 when the call fails, 2 for a file that cannot be read."""
+    """Command line; 1 when the call fails, 2 for a file that cannot be read or is not valid."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for name, low in (("chunk_ms", 1), ("update_ms", 100)):
@@ -144,11 +152,13 @@ def main(argv: list[str] | None = None) -> int:
         audio = read_as_call(arguments.file)
         files = (arguments.ca, arguments.certificate, arguments.key)
         credentials = tls(*files) if arguments.tls or any(files) else None
+        token = read_token(arguments.token_file)
+        bearer(token)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     try:
-        asyncio.run(classify(arguments, audio, credentials))
+        asyncio.run(classify(arguments, audio, credentials, token))
     except grpc.aio.AioRpcError as error:
         print(f"{arguments.target}: {error.code().name}: {error.details()}", file=sys.stderr)  # noqa: T201
         return 1

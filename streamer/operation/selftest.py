@@ -35,6 +35,11 @@ def self_test(student: Student) -> None:
             raise ModelFileError(f"{meta.model_id}: self-test: {task} depends on the batch")
 
 
+def made_up_block(samples: int) -> Floats:
+    """So many samples, at most a second, of the made-up voice; float32 in [-1, 1] at 8 kHz."""
+    return _voice()[:samples]
+
+
 def _voice() -> Floats:
     """Harmonics of 150 Hz in syllables, float32 in [-1, 1] at 8 kHz."""
     t = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE

@@ -3,7 +3,8 @@
 The kernel spreads connections over the sockets that share a port (SO_REUSEPORT). Each worker is
 a server of its own, started as ``python -m streamer.serve worker NUMBER``. The parent writes to
 its standard input: the settings, then, once all have loaded their student, that it may listen.
-The worker answers on its standard output, and drains when its input ends: its parent is gone.
+The worker answers on its standard output, says there every second that its event loop runs, and
+drains when its input ends: its parent is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ log = structlog.get_logger()
 ARGUMENT = "worker"
 CANNOT_SERVE = 2
 """Exit code of a server whose settings, model, certificates or address are no good."""
-LOADED, LISTEN, SERVING = b"loaded\n", b"listen\n", b"serving\n"
+UNHEALTHY = 3
+"""Exit code of a server whose student does not answer any more."""
+LOADED, LISTEN, SERVING, ALIVE = b"loaded\n", b"listen\n", b"serving\n", b"alive\n"
+BEAT_SECONDS = 1.0
+"""Between two signs of life."""
+LOAD_SECONDS = 120.0
+"""A worker says nothing while it loads its student; one that takes longer is silent."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Seconds before a dead worker is replaced; doubled each time."""
 HEALTHY_SECONDS = 60.0
@@ -41,21 +48,26 @@ class Worker:
     Attributes:
         loaded: it could listen.
         serving: it listens.
+        served: the process that runs, or ran last, came to listen.
     """
 
     def __init__(self, number: int, settings: ServerSettings) -> None:
         self.number = number
         self.loaded = asyncio.Event()
         self.serving = asyncio.Event()
+        self.served = False
+        self._reload = False
+        self._silence = settings.worker_silence_seconds
         self._settings = settings.model_dump_json().encode() + b"\n"
         self._process: asyncio.subprocess.Process | None = None
 
     async def live(self, may_listen: asyncio.Event) -> int:
-        """Start a process and wait for its end; its exit code.
+        """Start a process and wait for its end; its exit code. One that falls silent is killed.
 
         Raises:
             OSError: it cannot be started.
         """
+        self.served = False
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "streamer.serve", ARGUMENT, str(self.number)),
             stdin=asyncio.subprocess.PIPE,
@@ -65,13 +77,39 @@ class Worker:
         assert process.stdin is not None  # noqa: S101 - PIPE was asked for
         assert process.stdout is not None  # noqa: S101
         process.stdin.write(self._settings)
-        if await process.stdout.readline() == LOADED:
-            self.loaded.set()
-            await may_listen.wait()
-            process.stdin.write(LISTEN)
-            if await process.stdout.readline() == SERVING:
+        limit = max(self._silence, LOAD_SECONDS) if self._silence else None
+        while line := await self._heard(process, process.stdout, limit):
+            limit = self._silence or None
+            if line == LOADED:
+                self.loaded.set()
+                await may_listen.wait()
+                process.stdin.write(LISTEN)
+            elif line == SERVING:
+                self.served = True
                 self.serving.set()
+                if self._reload:  # the file may have changed while this one loaded it
+                    self.reload()
         return await process.wait()
+
+    async def _heard(
+        self, process: asyncio.subprocess.Process, lines: asyncio.StreamReader, limit: float | None
+    ) -> bytes:
+        """Its next line; empty if it is gone, for which it is killed after ``limit`` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                return await lines.readline()
+        except TimeoutError:
+            log.error("worker_silent", worker=self.number, seconds=limit)  # noqa: TRY400
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            return b""
+
+    def reload(self) -> None:
+        """Have it load the model file again, once it serves: before, the signal would end it."""
+        self._reload = not self.served
+        if self.served and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGHUP)
 
     async def end(self, seconds: float) -> None:
         """Tell it to drain, and kill it if it has not ended after ``seconds``."""
@@ -113,6 +151,7 @@ class Parent:
         """Serve until SIGTERM or SIGINT; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._over.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         keeping = asyncio.create_task(self._keep())
         over = asyncio.create_task(self._over.wait())
         try:
@@ -130,6 +169,10 @@ class Parent:
             log.info("stopped", workers=len(self._workers))
         return self._code
 
+    def _reload(self) -> None:
+        for worker in self._workers:
+            worker.reload()
+
     async def _keep(self) -> None:
         async with asyncio.TaskGroup() as group:
             # The first alone: what none of them could serve is said once.
@@ -146,29 +189,42 @@ class Parent:
             log.info("serving", address=self._address, workers=len(self._workers))
 
     async def _tend(self, worker: Worker) -> None:
-        delay = FIRST_DELAY
+        delay, attempts = FIRST_DELAY, 0
         while True:
             born = time.monotonic()
             try:
                 code = await worker.live(self._may_listen)
+                reason = f"exit code {code}"
             except OSError as error:
-                log.error("worker_not_started", worker=worker.number, reason=str(error))  # noqa: TRY400
-            else:
-                if code == CANNOT_SERVE and not self._started:
-                    self._code = code
-                    self._over.set()
-                    return
-                log.error("worker_died", worker=worker.number, exit_code=code)
+                code, reason = None, str(error)
+            if code == CANNOT_SERVE and not self._started:
+                self._code = code
+                self._over.set()
+                return
             if time.monotonic() - born > HEALTHY_SECONDS:
                 delay = FIRST_DELAY
+            if worker.served:
+                attempts = 0
+                log.error("worker_died", worker=worker.number, exit_code=code, retry_seconds=delay)
+            else:
+                attempts += 1
+                log.error(
+                    "worker_not_started",
+                    worker=worker.number,
+                    reason=reason,
+                    attempts=attempts,
+                    retry_seconds=delay,
+                )
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
 
 def _settings_of(number: int, settings: ServerSettings, address: str) -> ServerSettings:
-    host, _, port = settings.metrics_listen.rpartition(":")
-    metrics = f"{host}:{int(port) and int(port) + number}" if host else ""
-    return settings.model_copy(update={"listen": address, "metrics_listen": metrics})
+    own = {"listen": address}
+    for name in ("metrics_listen", "health_listen"):
+        host, _, port = getattr(settings, name).rpartition(":")
+        own[name] = f"{host}:{int(port) and int(port) + number}" if host else ""
+    return settings.model_copy(update=own)
 
 
 def supervise(settings: ServerSettings) -> int:
@@ -193,6 +249,7 @@ class Lifeline:
         self.number = int(sys.argv[2])
         self._input = os.dup(0)
         self._output = os.dup(1)
+        os.set_blocking(self._output, False)  # a parent that does not read must not hold us up
         os.dup2(2, 1)  # what a library prints is no answer
 
     def settings(self) -> ServerSettings:
@@ -204,8 +261,14 @@ class Lifeline:
 
     def say(self, what: bytes) -> None:
         """Tell the parent, if there still is one."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self._output, what)
+
+    async def beat(self) -> None:
+        """Tell the parent every second that the event loop runs."""
+        while True:
+            self.say(ALIVE)
+            await asyncio.sleep(BEAT_SECONDS)
 
     def watch(self, listen: Callable[[], None], gone: Callable[[], None]) -> None:
         """Call ``listen`` when the worker may, ``gone`` when there is no parent any more."""

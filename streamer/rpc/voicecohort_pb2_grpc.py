@@ -54,10 +54,15 @@ class ClassifierServiceServicer:
         Errors end this call only:
         INVALID_ARGUMENT     a field has a value that is never valid; the message names both
         FAILED_PRECONDITION  a valid message at the wrong time, or a feature this server lacks
-        RESOURCE_EXHAUSTED   a limit of the server; google.rpc.RetryInfo says when to try again
+        RESOURCE_EXHAUSTED   a limit of the server; google.rpc.RetryInfo says when to try again,
+        where that makes sense. A call that lasts too long gets its final
+        predictions first
         DEADLINE_EXCEEDED    no message for longer than limits.idle_timeout; a final prediction
-        per channel precedes this status
-        UNAUTHENTICATED      no valid credentials
+        per channel precedes this status. Or no config soon after the opening
+        UNAUTHENTICATED      no token (metadata `authorization: Bearer TOKEN`), an unknown or an
+        expired one, where the server asks for tokens
+        PERMISSION_DENIED    the token is not for this: opening calls, checkpoints
+        ABORTED              another stream resumed this call and goes on with it
         UNAVAILABLE          the server is shutting down; RetryInfo as above. A running call gets
         its final predictions first
         INTERNAL             the student failed on this call

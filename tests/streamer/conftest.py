@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import queue
@@ -48,9 +47,11 @@ class FakeStudent:
         batches: first sample of every row of every batch, as int16.
         gate: cleared, every step waits for it.
         stepping: set as soon as a step has begun.
+        stuck: set as soon as a step with the STUCK marker has begun; it waits for ``freed``.
+        room: most rows of a step; more are a MemoryError.
     """
 
-    RAISES, NAN, INF = 23456, 23457, 23458
+    RAISES, NAN, INF, STUCK = 23456, 23457, 23458, 23459
     """Samples (at the start of a block) that make a step fail."""
 
     def __init__(self, state_size=8):
@@ -71,16 +72,25 @@ class FakeStudent:
                 "decision": {t: {"min_speech_seconds": 1, "min_confidence": 0.4} for t in TASKS},
             }
         )
+        self.digest = "fa" * 32
         self.batches = []
         self.gate = threading.Event()
         self.gate.set()
         self.stepping = threading.Event()
+        self.stuck = threading.Event()
+        self.freed = threading.Event()
+        self.room = 1000
 
     def step(self, samples, valid, state):
         self.stepping.set()
         assert self.gate.wait(WAIT_SECONDS)
         firsts = np.rint(samples[:, 0] * 32768).astype(int).tolist()
         self.batches.append(firsts)
+        if len(firsts) > self.room:
+            raise MemoryError("marker")
+        if self.STUCK in firsts:
+            self.stuck.set()
+            assert self.freed.wait(WAIT_SECONDS)
         if self.RAISES in firsts:
             raise ArithmeticError("marker")
         after = np.empty_like(state)
@@ -112,10 +122,10 @@ class FakeStudent:
 class Bench:
     """An engine whose results are handed out on the test's thread, when the test says so."""
 
-    def __init__(self, student, max_batch=64):
+    def __init__(self, student, max_batch=64, **options):
         self.student = student
         self._due = queue.SimpleQueue()
-        self.engine = Engine(student, self._due.put, max_batch=max_batch)
+        self.engine = Engine(student, self._due.put, max_batch=max_batch, **options)
 
     def pump(self):
         """Hand out what is ready."""
@@ -129,7 +139,7 @@ class Bench:
             with contextlib.suppress(queue.Empty):
                 self._due.get(timeout=0.1)()
                 continue
-            assert self.engine._thread.is_alive(), "the engine's thread died"
+            assert self.engine.alive, "the engine's thread died"
             assert time.monotonic() < until, "the engine does not answer"
 
     def quiet(self, seconds=0.2):
@@ -216,7 +226,9 @@ def make_bench():
 
     yield make
     for bench in made:
-        bench.student.gate.set() if isinstance(bench.student, FakeStudent) else None
+        if isinstance(bench.student, FakeStudent):
+            bench.student.gate.set()
+            bench.student.freed.set()
         bench.engine.stop()
 
 
@@ -291,24 +303,6 @@ def voices(demo_call):
 def audio():
     """Functions on audio: wire, cut, direct, as_heard."""
     return SimpleNamespace(wire=wire, cut=cut, direct=direct, as_heard=as_heard)
-
-
-# --- asyncio ---
-
-
-@pytest.fixture(scope="session")
-def run_async():
-    """Run a coroutine, at most so long, on the one loop that all tests share.
-
-    gRPC's poller serves every loop of the process, also those that are closed.
-    """
-    with asyncio.Runner() as runner:
-
-        async def limited(coroutine):
-            async with asyncio.timeout(2 * WAIT_SECONDS):
-                return await coroutine
-
-        yield lambda coroutine: runner.run(limited(coroutine))
 
 
 # --- raw calls to a server ---

@@ -290,7 +290,6 @@ def test_stop_ends_the_thread_after_the_running_step(make_student):
     student = make_student()
     due = queue.SimpleQueue()
     engine = Engine(student, due.put)
-    before = engine._thread
     results = []
     lane = engine.new_lane(results.append)
     student.gate.clear()
@@ -302,11 +301,11 @@ def test_stop_ends_the_thread_after_the_running_step(make_student):
     student.gate.set()
     stopping.join(WAIT)
     assert not stopping.is_alive()
-    assert not before.is_alive()
+    assert not engine.alive
     assert student.batches == [[0]]
 
 
 def test_stop_when_idle(make_student):
     engine = Engine(make_student(), lambda callback: callback())
     engine.stop()
-    assert not engine._thread.is_alive()
+    assert not engine.alive

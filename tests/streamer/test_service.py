@@ -21,6 +21,7 @@ from streamer.codec import Encoding, encode
 from streamer.engine import Engine
 from streamer.local import local_server
 from streamer.models import Models, ServedModel
+from streamer.operation.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService
@@ -49,8 +50,9 @@ def speech(voices):
 
 @pytest.fixture(scope="module")
 def impatient():
-    """A server that waits 1.5 s for a message."""
-    with local_server("--idle-timeout", "1.5", "--drain-seconds", "1") as server:
+    """A server that waits 1.5 s for a message, the first included."""
+    limits = ("--idle-timeout", "1.5", "--config-timeout", "1.5")
+    with local_server(*limits, "--drain-seconds", "1") as server:
         yield server
 
 
@@ -307,12 +309,12 @@ BAD = {
     "10 MB chunk": (
         [config(), sound(1, b"\xff" * 10_000_000)],
         EXHAUSTED,
-        "SERVER: Received message larger than max (10000012 vs. 641024)",
+        "SERVER: Received message larger than max (10000012 vs. 1048576)",
     ),
     "10 MB as the first message": (
         [sound(1, b"\xff" * 10_000_000)],
         EXHAUSTED,
-        "SERVER: Received message larger than max (10000012 vs. 641024)",
+        "SERVER: Received message larger than max (10000012 vs. 1048576)",
     ),
     "11 s chunk": (
         [config(), sound(1, b"\xff" * 88_000)],
@@ -585,7 +587,8 @@ def test_silent_clients_are_given_up(impatient, make_line, make_neighbour, voice
     assert outcome.finals[0] == expected
     assert outcome.responses[-1].prediction.final
     (silent,) = results
-    assert (silent.code, silent.details) == (Code.DEADLINE_EXCEEDED, message)
+    late = "config: it did not come within 1.5 s of the stream's opening"
+    assert (silent.code, silent.details) == (Code.DEADLINE_EXCEEDED, late)
     assert silent.responses == []
     log_entry(impatient, "call_ended", call_id=call_id)
     with neighbour.undisturbed():  # the server serves on
@@ -722,14 +725,26 @@ def test_reader_that_never_reads_is_given_up(impatient, make_line, log_entry):
 class Local:
     """The service around a fake student, in this process."""
 
-    def __init__(self, student):
+    def __init__(self, student, policy, identities):
+        self.student = student
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.service = ClassifierService(Models(ServedModel.of(self.engine)), Policy())
+        self.clock = time.monotonic
+        self.metrics = Metrics()
+        self.service = ClassifierService(
+            Models(ServedModel.of(self.engine)),
+            policy,
+            self._now,
+            self.metrics,
+            identities,
+        )
         self.server = grpc.aio.server()
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = pb_grpc.ClassifierServiceStub(self.channel)
+
+    def _now(self):
+        return self.clock()
 
     async def outcome(self, *requests):
         """Code, details and final predictions of a call."""
@@ -744,17 +759,21 @@ class Local:
 def in_process(run_async, make_student):
     """Run a scenario against a server around a fake student."""
 
-    async def main(scenario):
-        local = Local(make_student())
+    async def main(scenario, policy, identities):
+        local = Local(make_student(), policy, identities)
         await local.server.start()
         try:
             await scenario(local)
         finally:
             await local.channel.close()
             await local.server.stop(None)
+            local.student.gate.set()
             await asyncio.to_thread(local.engine.stop)
 
-    return lambda scenario: run_async(main(scenario))
+    def run(scenario, identities=None, **policy):
+        return run_async(main(scenario, Policy(**policy), identities))
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -792,11 +811,22 @@ def test_client_gone_before_the_answer_leaves_nothing_behind(in_process):
         def __init__(self):
             self.requests = [config()]
 
+        def invocation_metadata(self):
+            return ()
+
         async def read(self):
+            if not self.requests:
+                await asyncio.Event().wait()
             return self.requests.pop()
 
         async def write(self, _):
             raise asyncio.CancelledError
+
+        def peer(self):
+            return "ipv4:192.0.2.1:4711"
+
+        def auth_context(self):
+            return {}
 
     async def scenario(local):
         task = asyncio.create_task(local.service.StreamClassify(None, Gone()))
@@ -804,6 +834,7 @@ def test_client_gone_before_the_answer_leaves_nothing_behind(in_process):
         assert task.cancelled()
         assert local.service.running == 0
         assert local.service._calls == set()
+        assert local.service._admission.held == {}
 
     in_process(scenario)
 
@@ -813,7 +844,7 @@ def test_idle_sweep_goes_by_the_clock_it_is_given(in_process):
 
     async def scenario(local):
         now = [1000.0]
-        local.service._clock = lambda: now[0]
+        local.clock = lambda: now[0]
         stream = local.stub.StreamClassify(timeout=30)
         await stream.write(config())
         await stream.read()

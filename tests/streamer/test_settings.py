@@ -12,13 +12,22 @@ FLAGS = {
     "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
     "insecure": ("true", True),
     "metrics_listen": ("0.0.0.0:9100", "0.0.0.0:9100"),
+    "otlp_endpoint": ("collector:4317", "collector:4317"),
+    "otlp_insecure": ("true", True),
+    "otlp_sample_ratio": ("0.1", 0.1),
+    "health_listen": ("0.0.0.0:50052", "0.0.0.0:50052"),
     "model": ("some/file.onnx", Path("some/file.onnx")),
     "provider": ("cpu", "cpu"),
     "threads": ("3", 3),
     "workers": ("4", 4),
     "max_batch": ("8", 8),
+    "tokens": ("tokens.toml", Path("tokens.toml")),
     "max_calls": ("5", 5),
+    "max_calls_per_identity": ("3", 3),
     "max_chunk_seconds": ("2.5", 2.5),
+    "max_call_seconds": ("60", 60.0),
+    "max_lag_seconds": ("1.5", 1.5),
+    "config_timeout": ("2", 2.0),
     "idle_timeout": ("7", 7.0),
     "update_seconds": ("0.25", 0.25),
     "drain_seconds": ("0", 0.0),
@@ -51,13 +60,22 @@ def test_defaults():
         "tls_client_ca": None,
         "insecure": False,
         "metrics_listen": "",
+        "otlp_endpoint": "",
+        "otlp_insecure": False,
+        "otlp_sample_ratio": 1.0,
+        "health_listen": "",
         "model": None,
         "provider": "auto",
         "threads": 1,
         "workers": 1,
         "max_batch": 32,
+        "tokens": None,
         "max_calls": 1000,
+        "max_calls_per_identity": None,
         "max_chunk_seconds": 10.0,
+        "max_call_seconds": 14_400.0,
+        "max_lag_seconds": 10.0,
+        "config_timeout": 10.0,
         "idle_timeout": 300.0,
         "update_seconds": 0.5,
         "drain_seconds": 30.0,
@@ -104,10 +122,11 @@ def test_beyond_loopback_plaintext_must_be_asked_for(listen):
     assert read("--listen", listen, "--insecure").insecure
 
 
-def test_every_worker_has_a_port_for_its_metrics():
-    flags = ["--metrics-listen", "127.0.0.1:65533", "--workers"]
+@pytest.mark.parametrize("name", ["metrics_listen", "health_listen"])
+def test_every_worker_has_a_port_for_its_metrics_and_its_health(name):
+    flags = [f"--{name.replace('_', '-')}", "127.0.0.1:65533", "--workers"]
     assert read(*flags, "3").workers == 3
-    with pytest.raises(ValidationError, match=r"metrics_listen .*:65533 leaves worker 3 no port"):
+    with pytest.raises(ValidationError, match=rf"{name} .*:65533 leaves worker 3 no port"):
         read(*flags, "4")
     assert read("--workers", "1024").workers == 1024
 
@@ -135,6 +154,10 @@ def test_flag_wins_over_environment(monkeypatch):
         ("max_batch", "1025"),
         ("max_calls", "0"),
         ("max_calls", "many"),
+        ("max_calls_per_identity", "0"),
+        ("max_call_seconds", "0"),
+        ("max_lag_seconds", "0"),
+        ("config_timeout", "0"),
         ("max_chunk_seconds", "0"),
         ("max_chunk_seconds", "61"),
         ("idle_timeout", "0"),

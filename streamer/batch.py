@@ -1,0 +1,127 @@
+"""One student step for several calls: buffers, retries, and how many calls fit into memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from streamer.codec import Samples
+from streamer.errors import StudentFailed, StudentUnavailable
+from streamer.student import Floats, Metadata
+
+log = structlog.get_logger()
+
+Posteriors = tuple[list[float], ...]
+"""One list of class probabilities per task."""
+Answer = tuple[Posteriors, Floats] | StudentFailed
+"""What became of one call: its posteriors and next state float32 [D], or why there are none."""
+
+GROW_AFTER = 100
+"""Full batches without a fault after which a limit set by memory rises by one call."""
+
+
+class Stepper(Protocol):
+    """What the engine needs of a student."""
+
+    metadata: Metadata
+
+    def step(
+        self, samples: Floats, valid: NDArray[np.int64], state: Floats
+    ) -> tuple[list[Floats], Floats]:
+        """See :meth:`streamer.student.Student.step`."""
+        ...
+
+
+class BatchStep:
+    """Advances calls by a block each, in buffers of its own.
+
+    Args:
+        student: whose step it is.
+        max_batch: most calls in one step.
+
+    Attributes:
+        limit: most calls that the next step should have, 1 to ``max_batch``: half of those that
+            did not fit into memory, growing again while nothing happens.
+    """
+
+    def __init__(self, student: Stepper, max_batch: int) -> None:
+        self.limit = max_batch
+        self._max_batch = max_batch
+        self._fine = 0
+        self._student = student
+        block, size = student.metadata.block, student.metadata.state_size
+        self._samples = np.zeros((max_batch, block), np.float32)
+        self._valid = np.zeros(max_batch, np.int64)
+        self._states = np.zeros((max_batch, size), np.float32)
+
+    def run(self, rows: Sequence[tuple[Samples, Floats]]) -> list[Answer]:
+        """One answer a row; a failure costs only the rows that cause it.
+
+        Args:
+            rows: block (int16, at most ``block`` samples) and state (float32 [D]) of each call,
+                at most ``max_batch``; not changed.
+        """
+        try:
+            answers = self._attempt(rows)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer to these rows
+            if isinstance(error, MemoryError):
+                self._shrink(len(rows))
+            if len(rows) > 1:
+                half = len(rows) // 2
+                return [*self.run(rows[:half]), *self.run(rows[half:])]
+            say_failed(error)
+            if isinstance(error, MemoryError):
+                return [StudentUnavailable("out of memory")]
+            return [StudentFailed(type(error).__name__)]
+        self._grow(len(rows))
+        return answers
+
+    def _attempt(self, rows: Sequence[tuple[Samples, Floats]]) -> list[Answer]:
+        size = len(rows)
+        for row, (block, state) in enumerate(rows):
+            samples = self._samples[row]
+            np.multiply(block, np.float32(1 / 32768), out=samples[: len(block)])
+            samples[len(block) :] = 0.0
+            self._valid[row] = len(block)
+            self._states[row] = state
+        posteriors, after = self._student.step(
+            self._samples[:size], self._valid[:size], self._states[:size]
+        )
+        # A sum is finite only if all it adds are: half the work of looking at each.
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = [answer.sum(axis=1) for answer in (*posteriors, after)]
+        fine: list[bool] = np.isfinite(np.stack(sums)).all(axis=0).tolist()
+        lists = [posterior.tolist() for posterior in posteriors]
+        answers: list[Answer] = []
+        for row in range(size):
+            if fine[row]:
+                answers.append((tuple(task[row] for task in lists), after[row]))
+            else:
+                log.error("student_failed", reason="not finite")
+                answers.append(StudentFailed("its answer is not finite"))
+        return answers
+
+    def _shrink(self, size: int) -> None:
+        self._fine = 0
+        self.limit = max(1, min(self.limit, size // 2))
+        with contextlib.suppress(Exception):  # there is little memory, also for a line of log
+            log.warning("out_of_memory", blocks=size, next_batch=self.limit)
+
+    def _grow(self, size: int) -> None:
+        if size < self.limit or self.limit == self._max_batch:
+            return
+        self._fine += 1
+        if self._fine >= GROW_AFTER:
+            self._fine = 0
+            self.limit += 1
+
+
+def say_failed(error: BaseException) -> None:
+    """Log an error of the engine's thread; a log that cannot be written must not end it."""
+    with contextlib.suppress(Exception):
+        log.error("student_failed", reason=type(error).__name__, exc_info=error)
