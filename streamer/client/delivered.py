@@ -51,6 +51,11 @@ class Delivered:
         self._clear()
         return new
 
+    def finals_up_to(self, sequence: int) -> int:
+        """How many channels' final predictions are held back that rest on this audio message."""
+        predictions = (response.prediction for response in self._held)
+        return len({p.channel for p in predictions if p.final and p.sequence == sequence})
+
     def _clear(self) -> None:
         self._held.clear()
         self._held_time = -1

@@ -57,7 +57,9 @@ class ResumingStream:
         self._unread: deque[Response] = deque()
         self._streams = 0  # that began
         self._writing = asyncio.Lock()
+        self._last_audio = 0  # sequence
         self._half_closed = False
+        self._all_given = False  # to the present stream, the half-close too
         self._room, self._more, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -90,6 +92,8 @@ class ResumingStream:
                 self._raise_error()
                 raise asyncio.InvalidStateError("the call is over")
             self._kept.add(request)
+            if request.HasField("audio"):
+                self._last_audio = request.audio.sequence
             self._more.set()
 
     async def half_close(self) -> None:
@@ -136,6 +140,8 @@ class ResumingStream:
                 try:
                     await self._converse(stream)
                 except grpc.aio.AioRpcError as error:
+                    if self._complete:
+                        return  # only the status is missing
                     delay = self._attempts.delay(error)
                 else:
                     return
@@ -145,6 +151,13 @@ class ResumingStream:
         finally:
             self._unread.extend(self._delivered.rest())
 
+    @property
+    def _complete(self) -> bool:
+        """Whether the present stream has brought the final prediction of every channel."""
+        channels = sum(not channel.ignored for channel in self._config.channels) or 1
+        finals = self._delivered.finals_up_to(self._last_audio)
+        return self._all_given and finals == channels
+
     async def _converse(self, stream: Stream) -> None:
         """One stream from its config to its end."""
         started = await self._begun(stream)
@@ -152,6 +165,7 @@ class ResumingStream:
         self._attempts.began()
         self._delivered.begin_stream()
         self._kept.rewind()
+        self._all_given = False
         self._deliver(Response(started=started))
         reader = asyncio.create_task(self._take_all(stream))
         writer = asyncio.create_task(self._give_all(stream))
@@ -186,6 +200,7 @@ class ResumingStream:
                     await stream.write(request)
                 if self._half_closed:
                     await stream.half_close()
+                    self._all_given = True
                     return
                 self._more.clear()
                 await self._more.wait()

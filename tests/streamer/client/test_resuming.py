@@ -104,7 +104,6 @@ def test_nothing_is_lost_or_told_twice(scripted, run_async, steps, checkpoints, 
         ({"responses": 10}, None),
         # 10 starts, 10 ends of speech and 20 predictions, 2 checkpoints, started: finals are next
         ({"responses": 43}, 0),
-        ({"responses": 44}, 0),
     ],
     ids=[
         "before the config",
@@ -114,7 +113,6 @@ def test_nothing_is_lost_or_told_twice(scripted, run_async, steps, checkpoints, 
         "between checkpoints",
         "while sending",
         "before the finals",
-        "between the finals and the status",
     ],
 )
 def test_death_at_every_point(scripted, run_async, death, sent_again):
@@ -128,6 +126,13 @@ def test_death_at_every_point(scripted, run_async, death, sent_again):
     assert again == list(range(21 - len(again), 21))
     if sent_again is not None:
         assert len(again) == sent_again
+
+
+def test_a_missing_status_is_nothing_to_resume_for(scripted, run_async):
+    """The server's part is done, and it would take the checkpoint for used up."""
+    scene = scripted.Scene([scripted.Death(responses=44)], {10, 20})
+    check(scripted, run_async, scene, STEPS)
+    assert len(scene.streams) == 1
 
 
 def test_all_of_a_call_may_be_sent_before_anything_is_read(scripted, run_async):
