@@ -1,29 +1,45 @@
 """Spans as a real OpenTelemetry collector gets them from a real server."""
 
+import base64
+import collections
 import contextlib
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent import futures
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from streamer.codec import SAMPLE_RATE
 from streamer.local import local_server
-from streamer.operation.spans import COMPLAIN_SECONDS, METHOD, STOP_SECONDS, Complaints
+from streamer.operation.spans import (
+    BATCH,
+    COMPLAIN_SECONDS,
+    EXPORT_SECONDS,
+    METHOD,
+    STOP_SECONDS,
+    Complaints,
+    Spans,
+)
 from streamer.operation.tracing import TracingError, tracing_to
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 """The example of W3C Trace Context."""
 SECRET = "hunter2hunter2"  # noqa: S105 - it opens nothing
+LONG = STOP_SECONDS + 15
+"""Seconds; on a machine that has much else to do."""
 CHUNK = 2 * SAMPLE_RATE // 10
 
 
@@ -245,6 +261,66 @@ def test_events_are_the_first_decisions_and_the_changes(collector, line, request
     assert {d[0] for d in later} >= {1}, "another person: decided on anew"
 
 
+@pytest.fixture
+def keys(tmp_path):
+    file = tmp_path / "keys.toml"
+    secret = base64.b64encode(secrets.token_bytes(32)).decode()
+    file.write_text(f'[[key]]\nid = "k"\nsecret = "{secret}"\n')
+    return file
+
+
+def totals(server):
+    """Seconds counted so far, by name."""
+    (address,) = (e["metrics"] for e in server.log if e["event"] == "serving")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=10) as answer:
+        return {
+            family.name: family.samples[0].value
+            for family in text_string_to_metric_families(answer.read().decode())
+            if family.name.endswith("_seconds") and family.type == "counter"
+        }
+
+
+def test_a_call_that_resumes_is_told_and_counted_once(keys, request_of, make_line, pieces):
+    collector = Collector()
+    more = ("--checkpoint-keys", str(keys), "--metrics-listen", "127.0.0.1:0")
+    with collecting(collector) as endpoint, local_server(*flags(endpoint, *more)) as server:
+        line = make_line(server.target)
+        fields = {
+            "call_id": "moving",
+            "channels": [{}, {}],
+            "checkpoint_interval": Duration(seconds=5),
+        }
+        call = line.open(request_of.config(**fields), *pieces[:100])
+        checkpoint = call.wait_for(lambda r: r.HasField("checkpoint"))[-1].checkpoint
+        call.cancel()
+        first = collector.span("moving")
+        before = totals(server)
+        rest = pieces[checkpoint.sequence :]
+        again = request_of.config(**fields, resume_from=checkpoint.data)
+        assert run(line, again, *rest)[1] is grpc.StatusCode.OK
+        wait = time.monotonic() + 30
+        while len(collector.of("moving")) < 2:
+            assert time.monotonic() < wait
+            time.sleep(0.05)
+        (second,) = (s for s in collector.of("moving") if s is not first)
+        after = totals(server)
+    assert first.events[0].name == "started"
+    (event,) = (event for event in first.events if event.name == "checkpoint")
+    assert attributes(event) == {"voicecohort.sequence": checkpoint.sequence}
+    assert attributes(first)["voicecohort.call.checkpoints"] >= 1
+    assert attributes(first)["rpc.response.status_code"] == "CANCELLED"
+    assert second.events[0].name == "resumed"
+    assert attributes(second)["voicecohort.call.resumed"] is True
+    seconds = 0.1 * len(pieces)
+    assert attributes(second)["voicecohort.call.audio_seconds"] == pytest.approx(seconds)
+    gained = {name.removeprefix("voicecohort_"): after[name] - before[name] for name in before}
+    assert gained["audio_seconds"] == pytest.approx(0.1 * len(rest))
+    assert gained["classified_seconds"] == pytest.approx(2 * 0.1 * len(rest))
+    assert gained["lost_seconds"] == 0
+    assert 0 < gained["speech_seconds"] < gained["classified_seconds"]
+
+
 @pytest.mark.parametrize("value", ["", "00-garbage", f"00-{'0' * 32}-{PARENT}-01"])
 def test_an_own_trace_begins_where_the_caller_names_none(collector, line, request_of, value):
     metadata = {"traceparent": value} if value else {}
@@ -372,7 +448,7 @@ def test_a_collector_that_is_down_harms_no_call(
             assert responses[-1].prediction.final
         assert str(free_port) in log_entry(server, "tracing_failed", level="warning")["reason"]
         run(line, request_of.config(call_id="last"))
-        assert seconds_to_stop(server) < STOP_SECONDS + 5
+        assert seconds_to_stop(server) < LONG
         assert server.other == [], "a line that is no JSON"
 
 
@@ -382,7 +458,27 @@ def test_a_collector_that_hangs_holds_the_end_up_for_seconds_only(request_of, ma
         local_server(*flags(endpoint)) as server,
     ):
         assert run(make_line(server.target), request_of.config())[1] is grpc.StatusCode.OK
-        assert seconds_to_stop(server) < STOP_SECONDS + 5
+        assert seconds_to_stop(server) < LONG
+
+
+def test_many_spans_that_wait_hold_the_end_up_no_longer():
+    """A batch may take EXPORT_SECONDS; a queue of them must not take as many times that."""
+    batches = 5
+    assert batches * EXPORT_SECONDS > LONG
+    lost = collections.Counter()
+    with collecting(Hanging()) as endpoint:
+        spans = Spans(
+            endpoint,
+            insecure=True,
+            ratio=1.0,
+            exported=lambda number, outcome: lost.update({outcome: number}),
+        )
+        for _ in range(batches * BATCH):
+            spans.call(()).ended("OK", "finished", None)
+        began = time.monotonic()
+        spans.stop()
+        assert time.monotonic() - began < LONG
+    assert lost == {"lost": batches * BATCH}
 
 
 # --- without the extra ---
