@@ -1,12 +1,10 @@
-"""Rules and dashboard, held against the real Prometheus tools and what a live server exports."""
+"""Rules and dashboard, held against a live server and the real Prometheus."""
 
 import base64
 import contextlib
-import itertools
 import json
 import re
 import secrets
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -19,114 +17,26 @@ import yaml
 from google.protobuf.duration_pb2 import Duration
 from prometheus_client.parser import text_string_to_metric_families
 
-import streamer
 from streamer.codec import SAMPLE_RATE
 from streamer.local import local_server
 from tests.streamer.deploy.conftest import free_ports, wait_until
+from tests.streamer.deploy.promql import (
+    ALL_RULES,
+    EXPRESSIONS,
+    PANELS,
+    RECORDED,
+    RULES,
+    filled_in,
+    program,
+    selected,
+)
 
-DEPLOY = Path(streamer.__file__).parent / "deploy"
-RULES, RULES_TEST = DEPLOY / "prometheus-rules.yaml", DEPLOY / "prometheus-rules-test.yaml"
-GROUPS = yaml.safe_load(RULES.read_text())["groups"]
-ALL_RULES = [rule for group in GROUPS for rule in group["rules"]]
-ALERTS = [rule for rule in ALL_RULES if "alert" in rule]
-RECORDED = {rule["record"] for rule in ALL_RULES if "record" in rule}
-DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 PROMETHEUS_OWN = {"up": set(), "time": set()}
 """Names that Prometheus itself makes, and their labels."""
 TARGET_LABELS = {"job", "instance", "le"}
 SPECIAL = {"Certificates: time left (s)", "Spans, by what became of them (spans/s)"}
 """Panels that are empty without TLS and without tracing."""
 CHUNK = 2 * SAMPLE_RATE // 10
-
-
-def program(name):
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} (Debian package prometheus) is missing: this was NOT checked")
-    return found
-
-
-def promtool(*arguments):
-    done = subprocess.run(
-        [program("promtool"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-# --- expressions ---
-
-
-def filled_in(expression):
-    """What Grafana sends in place of its variables."""
-    for variable, value in {
-        "$__rate_interval": "1m",
-        "$job": "voicecohort",
-        "$instance": ".*",
-    }.items():
-        expression = expression.replace(variable, value)
-    assert "$" not in expression, expression
-    return expression
-
-
-def dashboard_expressions():
-    """(where, PromQL) of panels, annotations and variables."""
-    for panel in PANELS:
-        for target in panel["targets"]:
-            yield panel["title"], filled_in(target["expr"])
-    for annotation in DASHBOARD["annotations"]["list"]:
-        if "expr" in annotation:
-            yield annotation["name"], filled_in(annotation["expr"])
-    for variable in DASHBOARD["templating"]["list"]:
-        if variable["type"] == "query":
-            (series,) = re.findall(r"label_values\((.*), \w+\)", variable["definition"])
-            yield variable["name"], filled_in(series)
-
-
-EXPRESSIONS = [
-    *dashboard_expressions(),
-    *((rule.get("alert") or rule["record"], rule["expr"]) for rule in ALL_RULES),
-]
-
-
-def selected(expression):
-    """{metric: labels that its matchers name} of a PromQL expression."""
-    text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
-    text = re.sub(r"\[[^]]*\]", "", text)
-    text = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", "", text)
-    text = re.sub(r"\b(and|or|unless|bool|offset|atan2)\b", " ", text)
-    found = {}
-    for name, matchers in re.findall(r"\b([a-zA-Z_:][\w:]*)(?![\w:]|\s*\()(\{[^}]*\})?", text):
-        if name not in re.findall(r"(\w+)\s*[=!]", text):  # a label inside braces
-            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", matchers))
-    return found
-
-
-@pytest.mark.parametrize(
-    ("expression", "names"),
-    [
-        ("up", {"up": set()}),
-        ('sum by (job, le) (rate(a_total{x!="b{c}", y=~"d"}[5m]))', {"a_total": {"x", "y"}}),
-        (
-            "a:b_c:rate5m / on (job) group_left () (time() - d > 1e8)",
-            {"a:b_c:rate5m": set(), "d": set()},
-        ),
-        (
-            "max_over_time(a[1h] offset 6h) and on (job) b or 0 * c",
-            {"a": set(), "b": set(), "c": set()},
-        ),
-    ],
-)
-def test_names_are_found_in_an_expression(expression, names):
-    assert selected(expression) == names
-
-
-# --- a live server ---
 
 
 @pytest.fixture(scope="module")
@@ -208,93 +118,13 @@ def test_what_the_server_exports_is_looked_at(exported):
     assert ours - seen - sums == set()
 
 
-# --- the rules ---
-
-
-def test_rules_are_valid():
-    assert f"{len(ALL_RULES)} rules found" in promtool("check", "rules", RULES)
-
-
-def test_rules_do_what_their_tests_say():
-    assert "SUCCESS" in promtool("test", "rules", RULES_TEST)
-
-
-def test_every_alert_is_seen_to_fire_and_says_what_to_do():
-    cases = [
-        case
-        for test in yaml.safe_load(RULES_TEST.read_text())["tests"]
-        for case in test.get("alert_rule_test", ())
-    ]
-    fired = {case["alertname"] for case in cases if case["exp_alerts"]}
-    names = [rule["alert"] for rule in ALERTS]
-    assert fired == set(names)
-    assert len(set(names)) == len(names)
-    for rule in ALERTS:
-        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
-        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
-        assert all(len(text) > 15 for text in rule["annotations"].values())
-
-
-# --- the dashboard ---
-
-
-def test_every_expression_of_the_dashboard_is_promql(tmp_path):
-    rules = [
-        {"record": f"panel:{number}", "expr": expression}
-        for number, (_, expression) in enumerate(dashboard_expressions())
-    ]
-    file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert f"{len(rules)} rules found" in promtool("check", "rules", file)
-
-
-def test_panels_are_told_apart_and_do_not_overlap():
-    everything = DASHBOARD["panels"]
-    assert len({panel["id"] for panel in everything}) == len(everything)
-    titles = [panel["title"] for panel in everything]
-    assert len(set(titles)) == len(titles)
-    taken = set()
-    for panel in everything:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
-        cells = set(
-            itertools.product(
-                range(place["x"], place["x"] + place["w"]),
-                range(place["y"], place["y"] + place["h"]),
-            )
-        )
-        assert not cells & taken, panel["title"]
-        taken |= cells
-
-
-def test_panels_name_unit_meaning_and_the_data_source_that_is_chosen():
-    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    assert variables == {"datasource", "job", "instance"}
-    for panel in PANELS:
-        title = panel["title"]
-        assert panel["description"], title
-        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, title
-        refs = [target["refId"] for target in panel["targets"]]
-        assert len(set(refs)) == len(refs) > 0, title
-        assert all(t["datasource"] == panel["datasource"] for t in panel["targets"]), title
-        if panel["type"] != "table":
-            assert panel["fieldConfig"]["defaults"]["unit"], title
-
-
-def test_rows_are_what_an_operator_looks_for():
-    rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == [
-        "Traffic",
-        "Quality of service",
-        "Student",
-        "Speech and decisions",
-        "Refusals",
-        "Checkpoints and resumed calls",
-        "Process",
-    ]
-
-
-# --- a real Prometheus ---
+def test_the_readme_names_what_the_server_exports(exported):
+    table = (Path(__file__).parents[3] / "README.md").read_text()
+    ours = {name.removeprefix("voicecohort_") for name in exported if "voicecohort_" in name}
+    parts = {name for name in ours if name.endswith(("_bucket", "_sum", "_count"))}
+    histograms = {name.rpartition("_")[0] for name in parts}
+    missing = [name for name in ours - parts | histograms if not re.search(rf"`{name}[`{{]", table)]
+    assert missing == []
 
 
 @contextlib.contextmanager
