@@ -65,7 +65,7 @@ def render(
         file: envoy.yaml or envoy-tls.yaml.
         replicas: HOST:PORT of each, instead of the DNS name.
         calls, watch, admin: loopback ports.
-        folder: instead of /etc/envoy.
+        folder: instead of /etc/envoy; with -secrets behind it, instead of /etc/envoy-secrets.
         health_seconds: between health checks, if not as in the file.
     """
     text = file.read_text()
@@ -180,7 +180,7 @@ class Envoy:
         config = folder / "envoy.json"
         rendered = render(file, replicas, calls, watch, self.admin, folder, health_seconds)
         if secrets is not None:
-            (folder / "secrets").symlink_to(secrets)
+            Path(f"{folder}-secrets").symlink_to(secrets)
         (folder / "sds").mkdir()
         for source in (DEPLOY / "sds").glob("*.yaml"):
             text = source.read_text().replace("/etc/envoy", str(folder))
