@@ -94,6 +94,7 @@ class Seen:
         refused_at: seconds since begin when calls were turned away before they were accepted.
         errors: of lost calls, "STATUS: details".
         lost_at: seconds since begin when each lost call broke off.
+        answers: recording, chunks that were sent, and final prediction (serialised) of each call.
         speech_seconds, audio_seconds: as the final predictions say.
         cpu_seconds: of the process, within the window.
     """
@@ -106,6 +107,7 @@ class Seen:
     refused_at: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lost_at: list[float] = field(default_factory=list)
+    answers: list[tuple[int, int, bytes]] = field(default_factory=list)
     speech_seconds: float = 0.0
     audio_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -194,7 +196,7 @@ class Generator:
         sending = asyncio.create_task(self._send(number, begin, stream, early, accepted))
         try:
             async with asyncio.timeout(begin + plan.seconds + GRACE_SECONDS - time.monotonic()):
-                if not await self._receive(begin, stream, early, accepted):
+                if not await self._receive(number, begin, stream, early, accepted):
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted.is_set():
@@ -249,7 +251,12 @@ class Generator:
         await stream.done_writing()
 
     async def _receive(
-        self, begin: float, stream: Stream, early: dict[int, float], accepted: asyncio.Event
+        self,
+        number: int,
+        begin: float,
+        stream: Stream,
+        early: dict[int, float],
+        accepted: asyncio.Event,
     ) -> bool:
         """Read to the end; whether there was a final prediction."""
         plan, seen, step = self.plan, self.seen, self.plan.chunk_ms / 1000
@@ -273,6 +280,8 @@ class Generator:
             if prediction.final:
                 final = True
                 seen.finals += 1
+                answer = prediction.SerializeToString()
+                seen.answers.append((number % RECORDINGS, self.chunks, answer))
                 speech, audio = prediction.speech_time, prediction.audio_time
                 seen.speech_seconds += speech.seconds + speech.nanos / 1e9
                 seen.audio_seconds += audio.seconds + audio.nanos / 1e9

@@ -137,7 +137,7 @@ class Call:
             ) from error
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
-        self.counted = Heard(session.audio_seconds, session.speech_seconds, session.lost_seconds)
+        self.counted = Heard.of(session)
         self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:

@@ -19,6 +19,9 @@ from streamer.vad import SpeechGate
 FRAME_SAMPLES = 160
 """Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
 
+POSTERIOR_TOLERANCE = 1e-3
+"""By which the sum of a student's float32 probabilities may differ from 1."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -137,8 +140,8 @@ class Channel:
             classes = [len(metadata.labels.of(task)) for task in TASKS]
             if [len(posterior) for posterior in state.posteriors] != classes:
                 raise ValueError("posteriors of other classes")
-            if not all(np.isfinite(posterior).all() for posterior in state.posteriors):
-                raise ValueError("posteriors that are not finite")
+            if not all(_are_probabilities(posterior) for posterior in state.posteriors):
+                raise ValueError("posteriors that are no probabilities")
         self.gate.restore(state.gate)
         self.held = state.held
         self._filled = len(state.block)
@@ -208,3 +211,8 @@ class Channel:
                     update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
                 )
             )
+
+
+def _are_probabilities(posterior: Sequence[float]) -> bool:
+    """What decisions are made of: none negative, the sum 1 but for rounding."""
+    return bool(min(posterior) >= 0 and abs(sum(posterior) - 1) < POSTERIOR_TOLERANCE)

@@ -61,8 +61,8 @@ class _Writer:
             config.update_interval.FromMilliseconds(m.choice(MILLISECONDS))
         if m.below(4) == 3:
             config.min_speech.FromMilliseconds(m.choice(MILLISECONDS))
-        if m.below(16) == 15:
-            config.checkpoint_interval.FromMilliseconds(m.choice(MILLISECONDS))
+        if m.below(8) == 7:
+            config.checkpoint_interval.FromMilliseconds(m.choice((1000, *MILLISECONDS)))
         if m.below(16) == 15:
             config.resume_from = m.piece()
         if m.below(8) == 7:

@@ -1,0 +1,274 @@
+"""Calls of every kind for half an hour: does the server keep anything, do good calls notice?
+
+    python benchmarks/soak.py --minutes 30 --json soak.json --picture soak.png
+
+Three phases: quiet, mixed, quiet again. Normal calls run throughout: paced in real time, open loop
+(see latency.py), and each final prediction is compared with what the same audio gives by itself. In
+the mixed phase come those of ``soak_callers.KINDS`` besides: callers that vanish, stay half-open,
+never read, flood, send nonsense or nothing. Their rates are bounded; --rate multiplies them. The
+server is a process of its own, on a core of its own where there are two, and is looked at every
+second.
+
+JSON keys: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right``, ``wrong``,
+``lost``, ``refused``, ``errors``); ``callers`` (by kind and status), ``unexpected`` (ends that must
+not be), ``refused_good`` (of the other callers that do nothing wrong); ``latency`` (by phase,
+``p99_mixed_over_quiet``, ``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and
+``file_descriptors`` per hour of the mixed phase less its first fifth, with standard error, bound
+and ``flat``); ``idle`` (what the server holds without a call, ``before`` and ``after``);
+``calls_by_status`` and ``refusals_by_status`` (the server's own count); ``server_cpu_s``;
+``samples`` (each second: ``at``, ``rss_mb``, ``file_descriptors``, ``threads``, ``calls_open``,
+``cpu``), ``windows`` (p50 and p99 of ten seconds each), ``failures`` (why it exits with 1),
+``device``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import shlex
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency import device_name, load_arguments, server_flags, serving
+from load import ENCODINGS, SPREAD_SECONDS, Plan, Seen, recordings
+from load_run import Generators, cores, on_cores, write_json
+from overload import shifted
+from rich.progress import track
+from soak_callers import CallersPlan, Tally, misbehave
+from soak_judge import Phase, growth, judged, latency_by_phase, windows
+from soak_kinds import WIDE_RATE, stereo_chunks
+from soak_pictures import soak_picture
+from soak_reference import Reference, difference
+from soak_watch import Watch, settled
+
+from streamer.codec import SAMPLE_RATE, Encoding
+from streamer.local import local_server
+from streamer.rpc import voicecohort_pb2 as pb
+
+SERVER_FLAGS = "--idle-timeout 20"
+"""Half-open, silent and unread calls must end many times in the soak."""
+LEAD_SECONDS = 1.0
+"""Until all processes have their plans."""
+ENDING_SECONDS = 2.0
+"""For the answers of a round of normal calls, before the next one starts."""
+SETTLE_SECONDS = 30.0
+"""Within which the server must hold what it held before, once all calls are over."""
+ROUNDS = 2
+"""Of normal calls side by side, half a call apart: there is never a moment without any."""
+
+
+def phases_of(options: argparse.Namespace) -> list[Phase]:
+    """Quiet, mixed, quiet again."""
+    end = 60.0 * options.minutes
+    edges = [0.0, options.quiet, end - options.quiet, end]
+    names = ("quiet", "mixed", "quiet_again")
+    return [Phase(name, edges[n], edges[n + 1]) for n, name in enumerate(names)]
+
+
+def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
+    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
+    period = SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS
+    plan = Plan(
+        target,
+        calls=max(1, options.calls // ROUNDS),
+        seconds=options.call_seconds,
+        window=(0.0, period),
+        chunk_ms=options.chunk_ms,
+        calls_per_connection=options.calls_per_connection,
+        seed=options.seed,
+    )
+    starts = [
+        [first / ROUNDS * period + number * period for number in range(int(end / period) + 1)]
+        for first in range(ROUNDS)
+    ]
+    last = end - SPREAD_SECONDS - options.call_seconds
+    return [[(plan, start) for start in line if start <= last] for line in starts]
+
+
+def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> list[str]:
+    """Final predictions that are not what the same audio gives by itself."""
+    wrong, known = [], {}
+    for recording, count, answer in seen.answers:
+        if (recording, count) not in known:
+            chunks = recordings(options.chunk_ms, options.seed)[recording][1]
+            sent = [chunks[number % len(chunks)] for number in range(count)]
+            encoding = ENCODINGS[recording % len(ENCODINGS)][1]
+            known[recording, count] = reference.finals(sent, encoding, SAMPLE_RATE)[0]
+        if what := difference(pb.Prediction.FromString(answer), known[recording, count]):
+            wrong.append(f"recording {recording}: {what}")
+    return wrong
+
+
+def offer(
+    target: str, options: argparse.Namespace, answers: tuple[bytes, ...], allowed: set[int]
+) -> tuple[Seen, int, Tally, float]:
+    """Run all calls: what normal ones saw, their number, how others ended, and the begin."""
+    phases = phases_of(options)
+    spawn = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
+    with (
+        Generators(1, allowed) as first,
+        Generators(1, allowed) as second,
+        ProcessPoolExecutor(1, spawn, os.sched_setaffinity, (0, allowed)) as others,
+    ):
+        lines = [first, second]
+        for generators in lines:
+            generators.prepare(options.chunk_ms, options.seed)
+        others.submit(stereo_chunks).result()
+        begin = time.monotonic() + LEAD_SECONDS
+        mixed = phases[1]
+        plan = CallersPlan(
+            target, begin + mixed.begin, begin + mixed.end, options.rate, answers, options.seed
+        )
+        tally = others.submit(misbehave, plan)
+        pending: list[tuple[Future[Seen], float]] = []
+        calls = 0
+        for generators, line in zip(lines, rounds(target, options, phases[-1].end), strict=True):
+            for round_plan, start in line:
+                calls += round_plan.calls
+                pending += [(f, start) for f in generators.start(round_plan, begin + start)]
+        for tick in track(range(round(phases[-1].end)), "soak", transient=True):
+            time.sleep(max(0.0, begin + tick - time.monotonic()))
+        seen = Seen()
+        for result, start in pending:
+            seen.add(shifted(result.result(), start))
+        return seen, calls, tally.result(), begin
+
+
+def warm_up(target: str, options: argparse.Namespace, allowed: set[int]) -> None:
+    """One call, so that pools and lazy imports are there before the server is looked at."""
+    with Generators(1, allowed) as generators:
+        generators.run(target, 2, 1.0, chunk_ms=options.chunk_ms, seed=options.seed)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The JSON that the module documents."""
+    mine, theirs = cores()
+    model = Path(options.model) if options.model else None
+    with contextlib.ExitStack() as stack:
+        reference = stack.enter_context(Reference(model))
+        stereo = reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2)
+        answers = tuple(stereo[channel].SerializeToString() for channel in sorted(stereo))
+        flags = [*server_flags(options, 400), *shlex.split(SERVER_FLAGS)]
+        with on_cores(mine):
+            server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
+        warm_up(server.target, options, theirs)
+        pid = server.process.pid
+        before = settled(pid)
+        with Watch(pid, str(serving(server)["metrics"])) as watch:
+            seen, calls, tally, begin = offer(server.target, options, answers, theirs)
+            after = settled(pid, before, SETTLE_SECONDS)
+            counts = watch.counts()
+        wrong = compare(seen, options, reference)
+    return result_of(
+        options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
+    ) | {"idle": {"before": before, "after": after}, **counts, "device": device_name()}
+
+
+def result_of(
+    options: argparse.Namespace,
+    phases: list[Phase],
+    seen: Seen,
+    calls: int,
+    wrong: list[str],
+    tally: Tally,
+    samples: list[dict[str, float]],
+) -> dict[str, Any]:
+    """What was seen, as figures."""
+    part = judged(phases[1])
+    chosen = [sample for sample in samples if part.holds(sample["at"])]
+    times = [sample["at"] for sample in chosen]
+    end = phases[-1].end
+    return {
+        "minutes": options.minutes,
+        "quiet_s": options.quiet,
+        "phases": [phase._asdict() for phase in phases],
+        "normal": {
+            "calls": calls,
+            "right": seen.finals - len(wrong),
+            "wrong": len(wrong),
+            "lost": calls - seen.finals - seen.refused,
+            "refused": seen.refused,
+            "errors": [*wrong, *seen.errors][:5],
+        },
+        "callers": {name: dict(ends) for name, ends in tally.ends.items()},
+        "unexpected": tally.unexpected[:20],
+        "refused_good": tally.refused_good,
+        "latency": {
+            **latency_by_phase(seen.due, seen.latency, phases),
+            "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0], 99)), 2),
+        },
+        "growth": {
+            name: growth(times, [sample[name] for sample in chosen], name)
+            for name in ("rss_mb", "file_descriptors")
+        },
+        "server_cpu_s": round(sum(sample["cpu"] for sample in samples), 1),
+        "samples": samples,
+        "windows": windows(seen.due, seen.latency, end),
+    }
+
+
+def failures(result: dict[str, Any]) -> list[str]:
+    """What must not be, one line each."""
+    normal = result["normal"]
+    found: list[str] = []
+    found += [
+        f"{normal[key]} normal calls {key}: {normal['errors']}"
+        for key in ("wrong", "lost", "refused")
+        if normal[key]
+    ]
+    if result["refused_good"]:
+        found.append(f"{result['refused_good']} good calls refused")
+    if result["unexpected"]:
+        found.append(f"ends that must not be: {result['unexpected']}")
+    for name, grown in result["growth"].items():
+        if grown["flat"] is False:
+            found.append(f"{name} grows by {grown['per_hour']} ± {grown['error']} an hour")
+    before, after = result["idle"]["before"], result["idle"]["after"]
+    found += [
+        f"{name}: {before[name]} before, {after[name]} after"
+        for name in ("file_descriptors", "threads")
+        if after[name] > before[name]
+    ]
+    ratio = result["latency"]["p99_mixed_over_quiet"]
+    if ratio is not None and ratio > 2.0:
+        found.append(f"p99 is {ratio} times its quiet value")
+    return found
+
+
+def main() -> int:
+    """Command line; 1 if something is there that must not be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="in all (%(default)s)")
+    parser.add_argument(
+        "--quiet", type=float, default=120.0, help="seconds before and after (%(default)s)"
+    )
+    parser.add_argument("--calls", type=int, default=40, help="normal, at a time (%(default)s)")
+    parser.add_argument(
+        "--call-seconds", type=float, default=20.0, help="of a normal call (%(default)s)"
+    )
+    parser.add_argument("--rate", type=float, default=1.0, help="of other callers (%(default)s)")
+    load_arguments(parser)
+    parser.set_defaults(provider="cpu", calls_per_connection=20)
+    options = parser.parse_args()
+    if 60 * options.minutes < 3 * options.quiet:
+        parser.error(f"--minutes {options.minutes} leave no mixed phase beside --quiet")
+    result = measure(options)
+    result["failures"] = failures(result)
+    write_json(result, options.json)
+    if options.picture:
+        soak_picture(result, options.picture)
+    for line in result["failures"]:
+        print(line, file=sys.stderr)
+    return 1 if result["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
