@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -300,6 +302,20 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
     for path in ("/config_dump", "/quitquitquit", "/", "/stats/prometheus/../../config_dump"):
         assert http(f"{fleet.envoy.watch}{path}")[0] == 404
     assert http(f"{fleet.envoy.watch}/stats/prometheus", b"")[0] == 404
+
+
+def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    rules = deploy / "envoy-rules.yaml"
+    subprocess.run([promtool, "check", "rules", rules], check=True, timeout=30)
+    page = http(f"{fleet.envoy.watch}/stats/prometheus")[1]
+    names = set(re.findall(r"^(\w+)\{", page, re.MULTILINE))
+    asked = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
+    assert len(asked) >= 6
+    assert asked <= names
+    (pattern,) = re.findall(r'__name__=~"([^"]+)"', rules.read_text())
+    assert len([name for name in names if re.fullmatch(pattern, name)]) == 4
 
 
 def http(url, data=None):

@@ -168,15 +168,20 @@ def test_ports_are_the_servers_and_envoys(settings, manifests, deploy):
 
 
 def test_names_of_ports_and_labels_lead_somewhere(manifests, deploy):
-    monitor = yaml.safe_load((deploy / "kubernetes/pod-monitor.yaml").read_text())
     pods = {
         name: {port["name"] for port in container(manifests, name)["ports"]}
         for kind, name in manifests
         if kind == "Deployment"
     }
-    scraped = {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]}
-    assert scraped <= set().union(*pods.values())
-    assert set(monitor["spec"]["selector"]["matchExpressions"][0]["values"]) == set(pods)
+    for monitor in yaml.safe_load_all((deploy / "kubernetes/pod-monitor.yaml").read_text()):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] in pods[monitor["metadata"]["name"]]
+        (selected,) = monitor["spec"]["selector"]["matchLabels"].values()
+        assert selected == monitor["metadata"]["name"]
+        (label,) = endpoint["relabelings"]
+        rules = {"metrics": "prometheus-rules.yaml", "watch": "envoy-rules.yaml"}
+        jobs = set(re.findall(r'job="([^"]+)"', (deploy / rules[endpoint["port"]]).read_text()))
+        assert {label["replacement"]} == jobs
     for (kind, name), manifest in manifests.items():
         text = yaml.safe_dump(manifest)
         named = set(re.findall(r"app\.kubernetes\.io/name: (\S+)", text))
