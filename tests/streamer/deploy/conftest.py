@@ -24,6 +24,7 @@ from streamer.local import LocalServer, local_server
 
 DEPLOY = Path(streamer.__file__).parent / "deploy"
 ENVOY = Path(sys.executable).with_name("envoy")
+NAME = "voicecohort-replicas"
 WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""
 
@@ -58,6 +59,7 @@ def render(
     admin: int,
     folder: Path | None = None,
     health_seconds: float | None = None,
+    nameserver: int | None = None,
 ) -> dict[str, Any]:
     """A shipped configuration with addresses of this machine in place of its own.
 
@@ -65,8 +67,10 @@ def render(
         file: envoy.yaml or envoy-tls.yaml.
         replicas: HOST:PORT of each, instead of the DNS name.
         calls, watch, admin: loopback ports.
-        folder: instead of /etc/envoy.
+        folder: instead of /etc/envoy; with -secrets behind it, instead of /etc/envoy-secrets.
         health_seconds: between health checks, if not as in the file.
+        nameserver: port of one that knows the name; then the name stays, with the port of the
+            replicas, and is asked for twice a second.
     """
     text = file.read_text()
     config = yaml.safe_load(text if folder is None else text.replace("/etc/envoy", str(folder)))
@@ -89,11 +93,32 @@ def render(
         named(static["clusters"], name)["load_assignment"]["endpoints"] = [
             {"lb_endpoints": endpoints}
         ]
+    if nameserver is not None:
+        cluster = named(static["clusters"], "replicas")
+        lookup = cluster["cluster_type"]["typed_config"]
+        lookup["dns_refresh_rate"] = "0.5s"
+        lookup["typed_dns_resolver_config"] = {
+            "name": "envoy.network.dns_resolver.cares",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3"
+                ".CaresDnsResolverConfig",
+                "resolvers": [address(nameserver)],
+                "use_resolvers_as_fallback": False,
+                "dns_resolver_options": {"no_default_search_domain": True},
+            },
+        }
+        name = {"endpoint": {"address": address(hosts_port(replicas), NAME)}}
+        cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [name]}]
     if health_seconds is not None:
         (check,) = named(static["clusters"], "replicas")["health_checks"]
         for name in [name for name in check if name.endswith("interval")]:
             check[name] = f"{health_seconds}s"
     return config
+
+
+def hosts_port(replicas: Sequence[str]) -> str:
+    (port,) = {replica.rpartition(":")[2] for replica in replicas}
+    return port
 
 
 class Replica:
@@ -104,11 +129,11 @@ class Replica:
         lives: every server process so far, the present one last.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, target: str = "") -> None:
         self._flags = flags
         self._stack = contextlib.ExitStack()
         self.lives: list[LocalServer] = []
-        self.target = ""
+        self.target = target
 
     @property
     def server(self) -> LocalServer:
@@ -162,6 +187,7 @@ class Envoy:
         file: envoy.yaml or envoy-tls.yaml.
         health_seconds: between health checks, if not as in the file.
         secrets: folder of the certificates, for envoy-tls.yaml.
+        nameserver: port of one to ask for the replicas, instead of ``replicas``' addresses.
     """
 
     def __init__(
@@ -171,6 +197,7 @@ class Envoy:
         file: Path = DEPLOY / "envoy.yaml",
         health_seconds: float | None = None,
         secrets: Path | None = None,
+        nameserver: int | None = None,
     ) -> None:
         calls, watch, self.admin = free_ports(3)
         self.target = f"127.0.0.1:{calls}"
@@ -178,9 +205,11 @@ class Envoy:
         self._replicas = list(replicas)
         self._output, self._log = folder / "envoy.out", folder / "envoy.log"
         config = folder / "envoy.json"
-        rendered = render(file, replicas, calls, watch, self.admin, folder, health_seconds)
+        rendered = render(
+            file, replicas, calls, watch, self.admin, folder, health_seconds, nameserver
+        )
         if secrets is not None:
-            (folder / "secrets").symlink_to(secrets)
+            Path(f"{folder}-secrets").symlink_to(secrets)
         (folder / "sds").mkdir()
         for source in (DEPLOY / "sds").glob("*.yaml"):
             text = source.read_text().replace("/etc/envoy", str(folder))
@@ -204,8 +233,8 @@ class Envoy:
         pairs = (line.partition(": ")[::2] for line in lines)
         return {name[len(prefix) :]: int(value) for name, value in pairs if value.isdigit()}
 
-    def ill(self) -> dict[str, set[str]]:
-        """Why each replica that gets no calls gets none: empty when all are healthy."""
+    def known(self) -> dict[str, set[str]]:
+        """Why each replica that it knows gets no calls; empty for those that do."""
         answer = json.loads(self.get("/clusters?format=json"))
         cluster = named(answer["cluster_statuses"], "replicas")
         found = {}
@@ -213,6 +242,11 @@ class Envoy:
             at = host["address"]["socket_address"]
             reasons = {key for key, value in host["health_status"].items() if value is True}
             found[f"{at['address']}:{at['port_value']}"] = reasons
+        return found
+
+    def ill(self) -> dict[str, set[str]]:
+        """Why each replica that gets no calls gets none: empty when all are healthy."""
+        found = self.known()
         absent = {replica: {"absent"} for replica in self._replicas if replica not in found}
         return absent | {replica: reasons for replica, reasons in found.items() if reasons}
 
@@ -329,6 +363,34 @@ def fleet(tmp_path_factory):
     """Two replicas that a test leaves as healthy as they were."""
     with fleets(tmp_path_factory) as make:
         yield make(2)
+
+
+@pytest.fixture
+def make_replica():
+    """Start a replica of one's own: make_replica("--flag", target="127.0.0.2:50051")."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*flags: str, target: str = "") -> Replica:
+            replica = Replica(*flags, target=target)
+            stack.callback(replica.close)
+            replica.start()
+            return replica
+
+        yield make
+
+
+@pytest.fixture
+def make_envoy(tmp_path):
+    """Start an Envoy in front of some replicas: make_envoy(["HOST:PORT"], ...), see Envoy."""
+    with contextlib.ExitStack() as stack:
+
+        def make(replicas: Sequence[str], **options: Any) -> Envoy:
+            envoy = Envoy(tmp_path, replicas, **options)
+            stack.callback(envoy.close)
+            envoy.wait_started()
+            return envoy
+
+        yield make
 
 
 @pytest.fixture(scope="session")

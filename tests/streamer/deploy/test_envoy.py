@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import re
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -221,12 +223,14 @@ def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_o
         assert (outcomes[0].code is Code.OK) == (audio is longest)
 
 
-def test_silent_gateways_eject_no_replica(make_fleet, make_line, request_of):
+def test_silent_gateways_eject_no_replica(make_fleet, make_line):
     """DEADLINE_EXCEEDED is 504 to Envoy, and five of those in a row would be its default."""
-    fleet = make_fleet(2, "--idle-timeout", "0.2")
+    fleet = make_fleet(2, "--config-timeout", "0.3")
     here = make_line(fleet.target)
-    silent = [patiently(lambda: started(here, request_of.config())) for _ in range(16)]
-    assert {call.outcome().code for call in silent} == {Code.DEADLINE_EXCEEDED}
+    silent = [here.open() for _ in range(24)]
+    codes = [call.outcome().code for call in silent]
+    assert set(codes) <= {Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}  # a busy machine
+    assert codes.count(Code.DEADLINE_EXCEEDED) >= 12
     assert fleet.envoy.stats("cluster.replicas.outlier_detection.")["ejections_active"] == 0
     assert not fleet.ill()
 
@@ -300,6 +304,20 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
     for path in ("/config_dump", "/quitquitquit", "/", "/stats/prometheus/../../config_dump"):
         assert http(f"{fleet.envoy.watch}{path}")[0] == 404
     assert http(f"{fleet.envoy.watch}/stats/prometheus", b"")[0] == 404
+
+
+def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    rules = deploy / "envoy-rules.yaml"
+    subprocess.run([promtool, "check", "rules", rules], check=True, timeout=30)
+    page = http(f"{fleet.envoy.watch}/stats/prometheus")[1]
+    names = set(re.findall(r"^(\w+)\{", page, re.MULTILINE))
+    asked = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
+    assert len(asked) >= 6
+    assert asked <= names
+    (pattern,) = re.findall(r'__name__=~"([^"]+)"', rules.read_text())
+    assert len([name for name in names if re.fullmatch(pattern, name)]) == 4
 
 
 def http(url, data=None):

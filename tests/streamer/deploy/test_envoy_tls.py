@@ -1,6 +1,7 @@
 """The shipped envoy-tls.yaml in the real Envoy: TLS from gateways, mutual TLS to the servers."""
 
 import copy
+import itertools
 
 import grpc
 import pytest
@@ -13,25 +14,31 @@ Code = grpc.StatusCode
 
 
 class Office:
-    """An authority and what it issues, moved into place as Kubernetes does."""
+    """An authority and what it issues, put into place as Kubernetes mounts a secret."""
 
     def __init__(self):
         self.authority = trustme.CA()
+        self._serial = itertools.count()
 
     @property
     def ca(self):
         return self.authority.cert_pem.bytes()
 
     def issue(self, folder, *names):
-        folder.mkdir(exist_ok=True)
+        """Every file is a link into the folder ..data, itself a link, which is replaced."""
+        version = folder / f"..{id(self)}-{next(self._serial)}"
+        version.mkdir(parents=True)
         leaf = self.authority.issue_cert(*names)
         for name, blob in (
             ("tls.crt", b"".join(pem.bytes() for pem in leaf.cert_chain_pems)),
             ("tls.key", leaf.private_key_pem.bytes()),
             ("ca.crt", self.ca),
         ):
-            (folder / f"{name}.new").write_bytes(blob)
-            (folder / f"{name}.new").replace(folder / name)
+            (version / name).write_bytes(blob)
+            if not (folder / name).is_symlink():
+                (folder / name).symlink_to(f"..data/{name}")
+        (folder / "..data_tmp").symlink_to(version.name)
+        (folder / "..data_tmp").replace(folder / "..data")
         return folder
 
 
