@@ -24,12 +24,14 @@ and ``flat``); ``idle`` (what the server holds without a call, ``before`` and ``
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import multiprocessing
 import os
-import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,17 +44,18 @@ from overload import shifted
 from rich.progress import track
 from soak_callers import CallersPlan, Tally, misbehave
 from soak_judge import Phase, growth, judged, latency_by_phase, windows
-from soak_kinds import WIDE_RATE, stereo_chunks
 from soak_pictures import soak_picture
 from soak_reference import Reference, difference
+from soak_stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
 from soak_watch import Watch, settled
 
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.local import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 
-SERVER_FLAGS = "--idle-timeout 20"
+SERVER_FLAGS = ("--idle-timeout", "20")
 """Half-open, silent and unread calls must end many times in the soak."""
+KEYS = '[[key]]\nid = "soak"\nsecret = "{}"\n'
 LEAD_SECONDS = 1.0
 """Until all processes have their plans."""
 ENDING_SECONDS = 2.0
@@ -96,8 +99,8 @@ def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> li
     wrong, known = [], {}
     for recording, count, answer in seen.answers:
         if (recording, count) not in known:
-            chunks = recordings(options.chunk_ms, options.seed)[recording][1]
-            sent = [chunks[number % len(chunks)] for number in range(count)]
+            spoken = recordings(options.chunk_ms, options.seed)[recording][1]
+            sent = [spoken[number % len(spoken)] for number in range(count)]
             encoding = ENCODINGS[recording % len(ENCODINGS)][1]
             known[recording, count] = reference.finals(sent, encoding, SAMPLE_RATE)[0]
         if what := difference(pb.Prediction.FromString(answer), known[recording, count]):
@@ -106,7 +109,10 @@ def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> li
 
 
 def offer(
-    target: str, options: argparse.Namespace, answers: tuple[bytes, ...], allowed: set[int]
+    target: str,
+    options: argparse.Namespace,
+    answers: Mapping[str, tuple[bytes, ...]],
+    allowed: set[int],
 ) -> tuple[Seen, int, Tally, float]:
     """Run all calls: what normal ones saw, their number, how others ended, and the begin."""
     phases = phases_of(options)
@@ -152,9 +158,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = Path(options.model) if options.model else None
     with contextlib.ExitStack() as stack:
         reference = stack.enter_context(Reference(model))
-        stereo = reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2)
-        answers = tuple(stereo[channel].SerializeToString() for channel in sorted(stereo))
-        flags = [*server_flags(options, 400), *shlex.split(SERVER_FLAGS)]
+        finals = {
+            "stereo": reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2),
+            "moved": reference.finals(chunks(MOVED_CHUNKS), Encoding.MULAW, SAMPLE_RATE),
+        }
+        answers = {
+            name: tuple(final.SerializeToString() for _, final in sorted(channels.items()))
+            for name, channels in finals.items()
+        }
+        keys = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".toml"))
+        keys.write(KEYS.format(base64.b64encode(os.urandom(32)).decode()))
+        keys.flush()
+        flags = [*server_flags(options, 400), *SERVER_FLAGS, "--checkpoint-keys", keys.name]
         with on_cores(mine):
             server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
         warm_up(server.target, options, theirs)

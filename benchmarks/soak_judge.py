@@ -16,6 +16,8 @@ SURE = 2.0
 """Standard errors beyond which a slope counts as growth."""
 BOUND_PER_HOUR = {"rss_mb": 4.0, "file_descriptors": 2.0}
 """Growth that is tolerated even when it can be told from none."""
+RESOLUTION = 4.0
+"""A standard error of more than so many bounds hides what is looked for."""
 WINDOW_SECONDS = 10
 
 
@@ -41,7 +43,8 @@ def growth(at: Sequence[float], values: Sequence[float], name: str) -> dict[str,
 
     Returns:
         ``per_hour``, ``error`` (standard), ``bound_per_hour`` and ``flat``: the slope cannot be
-        told from zero, or it is below the bound.
+        told from zero, or it is below the bound; None if the error is beyond
+        :data:`RESOLUTION` bounds, so that nothing can be said.
     """
     blocks = min(BLOCKS, len(at) // 2)
     if blocks < 4:  # too little for a slope with an error
@@ -56,11 +59,12 @@ def growth(at: Sequence[float], values: Sequence[float], name: str) -> dict[str,
     (slope, _), covariance = np.polyfit(times, means, 1, cov=True)
     per_hour, error = 3600 * float(slope), 3600 * float(covariance[0][0]) ** 0.5
     bound = BOUND_PER_HOUR[name]
+    grows = per_hour > max(bound, SURE * error)
     return {
         "per_hour": round(per_hour, 3),
         "error": round(error, 3),
         "bound_per_hour": bound,
-        "flat": bool(per_hour <= max(bound, SURE * error)),
+        "flat": None if error > RESOLUTION * bound and not grows else not grows,
     }
 
 

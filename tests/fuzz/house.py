@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import functools
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -36,7 +38,8 @@ LIMIT_SECONDS = 30.0
 """Of an input; what takes longer hangs."""
 STALL_SECONDS = 0.02
 """After which a gateway that does not read gives up; the service itself would wait for minutes."""
-ALLOWED = {"OK", "CANCELLED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
+REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED"}
+ALLOWED = {"OK", "CANCELLED", "RESOURCE_EXHAUSTED", *REFUSED}
 """How a call may end that a fuzzer made, unless the audio itself makes the fake student fail."""
 CHUNK = SAMPLE_RATE // 10
 SPEECH_AT, SPEECH_CHUNKS = 5 * SAMPLE_RATE, 14
@@ -55,11 +58,11 @@ def _fake_student():
 
 def _keys() -> Keys:
     """A key of this process."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        secret = base64.b64encode(os.urandom(KEY_BYTES)).decode()
-        file.write(f'[[key]]\nid = "fuzz"\nsecret = "{secret}"\n')
-        file.flush()
-        return Keys(Path(file.name))  # kept when the file is gone
+    folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    secret = base64.b64encode(os.urandom(KEY_BYTES)).decode()
+    (folder / "keys.toml").write_text(f'[[key]]\nid = "fuzz"\nsecret = "{secret}"\n')
+    return Keys(folder / "keys.toml")
 
 
 @functools.cache
@@ -103,13 +106,18 @@ class Cancel:
 Step = pb.StreamClassifyRequest | type[Undecodable | Pause | Stall | Cancel]
 
 
-@dataclass
+@dataclass(repr=False)
 class Ending:
     """Of one stream."""
 
     status: str = ""
     details: str = ""
     responses: list[pb.StreamClassifyResponse] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Short enough for the end of a report."""
+        kinds = [response.WhichOneof("message") for response in self.responses]
+        return f"{self.status}: {self.details} after {kinds}"
 
     @property
     def finals(self) -> list[pb.Prediction]:
