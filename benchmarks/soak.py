@@ -32,13 +32,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
+import uvloop
+from churn import short_call
 from latency import device_name, load_arguments, server_flags, serving
-from load import ENCODINGS, SPREAD_SECONDS, Plan, Seen, recordings
+from load import (
+    CHANNEL_OPTIONS,
+    ENCODINGS,
+    METHOD,
+    SPREAD_SECONDS,
+    Open,
+    Plan,
+    Seen,
+    recordings,
+)
 from load_run import Generators, cores, on_cores, write_json
 from overload import shifted
 from rich.progress import track
@@ -123,9 +135,12 @@ def offer(
         ProcessPoolExecutor(1, spawn, os.sched_setaffinity, (0, allowed)) as others,
     ):
         lines = [first, second]
-        for generators in lines:
-            generators.prepare(options.chunk_ms, options.seed)
-        others.submit(stereo_chunks).result()
+        prepared = others.submit(stereo_chunks)
+        with ThreadPoolExecutor(len(lines)) as threads:  # processes take seconds to start
+            ready = [threads.submit(g.prepare, options.chunk_ms, options.seed) for g in lines]
+            for done in ready:
+                done.result()
+        prepared.result()
         begin = time.monotonic() + LEAD_SECONDS
         mixed = phases[1]
         plan = CallersPlan(
@@ -146,10 +161,12 @@ def offer(
         return seen, calls, tally.result(), begin
 
 
-def warm_up(target: str, options: argparse.Namespace, allowed: set[int]) -> None:
-    """One call, so that pools and lazy imports are there before the server is looked at."""
-    with Generators(1, allowed) as generators:
-        generators.run(target, 2, 1.0, chunk_ms=options.chunk_ms, seed=options.seed)
+async def warm_up(target: str, options: argparse.Namespace) -> None:
+    """A few calls, so that pools and lazy imports are there before the server is looked at."""
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        open_stream: Open = channel.stream_stream(METHOD)
+        for number in range(3):
+            await short_call(open_stream, number, options.chunk_ms, options.seed)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -172,7 +189,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         flags = [*server_flags(options, 400), *SERVER_FLAGS, "--checkpoint-keys", keys.name]
         with on_cores(mine):
             server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
-        warm_up(server.target, options, theirs)
+        with on_cores(theirs):
+            uvloop.run(warm_up(server.target, options))
         pid = server.process.pid
         before = settled(pid)
         with Watch(pid, str(serving(server)["metrics"])) as watch:

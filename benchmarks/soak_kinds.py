@@ -27,8 +27,10 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 SILENCE_SECONDS = 45
 MULAW_SILENCE = b"\xff"
-UNREAD_CHUNKS = 1500
-"""Messages of a slow reader: what they bring forth fills the windows of its connection."""
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384))
+"""gRPC's window grows to megabytes where the network is fast; a gateway's need not."""
+UNREAD_CHUNKS = 1000
+"""Messages of a slow reader: what they bring forth fills the window of its stream."""
 UNREAD_SECONDS = 30.0
 """For so long it reads nothing after its last message."""
 HALF_OPEN_SECONDS = 120.0
@@ -167,24 +169,25 @@ async def cancelled(world: World) -> str:
 
 async def slow_reader(world: World) -> str:
     """Asks for every prediction there is, reads none until late, and goes on talking."""
-    caller = Caller(world.channel)
-    stereo_mulaw = [pb.ChannelConfig(), pb.ChannelConfig()]
-    every = pb.StreamConfig()
-    every.update_interval.FromMilliseconds(100)
-    config = {"channels": stereo_mulaw, "update_interval": every.update_interval}
-    if not await caller.begin(speech_events=True, **config):
-        return await caller.refusal()
-    size = 2 * SAMPLE_RATE // 10
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+    async with connect(world.target, *SMALL_WINDOW) as channel:
+        caller = Caller(channel)
+        sides = [pb.ChannelConfig(), pb.ChannelConfig()]
+        every = pb.StreamConfig()
+        every.update_interval.FromMilliseconds(100)
+        interval = every.update_interval
+        if not await caller.begin(speech_events=True, channels=sides, update_interval=interval):
+            return await caller.refusal()
+        size = 2 * SAMPLE_RATE // 10
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                for number in range(UNREAD_CHUNKS):  # each for a prediction of both channels
+                    at = number * size % (len(demo()) - size)
+                    await caller.audio(demo()[at : at + size])
+                    await asyncio.sleep(0.01)
+                await caller.stream.done_writing()
+                await asyncio.sleep(UNREAD_SECONDS)
         async with asyncio.timeout(WAIT_SECONDS):
-            for number in range(UNREAD_CHUNKS):  # each for a prediction of both channels
-                at = number * size % (len(demo()) - size)
-                await caller.audio(demo()[at : at + size])
-                await asyncio.sleep(0.01)
-            await caller.stream.done_writing()
-            await asyncio.sleep(UNREAD_SECONDS)
-    async with asyncio.timeout(WAIT_SECONDS):
-        return await caller.end()
+            return await caller.end()
 
 
 async def files(world: World) -> str:

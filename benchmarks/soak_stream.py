@@ -56,9 +56,9 @@ class World:
     answers: Mapping[str, Sequence[bytes]]
 
 
-def connect(target: str) -> grpc.aio.Channel:
+def connect(target: str, *options: tuple[str, int]) -> grpc.aio.Channel:
     """A connection of its own."""
-    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(target, options=(*CHANNEL_OPTIONS, *options))
 
 
 @functools.cache
