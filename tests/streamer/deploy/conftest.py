@@ -56,8 +56,8 @@ def render(
     calls: int,
     watch: int,
     admin: int,
-    secrets: Path | None,
-    health_seconds: float | None,
+    folder: Path | None = None,
+    health_seconds: float | None = None,
 ) -> dict[str, Any]:
     """A shipped configuration with addresses of this machine in place of its own.
 
@@ -65,13 +65,11 @@ def render(
         file: envoy.yaml or envoy-tls.yaml.
         replicas: HOST:PORT of each, instead of the DNS name.
         calls, watch, admin: loopback ports.
-        secrets: folder instead of /etc/envoy/secrets.
+        folder: instead of /etc/envoy.
         health_seconds: between health checks, if not as in the file.
     """
     text = file.read_text()
-    if secrets is not None:
-        text = text.replace("/etc/envoy/secrets", str(secrets))
-    config = yaml.safe_load(text)
+    config = yaml.safe_load(text if folder is None else text.replace("/etc/envoy", str(folder)))
 
     def address(port, host="127.0.0.1"):
         return {"socket_address": {"address": host, "port_value": int(port)}}
@@ -157,6 +155,13 @@ class Envoy:
         target: HOST:PORT for calls.
         watch: URL of the listener for probes and Prometheus.
         process: to signal or measure.
+
+    Args:
+        folder: takes what is in /etc/envoy elsewhere, and the logs.
+        replicas: HOST:PORT of each.
+        file: envoy.yaml or envoy-tls.yaml.
+        health_seconds: between health checks, if not as in the file.
+        secrets: folder of the certificates, for envoy-tls.yaml.
     """
 
     def __init__(
@@ -164,8 +169,8 @@ class Envoy:
         folder: Path,
         replicas: Sequence[str],
         file: Path = DEPLOY / "envoy.yaml",
-        secrets: Path | None = None,
         health_seconds: float | None = None,
+        secrets: Path | None = None,
     ) -> None:
         calls, watch, self.admin = free_ports(3)
         self.target = f"127.0.0.1:{calls}"
@@ -173,7 +178,13 @@ class Envoy:
         self._replicas = list(replicas)
         self._output, self._log = folder / "envoy.out", folder / "envoy.log"
         config = folder / "envoy.json"
-        rendered = render(file, replicas, calls, watch, self.admin, secrets, health_seconds)
+        rendered = render(file, replicas, calls, watch, self.admin, folder, health_seconds)
+        if secrets is not None:
+            (folder / "secrets").symlink_to(secrets)
+        (folder / "sds").mkdir()
+        for source in (DEPLOY / "sds").glob("*.yaml"):
+            text = source.read_text().replace("/etc/envoy", str(folder))
+            (folder / "sds" / source.name).write_text(text)
         config.write_text(json.dumps(rendered))
         words = [ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1"]
         words += ["--log-path", self._log, "-l", "warning", "--file-flush-interval-msec", "50"]
@@ -205,16 +216,22 @@ class Envoy:
         absent = {replica: {"absent"} for replica in self._replicas if replica not in found}
         return absent | {replica: reasons for replica, reasons in found.items() if reasons}
 
+    def wait_started(self) -> None:
+        """Until it answers and has looked at every replica once, whatever it saw."""
+
+        def started():
+            assert self.process.poll() is None, self.everything_written()
+            with contextlib.suppress(urllib.error.URLError):
+                return self.get("/ready") == "LIVE\n"
+            return False
+
+        wait_until(started, "Envoy")
+
     def wait_healthy(self) -> None:
         """Until all replicas get calls."""
 
-        def healthy():
-            assert self.process.poll() is None, self._log.read_text()
-            with contextlib.suppress(urllib.error.URLError):
-                return not self.ill()
-            return False
-
-        wait_until(healthy, "healthy replicas")
+        self.wait_started()
+        wait_until(lambda: not self.ill(), "healthy replicas")
 
     def access_log(self) -> list[dict[str, Any]]:
         """Streams that have ended, oldest first."""
@@ -238,7 +255,9 @@ class Fleet:
         target: HOST:PORT for calls.
     """
 
-    def __init__(self, folder: Path, count: int, flags: Sequence[str], **options: Any) -> None:
+    def __init__(
+        self, folder: Path, count: int, flags: Sequence[str], wait: bool = True, **options: Any
+    ) -> None:
         with contextlib.ExitStack() as stack:
             self.replicas = [Replica(*flags) for _ in range(count)]
             for replica in self.replicas:
@@ -248,7 +267,7 @@ class Fleet:
             targets = [replica.target for replica in self.replicas]
             self.envoy = Envoy(folder, targets, **options)
             stack.callback(self.envoy.close)
-            self.envoy.wait_healthy()
+            (self.envoy.wait_healthy if wait else self.envoy.wait_started)()
             self._stack = stack.pop_all()
         self.target = self.envoy.target
 
@@ -298,7 +317,8 @@ def fleets(factory):
 def make_fleet(tmp_path_factory):
     """Start replicas, each with some flags, and an Envoy: make_fleet(2, "--drain-seconds", "20").
 
-    ``file``, ``secrets`` and ``health_seconds``: see Envoy.
+    ``file``, ``health_seconds`` and ``secrets``: see Envoy. ``wait=False`` does not wait until
+    all replicas are healthy.
     """
     with fleets(tmp_path_factory) as make:
         yield make

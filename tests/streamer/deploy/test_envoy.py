@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -314,3 +315,26 @@ def http(url, data=None):
 def seconds(duration):
     """Of a protobuf duration as JSON."""
     return float(duration.removesuffix("s"))
+
+
+def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, deploy, until):
+    fleet = make_fleet(1)
+    running = open_calls(fleet, "running", 2)
+    words = ["bash", deploy / "drain-envoy.sh", "60", fleet.envoy.admin]
+    draining = subprocess.Popen([*map(str, words)])
+    until(lambda: http(f"{fleet.envoy.watch}/ready")[0] == 503, "/ready to say so")
+    assert http(f"{fleet.envoy.watch}/live")[0] == 200
+    finish(open_calls(fleet, "late", 2))
+    time.sleep(2.5)  # longer than the script's own pause
+    assert draining.poll() is None
+    finish(running)
+    assert draining.wait(10) == 0
+    assert fleet.envoy.stats("http.calls.")["downstream_rq_active"] == 0
+
+
+def test_envoy_is_ended_at_the_deadline(fleet, open_calls, finish, deploy):
+    running = open_calls(fleet, "running", 1)
+    words = ["bash", deploy / "drain-envoy.sh", "0", fleet.envoy.admin]
+    assert subprocess.run([*map(str, words)], check=False, timeout=10).returncode == 0
+    fleet.envoy.get("/healthcheck/ok", "POST")
+    finish(running)
