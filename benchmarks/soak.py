@@ -33,11 +33,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import uvloop
 from churn import short_call
 from latency import device_name, load_arguments, server_flags, serving
@@ -55,9 +55,10 @@ from load_run import Generators, cores, on_cores, write_json
 from overload import shifted
 from rich.progress import track
 from soak_callers import CallersPlan, Tally, misbehave
-from soak_judge import Phase, growth, judged, latency_by_phase, windows
+from soak_judge import Phase
 from soak_pictures import soak_picture
 from soak_reference import Reference, difference
+from soak_result import failures, result_of
 from soak_stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
 from soak_watch import Watch, settled
 
@@ -86,18 +87,23 @@ def phases_of(options: argparse.Namespace) -> list[Phase]:
     return [Phase(name, edges[n], edges[n + 1]) for n, name in enumerate(names)]
 
 
-def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
-    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
-    period = SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS
-    plan = Plan(
+def normal(target: str, options: argparse.Namespace) -> Plan:
+    """One round of normal calls."""
+    return Plan(
         target,
         calls=max(1, options.calls // ROUNDS),
         seconds=options.call_seconds,
-        window=(0.0, period),
+        window=(0.0, SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS),
         chunk_ms=options.chunk_ms,
         calls_per_connection=options.calls_per_connection,
         seed=options.seed,
     )
+
+
+def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
+    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
+    plan = normal(target, options)
+    period = plan.window[1]
     starts = [
         [first / ROUNDS * period + number * period for number in range(int(end / period) + 1)]
         for first in range(ROUNDS)
@@ -141,6 +147,10 @@ def offer(
             for done in ready:
                 done.result()
         prepared.result()
+        if options.warm_up:
+            warm = replace(normal(target, options), calls=options.calls, seconds=options.warm_up)
+            for future in first.start(warm, time.monotonic() + LEAD_SECONDS):
+                future.result()
         begin = time.monotonic() + LEAD_SECONDS
         mixed = phases[1]
         plan = CallersPlan(
@@ -161,7 +171,7 @@ def offer(
         return seen, calls, tally.result(), begin
 
 
-async def warm_up(target: str, options: argparse.Namespace) -> None:
+async def first_calls(target: str, options: argparse.Namespace) -> None:
     """A few calls, so that pools and lazy imports are there before the server is looked at."""
     async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
         open_stream: Open = channel.stream_stream(METHOD)
@@ -190,7 +200,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         with on_cores(mine):
             server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
         with on_cores(theirs):
-            uvloop.run(warm_up(server.target, options))
+            uvloop.run(first_calls(server.target, options))
         pid = server.process.pid
         before = settled(pid)
         with Watch(pid, str(serving(server)["metrics"])) as watch:
@@ -201,77 +211,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result_of(
         options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
     ) | {"idle": {"before": before, "after": after}, **counts, "device": device_name()}
-
-
-def result_of(
-    options: argparse.Namespace,
-    phases: list[Phase],
-    seen: Seen,
-    calls: int,
-    wrong: list[str],
-    tally: Tally,
-    samples: list[dict[str, float]],
-) -> dict[str, Any]:
-    """What was seen, as figures."""
-    part = judged(phases[1])
-    chosen = [sample for sample in samples if part.holds(sample["at"])]
-    times = [sample["at"] for sample in chosen]
-    end = phases[-1].end
-    return {
-        "minutes": options.minutes,
-        "quiet_s": options.quiet,
-        "phases": [phase._asdict() for phase in phases],
-        "normal": {
-            "calls": calls,
-            "right": seen.finals - len(wrong),
-            "wrong": len(wrong),
-            "lost": calls - seen.finals - seen.refused,
-            "refused": seen.refused,
-            "errors": [*wrong, *seen.errors][:5],
-        },
-        "callers": {name: dict(ends) for name, ends in tally.ends.items()},
-        "unexpected": tally.unexpected[:20],
-        "refused_good": tally.refused_good,
-        "latency": {
-            **latency_by_phase(seen.due, seen.latency, phases),
-            "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0], 99)), 2),
-        },
-        "growth": {
-            name: growth(times, [sample[name] for sample in chosen], name)
-            for name in ("rss_mb", "file_descriptors")
-        },
-        "server_cpu_s": round(sum(sample["cpu"] for sample in samples), 1),
-        "samples": samples,
-        "windows": windows(seen.due, seen.latency, end),
-    }
-
-
-def failures(result: dict[str, Any]) -> list[str]:
-    """What must not be, one line each."""
-    normal = result["normal"]
-    found: list[str] = []
-    found += [
-        f"{normal[key]} normal calls {key}: {normal['errors']}"
-        for key in ("wrong", "lost", "refused")
-        if normal[key]
-    ]
-    if result["refused_good"]:
-        found.append(f"{result['refused_good']} good calls refused")
-    if result["unexpected"]:
-        found.append(f"ends that must not be: {result['unexpected']}")
-    for name, grown in result["growth"].items():
-        if grown["flat"] is False:
-            found.append(f"{name} grows by {grown['per_hour']} ± {grown['error']} an hour")
-    before, after = result["idle"]["before"], result["idle"]["after"]
-    found += [
-        f"{name}: {before[name]} before, {after[name]} after"
-        for name in ("file_descriptors", "threads")
-        if after[name] > before[name]
-    ]
-    ratio = result["latency"]["p99_mixed_over_quiet"]
-    if ratio is not None and ratio > 2.0:
-        found.append(f"p99 is {ratio} times its quiet value")
-    return found
 
 
 def main() -> int:
@@ -286,6 +225,9 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=40, help="normal, at a time (%(default)s)")
     parser.add_argument(
         "--call-seconds", type=float, default=20.0, help="of a normal call (%(default)s)"
+    )
+    parser.add_argument(
+        "--warm-up", type=float, default=5.0, help="seconds before, not counted (%(default)s)"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="of other callers (%(default)s)")
     load_arguments(parser)

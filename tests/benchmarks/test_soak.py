@@ -10,11 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-import soak
 from load import Seen
 from soak_callers import KINDS, Tally
 from soak_judge import Phase, growth, latency_by_phase
 from soak_reference import difference
+from soak_result import failures, result_of
 
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -26,7 +26,7 @@ PHASES = [Phase("quiet", 0, 100), Phase("mixed", 100, 900), Phase("quiet_again",
 def test_good_calls_are_right_beside_all_others_and_nothing_stays_open(tmp_path):
     out, picture = tmp_path / "soak.json", tmp_path / "soak.png"
     command = [sys.executable, str(BENCHMARKS / "soak.py"), "--minutes", "0.17", "--quiet", "2.5"]
-    command += ["--calls", "6", "--call-seconds", "2", "--json", str(out)]
+    command += ["--calls", "6", "--call-seconds", "2", "--warm-up", "0", "--json", str(out)]
     # The exit code judges latency too, which a busy machine spoils.
     done = subprocess.run(
         [*command, "--picture", str(picture)], capture_output=True, text=True, check=False
@@ -122,21 +122,21 @@ def outcome(seen=None, calls=1, wrong=(), tally=None):
     tally = tally or Tally({name: {} for name in KINDS})
     seen = seen or Seen(finals=1, due=[50.0, 500.0], latency=[0.01, 0.015])
     idle = {"file_descriptors": 20, "threads": 10}
-    result = soak.result_of(Options, PHASES, seen, calls, list(wrong), tally, samples)
+    result = result_of(Options, PHASES, seen, calls, list(wrong), tally, samples)
     return result | {"idle": {"before": idle, "after": dict(idle)}}
 
 
 def test_what_must_not_be_is_said():
-    assert soak.failures(outcome()) == []
-    assert "1 normal calls wrong" in soak.failures(outcome(wrong=["recording 3"]))[0]
-    assert "1 normal calls lost" in soak.failures(outcome(calls=2))[0]
+    assert failures(outcome()) == []
+    assert "1 normal calls wrong" in failures(outcome(wrong=["recording 3"]))[0]
+    assert "1 normal calls lost" in failures(outcome(calls=2))[0]
     refused = Seen(finals=1, refused_at=[5.0])
-    assert "1 normal calls refused" in soak.failures(outcome(refused, calls=2))[0]
+    assert "1 normal calls refused" in failures(outcome(refused, calls=2))[0]
     slow = Seen(finals=1, due=[50.0, 500.0], latency=[0.01, 0.021])
-    assert "p99 is 2.1 times" in soak.failures(outcome(slow))[0]
+    assert "p99 is 2.1 times" in failures(outcome(slow))[0]
     bad = Tally({name: {} for name in KINDS}, unexpected=["idle: OK"], refused_good=2)
-    said = soak.failures(outcome(tally=bad))
+    said = failures(outcome(tally=bad))
     assert said == ["2 good calls refused", "ends that must not be: ['idle: OK']"]
     leaky = outcome()
     leaky["idle"]["after"]["file_descriptors"] += 1
-    assert soak.failures(leaky) == ["file_descriptors: 20 before, 21 after"]
+    assert failures(leaky) == ["file_descriptors: 20 before, 21 after"]
