@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import zlib
 
+import gateway
 import house as houses
+from gateway import Ending
 from google.protobuf.message import DecodeError
-from house import Ending, House
+from house import House
 from material import Material
 
 from streamer import checkpoint as module
@@ -42,7 +44,7 @@ class Maker:
             speech_events=True,
         )
         self.config.checkpoint_interval.FromSeconds(1)
-        made, pauses = [], [houses.Pause]
+        made, pauses = [], [gateway.Pause]
         while not made:  # sent when the student has heard as much, unless the call is over before
             pauses *= 2
             ending = house.try_call([self._first(), *self._audio(1, 14), *pauses])
