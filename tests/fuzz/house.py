@@ -157,6 +157,7 @@ class House:
         task = asyncio.create_task(self.service.StreamClassify(None, context))
         context.cancel = task.cancel
         await asyncio.wait({task})
+        context.cancel = lambda: None  # or the two would keep each other
         if task.cancelled():
             context.ending.status = "CANCELLED"
         elif isinstance(task.exception(), grpc.aio.AbortError):
