@@ -12,6 +12,8 @@ BLOCKS = 20
 """Means of so many stretches carry the slope: single seconds depend on each other."""
 WARM_UP_SHARE = 0.2
 """Of the mixed phase, at its begin: allocators and pools grow to their size in it."""
+WARM_UP_SECONDS = 240.0
+"""At least; a shorter soak says nothing of growth."""
 SURE = 2.0
 """Standard errors beyond which a slope counts as growth."""
 BOUND_PER_HOUR = {"rss_mb": 4.0, "file_descriptors": 2.0}
@@ -70,7 +72,8 @@ def growth(at: Sequence[float], values: Sequence[float], name: str) -> dict[str,
 
 def judged(phase: Phase) -> Phase:
     """The part of a phase that growth is judged by."""
-    return phase._replace(begin=phase.begin + WARM_UP_SHARE * (phase.end - phase.begin))
+    warm_up = max(WARM_UP_SECONDS, WARM_UP_SHARE * (phase.end - phase.begin))
+    return phase._replace(begin=phase.begin + warm_up)
 
 
 def latency_by_phase(
