@@ -14,7 +14,8 @@ JSON keys: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right`
 not be), ``refused_good`` (of the other callers that do nothing wrong); ``latency`` (by phase,
 ``p99_mixed_over_quiet``, ``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and
 ``file_descriptors`` per hour of the mixed phase less its first fifth, four minutes at least, with
-standard error, bound and ``flat``); ``idle`` (what the server holds without a call, ``before`` and ``after``);
+standard error, bound and ``flat``); ``idle`` (what the server holds without a call, ``before`` and
+``after``);
 ``calls_by_status`` and ``refusals_by_status`` (the server's own count); ``server_cpu_s``;
 ``samples`` (each second: ``at``, ``rss_mb``, ``file_descriptors``, ``threads``, ``calls_open``,
 ``cpu``), ``windows`` (p50 and p99 of ten seconds each), ``failures`` (why it exits with 1),
