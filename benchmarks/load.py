@@ -47,6 +47,8 @@ SPREAD_SECONDS = 3.0
 """Over which the calls of a plan start."""
 GRACE_SECONDS = 10.0
 """How long a final prediction may take before its call is given up as lost."""
+HIDDEN = "Internal error from Core"
+"""In place of the status of a stream whose end a write has met (grpc issue 36066)."""
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else all share one connection
 
 
@@ -199,7 +201,8 @@ class Generator:
                 if not await self._receive(number, begin, stream, early, accepted):
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted.is_set():
+            full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or error.details() == HIDDEN
+            if full and not accepted.is_set():
                 seen.refused_at.append(time.monotonic() - plan.begin)
             else:
                 self._lost(f"{error.code().name}: {error.details()}")

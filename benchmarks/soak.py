@@ -13,8 +13,9 @@ JSON keys: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right`
 ``lost``, ``refused``, ``errors``); ``callers`` (by kind and status), ``unexpected`` (ends that must
 not be), ``refused_good`` (of the other callers that do nothing wrong); ``latency`` (by phase,
 ``p99_mixed_over_quiet``, ``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and
-``file_descriptors`` per hour of the mixed phase less its first fifth, with standard error, bound
-and ``flat``); ``idle`` (what the server holds without a call, ``before`` and ``after``);
+``file_descriptors`` per hour of the mixed phase less its first fifth, four minutes at least, with
+standard error, bound and ``flat``); ``idle`` (what the server holds without a call, ``before`` and
+``after``);
 ``calls_by_status`` and ``refusals_by_status`` (the server's own count); ``server_cpu_s``;
 ``samples`` (each second: ``at``, ``rss_mb``, ``file_descriptors``, ``threads``, ``calls_open``,
 ``cpu``), ``windows`` (p50 and p99 of ten seconds each), ``failures`` (why it exits with 1),
@@ -24,35 +25,51 @@ and ``flat``); ``idle`` (what the server holds without a call, ``before`` and ``
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import multiprocessing
 import os
-import shlex
 import sys
+import tempfile
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import grpc
+import uvloop
+from churn import short_call
 from latency import device_name, load_arguments, server_flags, serving
-from load import ENCODINGS, SPREAD_SECONDS, Plan, Seen, recordings
+from load import (
+    CHANNEL_OPTIONS,
+    ENCODINGS,
+    METHOD,
+    SPREAD_SECONDS,
+    Open,
+    Plan,
+    Seen,
+    recordings,
+)
 from load_run import Generators, cores, on_cores, write_json
 from overload import shifted
 from rich.progress import track
 from soak_callers import CallersPlan, Tally, misbehave
-from soak_judge import Phase, growth, judged, latency_by_phase, windows
-from soak_kinds import WIDE_RATE, stereo_chunks
+from soak_judge import Phase
 from soak_pictures import soak_picture
 from soak_reference import Reference, difference
+from soak_result import failures, result_of
+from soak_stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
 from soak_watch import Watch, settled
 
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.local import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 
-SERVER_FLAGS = "--idle-timeout 20"
+SERVER_FLAGS = ("--idle-timeout", "20")
 """Half-open, silent and unread calls must end many times in the soak."""
+KEYS = '[[key]]\nid = "soak"\nsecret = "{}"\n'
 LEAD_SECONDS = 1.0
 """Until all processes have their plans."""
 ENDING_SECONDS = 2.0
@@ -71,18 +88,23 @@ def phases_of(options: argparse.Namespace) -> list[Phase]:
     return [Phase(name, edges[n], edges[n + 1]) for n, name in enumerate(names)]
 
 
-def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
-    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
-    period = SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS
-    plan = Plan(
+def normal(target: str, options: argparse.Namespace) -> Plan:
+    """One round of normal calls."""
+    return Plan(
         target,
         calls=max(1, options.calls // ROUNDS),
         seconds=options.call_seconds,
-        window=(0.0, period),
+        window=(0.0, SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS),
         chunk_ms=options.chunk_ms,
         calls_per_connection=options.calls_per_connection,
         seed=options.seed,
     )
+
+
+def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
+    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
+    plan = normal(target, options)
+    period = plan.window[1]
     starts = [
         [first / ROUNDS * period + number * period for number in range(int(end / period) + 1)]
         for first in range(ROUNDS)
@@ -96,8 +118,8 @@ def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> li
     wrong, known = [], {}
     for recording, count, answer in seen.answers:
         if (recording, count) not in known:
-            chunks = recordings(options.chunk_ms, options.seed)[recording][1]
-            sent = [chunks[number % len(chunks)] for number in range(count)]
+            spoken = recordings(options.chunk_ms, options.seed)[recording][1]
+            sent = [spoken[number % len(spoken)] for number in range(count)]
             encoding = ENCODINGS[recording % len(ENCODINGS)][1]
             known[recording, count] = reference.finals(sent, encoding, SAMPLE_RATE)[0]
         if what := difference(pb.Prediction.FromString(answer), known[recording, count]):
@@ -106,7 +128,10 @@ def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> li
 
 
 def offer(
-    target: str, options: argparse.Namespace, answers: tuple[bytes, ...], allowed: set[int]
+    target: str,
+    options: argparse.Namespace,
+    answers: Mapping[str, tuple[bytes, ...]],
+    allowed: set[int],
 ) -> tuple[Seen, int, Tally, float]:
     """Run all calls: what normal ones saw, their number, how others ended, and the begin."""
     phases = phases_of(options)
@@ -117,9 +142,16 @@ def offer(
         ProcessPoolExecutor(1, spawn, os.sched_setaffinity, (0, allowed)) as others,
     ):
         lines = [first, second]
-        for generators in lines:
-            generators.prepare(options.chunk_ms, options.seed)
-        others.submit(stereo_chunks).result()
+        prepared = others.submit(stereo_chunks)
+        with ThreadPoolExecutor(len(lines)) as threads:  # processes take seconds to start
+            ready = [threads.submit(g.prepare, options.chunk_ms, options.seed) for g in lines]
+            for done in ready:
+                done.result()
+        prepared.result()
+        if options.warm_up:
+            warm = replace(normal(target, options), calls=options.calls, seconds=options.warm_up)
+            for future in first.start(warm, time.monotonic() + LEAD_SECONDS):
+                future.result()
         begin = time.monotonic() + LEAD_SECONDS
         mixed = phases[1]
         plan = CallersPlan(
@@ -140,10 +172,12 @@ def offer(
         return seen, calls, tally.result(), begin
 
 
-def warm_up(target: str, options: argparse.Namespace, allowed: set[int]) -> None:
-    """One call, so that pools and lazy imports are there before the server is looked at."""
-    with Generators(1, allowed) as generators:
-        generators.run(target, 2, 1.0, chunk_ms=options.chunk_ms, seed=options.seed)
+async def first_calls(target: str, options: argparse.Namespace) -> None:
+    """A few calls, so that pools and lazy imports are there before the server is looked at."""
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        open_stream: Open = channel.stream_stream(METHOD)
+        for number in range(3):
+            await short_call(open_stream, number, options.chunk_ms, options.seed)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -152,12 +186,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = Path(options.model) if options.model else None
     with contextlib.ExitStack() as stack:
         reference = stack.enter_context(Reference(model))
-        stereo = reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2)
-        answers = tuple(stereo[channel].SerializeToString() for channel in sorted(stereo))
-        flags = [*server_flags(options, 400), *shlex.split(SERVER_FLAGS)]
+        finals = {
+            "stereo": reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2),
+            "moved": reference.finals(chunks(MOVED_CHUNKS), Encoding.MULAW, SAMPLE_RATE),
+        }
+        answers = {
+            name: tuple(final.SerializeToString() for _, final in sorted(channels.items()))
+            for name, channels in finals.items()
+        }
+        keys = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".toml"))
+        keys.write(KEYS.format(base64.b64encode(os.urandom(32)).decode()))
+        keys.flush()
+        flags = [*server_flags(options, 400), *SERVER_FLAGS, "--checkpoint-keys", keys.name]
         with on_cores(mine):
             server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
-        warm_up(server.target, options, theirs)
+        with on_cores(theirs):
+            uvloop.run(first_calls(server.target, options))
         pid = server.process.pid
         before = settled(pid)
         with Watch(pid, str(serving(server)["metrics"])) as watch:
@@ -168,77 +212,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result_of(
         options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
     ) | {"idle": {"before": before, "after": after}, **counts, "device": device_name()}
-
-
-def result_of(
-    options: argparse.Namespace,
-    phases: list[Phase],
-    seen: Seen,
-    calls: int,
-    wrong: list[str],
-    tally: Tally,
-    samples: list[dict[str, float]],
-) -> dict[str, Any]:
-    """What was seen, as figures."""
-    part = judged(phases[1])
-    chosen = [sample for sample in samples if part.holds(sample["at"])]
-    times = [sample["at"] for sample in chosen]
-    end = phases[-1].end
-    return {
-        "minutes": options.minutes,
-        "quiet_s": options.quiet,
-        "phases": [phase._asdict() for phase in phases],
-        "normal": {
-            "calls": calls,
-            "right": seen.finals - len(wrong),
-            "wrong": len(wrong),
-            "lost": calls - seen.finals - seen.refused,
-            "refused": seen.refused,
-            "errors": [*wrong, *seen.errors][:5],
-        },
-        "callers": {name: dict(ends) for name, ends in tally.ends.items()},
-        "unexpected": tally.unexpected[:20],
-        "refused_good": tally.refused_good,
-        "latency": {
-            **latency_by_phase(seen.due, seen.latency, phases),
-            "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0], 99)), 2),
-        },
-        "growth": {
-            name: growth(times, [sample[name] for sample in chosen], name)
-            for name in ("rss_mb", "file_descriptors")
-        },
-        "server_cpu_s": round(sum(sample["cpu"] for sample in samples), 1),
-        "samples": samples,
-        "windows": windows(seen.due, seen.latency, end),
-    }
-
-
-def failures(result: dict[str, Any]) -> list[str]:
-    """What must not be, one line each."""
-    normal = result["normal"]
-    found: list[str] = []
-    found += [
-        f"{normal[key]} normal calls {key}: {normal['errors']}"
-        for key in ("wrong", "lost", "refused")
-        if normal[key]
-    ]
-    if result["refused_good"]:
-        found.append(f"{result['refused_good']} good calls refused")
-    if result["unexpected"]:
-        found.append(f"ends that must not be: {result['unexpected']}")
-    for name, grown in result["growth"].items():
-        if grown["flat"] is False:
-            found.append(f"{name} grows by {grown['per_hour']} ± {grown['error']} an hour")
-    before, after = result["idle"]["before"], result["idle"]["after"]
-    found += [
-        f"{name}: {before[name]} before, {after[name]} after"
-        for name in ("file_descriptors", "threads")
-        if after[name] > before[name]
-    ]
-    ratio = result["latency"]["p99_mixed_over_quiet"]
-    if ratio is not None and ratio > 2.0:
-        found.append(f"p99 is {ratio} times its quiet value")
-    return found
 
 
 def main() -> int:
@@ -253,6 +226,9 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=40, help="normal, at a time (%(default)s)")
     parser.add_argument(
         "--call-seconds", type=float, default=20.0, help="of a normal call (%(default)s)"
+    )
+    parser.add_argument(
+        "--warm-up", type=float, default=5.0, help="seconds before, not counted (%(default)s)"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="of other callers (%(default)s)")
     load_arguments(parser)

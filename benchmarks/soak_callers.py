@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import load_polling  # noqa: F401 - how gRPC polls is settled when it is loaded
@@ -20,8 +20,9 @@ import load_polling  # noqa: F401 - how gRPC polls is settled when it is loaded
 # isort: split
 import grpc
 import soak_kinds as kinds
+import soak_malformed
 import uvloop
-from soak_kinds import REFUSED, World
+from soak_stream import CLOAKED, REFUSED, World, Wrong, connect
 
 NICE = 5
 """Below the process that measures latency on the same core."""
@@ -46,11 +47,12 @@ class Kind:
     good: bool = False
 
 
-LIMITED = ("RESOURCE_EXHAUSTED", "hidden")
+LIMITED = ("RESOURCE_EXHAUSTED", CLOAKED)
 """A limit of the server, whose status a write may have run into."""
 KINDS = {
     "stereo at 16 kHz": Kind(kinds.stereo, frozenset({"OK"}), at_a_time=2, good=True),
     "silence": Kind(kinds.silence, frozenset({"OK"}), at_a_time=3, good=True),
+    "resumed": Kind(kinds.moved, frozenset({"OK"}), at_a_time=2, good=True),
     "cut off": Kind(kinds.cut_off, frozenset({"cut off"}), at_a_time=2),
     "half-open": Kind(kinds.half_open, frozenset({"closed by the server"}), at_a_time=4),
     "idle": Kind(kinds.idle, frozenset({"DEADLINE_EXCEEDED"}), at_a_time=2),
@@ -62,7 +64,7 @@ KINDS = {
     ),
     "files": Kind(kinds.files, frozenset({"OK", *LIMITED}), pause=4.0),
     "tiny messages": Kind(kinds.tiny, frozenset({"OK", *LIMITED}), pause=4.0),
-    "malformed": Kind(kinds.malformed, frozenset({"as expected"}), at_a_time=2, pause=0.5),
+    "malformed": Kind(soak_malformed.malformed, frozenset({"as expected"}), at_a_time=2, pause=0.5),
     "cancelled": Kind(kinds.cancelled, frozenset({"CANCELLED"}), at_a_time=2, pause=0.5),
 }
 
@@ -75,7 +77,7 @@ class CallersPlan:
         target: HOST:PORT.
         begin, end: on the clock of ``time.monotonic``; what runs at the end is cancelled.
         rate: times as many of each kind.
-        stereo_answers: what :func:`soak_kinds.stereo_chunks` must be told, serialised, by channel.
+        answers: see :class:`soak_stream.World`.
         seed: of pauses and choices.
     """
 
@@ -83,7 +85,7 @@ class CallersPlan:
     begin: float
     end: float
     rate: float = 1.0
-    stereo_answers: tuple[bytes, ...] = ()
+    answers: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     seed: int = 1
 
 
@@ -114,7 +116,7 @@ class Callers:
         plan = self.plan
         await asyncio.sleep(plan.begin - time.monotonic())
         async with contextlib.AsyncExitStack() as stack:
-            channels = {name: kinds.connect(plan.target) for name in KINDS}
+            channels = {name: connect(plan.target) for name in KINDS}
             for channel in channels.values():
                 stack.push_async_callback(channel.close)
             lines = [
@@ -122,23 +124,26 @@ class Callers:
                 for name, kind in KINDS.items()
                 for number in range(max(1, round(kind.at_a_time * plan.rate)))
             ]
-            _, running = await asyncio.wait(lines, timeout=plan.end - time.monotonic())
+            ended, running = await asyncio.wait(
+                lines,
+                timeout=plan.end - time.monotonic(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             for line in running:
                 line.cancel()
-            await asyncio.gather(*lines, return_exceptions=True)
-            for line in lines:
-                if not line.cancelled():
-                    line.result()
+            await asyncio.gather(*running, return_exceptions=True)
+            for line in ended:  # a line goes on for ever
+                line.result()
         return self.tally
 
     async def _line(self, name: str, kind: Kind, channel: grpc.aio.Channel, number: int) -> None:
         chance = random.Random(f"{self.plan.seed} {name} {number}")
-        world = World(self.plan.target, channel, chance, self.plan.stereo_answers)
+        world = World(self.plan.target, channel, chance, self.plan.answers)
         await asyncio.sleep(chance.uniform(0, kind.pause))
         while True:
             try:
                 ended = await kind.call(world)
-            except (kinds.Wrong, grpc.aio.AioRpcError, OSError, TimeoutError) as error:
+            except (Wrong, grpc.aio.AioRpcError, OSError, TimeoutError) as error:
                 details = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                 ended = f"{type(error).__name__}: {details}"
             self.tally.ends[name][ended] += 1

@@ -12,10 +12,14 @@ BLOCKS = 20
 """Means of so many stretches carry the slope: single seconds depend on each other."""
 WARM_UP_SHARE = 0.2
 """Of the mixed phase, at its begin: allocators and pools grow to their size in it."""
+WARM_UP_SECONDS = 240.0
+"""At least; a shorter soak says nothing of growth."""
 SURE = 2.0
 """Standard errors beyond which a slope counts as growth."""
 BOUND_PER_HOUR = {"rss_mb": 4.0, "file_descriptors": 2.0}
 """Growth that is tolerated even when it can be told from none."""
+RESOLUTION = 4.0
+"""A standard error of more than so many bounds hides what is looked for."""
 WINDOW_SECONDS = 10
 
 
@@ -41,7 +45,8 @@ def growth(at: Sequence[float], values: Sequence[float], name: str) -> dict[str,
 
     Returns:
         ``per_hour``, ``error`` (standard), ``bound_per_hour`` and ``flat``: the slope cannot be
-        told from zero, or it is below the bound.
+        told from zero, or it is below the bound; None if the error is beyond
+        :data:`RESOLUTION` bounds, so that nothing can be said.
     """
     blocks = min(BLOCKS, len(at) // 2)
     if blocks < 4:  # too little for a slope with an error
@@ -56,17 +61,19 @@ def growth(at: Sequence[float], values: Sequence[float], name: str) -> dict[str,
     (slope, _), covariance = np.polyfit(times, means, 1, cov=True)
     per_hour, error = 3600 * float(slope), 3600 * float(covariance[0][0]) ** 0.5
     bound = BOUND_PER_HOUR[name]
+    grows = per_hour > max(bound, SURE * error)
     return {
         "per_hour": round(per_hour, 3),
         "error": round(error, 3),
         "bound_per_hour": bound,
-        "flat": bool(per_hour <= max(bound, SURE * error)),
+        "flat": None if error > RESOLUTION * bound and not grows else not grows,
     }
 
 
 def judged(phase: Phase) -> Phase:
     """The part of a phase that growth is judged by."""
-    return phase._replace(begin=phase.begin + WARM_UP_SHARE * (phase.end - phase.begin))
+    warm_up = max(WARM_UP_SECONDS, WARM_UP_SHARE * (phase.end - phase.begin))
+    return phase._replace(begin=phase.begin + warm_up)
 
 
 def latency_by_phase(

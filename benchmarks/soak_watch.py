@@ -94,7 +94,8 @@ class Watch:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if not sample.name.endswith("_created"):
-                    labels = " ".join(sample.labels.values())
+                    ordered = sorted(sample.labels.items(), key=lambda item: item[0] != "status")
+                    labels = " ".join(value for _, value in ordered)
                     found.setdefault(family.name, {})[labels] = sample.value
         return found
 

@@ -57,12 +57,31 @@ class Owner(Protocol):
         """A step failed."""
 
 
+class _Nobody:
+    """Owns channels that are closed."""
+
+    def event(self, channel: int, started: bool, seconds: float) -> None:
+        """See :class:`Owner`."""
+
+    def emit(self, update: Update) -> None:
+        """See :class:`Owner`."""
+
+    def progressed(self) -> None:
+        """See :class:`Owner`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Owner`."""
+
+
+_NOBODY = _Nobody()
+
+
 class Channel:
     """One classified channel: its gate, its lane and the block being filled."""
 
     def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
         self.index = index
-        self._owner = owner
+        self._owner: Owner = owner
         self._engine = engine
         self.gate = SpeechGate()
         self.held = False
@@ -92,6 +111,12 @@ class Channel:
     def flush(self) -> None:
         """End running speech."""
         self._heard(*self.gate.flush())
+
+    def close(self) -> None:
+        """Leave the engine; nothing more is told to the owner."""
+        self._engine.close_lane(self.lane)
+        self.lane.on_step = _unheard
+        self._owner = _NOBODY
 
     def finish(self) -> None:
         """Hear what is left, down to the last whole frame."""
@@ -211,6 +236,10 @@ class Channel:
                     update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
                 )
             )
+
+
+def _unheard(_result: Posteriors | CallError) -> None:
+    """What the student says of a closed channel."""
 
 
 def _are_probabilities(posterior: Sequence[float]) -> bool:

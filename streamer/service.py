@@ -127,6 +127,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         finally:
             self._left(call, ending, reason)
             trace.ended(ending, reason, call.session if call else None)
+            if error is not None:
+                # Its frames hold the call and it: free now, not when Python looks for cycles.
+                error.__traceback__ = None
 
     def _left(self, call: Call | None, ending: str, reason: str) -> None:
         """A stream is over: give back all that it had."""

@@ -65,6 +65,25 @@ class Listener(Protocol):
         """The call cannot go on."""
 
 
+class _Nobody:
+    """Listens to sessions that are closed."""
+
+    def updated(self, update: Update) -> None:
+        """See :class:`Listener`."""
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """See :class:`Listener`."""
+
+    def progressed(self) -> None:
+        """See :class:`Listener`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Listener`."""
+
+
+_NOBODY = _Nobody()
+
+
 class CallSession:
     """Feed it a call's messages in order; it tells ``listener`` what comes of them.
 
@@ -289,10 +308,17 @@ class CallSession:
         self.done = self.finals == len(self._channels)
 
     def close(self) -> None:
-        """Leave the engine; nothing more is told to the listener."""
+        """Leave the engine; nothing more is told to the listener.
+
+        What refers to each other lets go, so that the memory of a call is free when the call is
+        over, not when Python next looks for cycles.
+        """
         self.finishing = True
+        self._ask_no_more()
+        self._asked = None
+        self._listener = _NOBODY
         for channel in self._channels.values():
-            self._engine.close_lane(channel.lane)
+            channel.close()
 
     def _must_run(self, field: str) -> None:
         if self.finishing:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import functools
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import DecodeError
+from gateway import Context, Ending, Step, check_responses
 
 from streamer.admission import Policy
 from streamer.checkpoint import Checkpoints
@@ -34,9 +35,8 @@ MAX_AGE = 1e9
 """Seconds that a checkpoint is good for: age is not what is fuzzed here."""
 LIMIT_SECONDS = 30.0
 """Of an input; what takes longer hangs."""
-STALL_SECONDS = 0.02
-"""After which a gateway that does not read gives up; the service itself would wait for minutes."""
-ALLOWED = {"OK", "CANCELLED", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
+REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED"}
+ALLOWED = {"OK", "CANCELLED", "RESOURCE_EXHAUSTED", *REFUSED}
 """How a call may end that a fuzzer made, unless the audio itself makes the fake student fail."""
 CHUNK = SAMPLE_RATE // 10
 SPEECH_AT, SPEECH_CHUNKS = 5 * SAMPLE_RATE, 14
@@ -55,11 +55,11 @@ def _fake_student():
 
 def _keys() -> Keys:
     """A key of this process."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        secret = base64.b64encode(os.urandom(KEY_BYTES)).decode()
-        file.write(f'[[key]]\nid = "fuzz"\nsecret = "{secret}"\n')
-        file.flush()
-        return Keys(Path(file.name))  # kept when the file is gone
+    folder = Path(tempfile.mkdtemp(prefix="fuzz"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    secret = base64.b64encode(os.urandom(KEY_BYTES)).decode()
+    (folder / "keys.toml").write_text(f'[[key]]\nid = "fuzz"\nsecret = "{secret}"\n')
+    return Keys(folder / "keys.toml")
 
 
 @functools.cache
@@ -79,110 +79,6 @@ def witness_requests() -> tuple[pb.StreamClassifyRequest, ...]:
     audio = [pb.Audio(sequence=number, data=data) for number, data in enumerate(speech(), start=1)]
     requests = [pb.StreamClassifyRequest(audio=message) for message in audio]
     return (pb.StreamClassifyRequest(config=config), *requests)
-
-
-# --- what a script may hold besides requests ---
-
-
-class Undecodable:
-    """A message that protobuf cannot parse."""
-
-
-class Pause:
-    """Let the others work for a few turns of the loop."""
-
-
-class Stall:
-    """The gateway reads no more responses."""
-
-
-class Cancel:
-    """The gateway cancels the stream."""
-
-
-Step = pb.StreamClassifyRequest | type[Undecodable | Pause | Stall | Cancel]
-
-
-@dataclass
-class Ending:
-    """Of one stream."""
-
-    status: str = ""
-    details: str = ""
-    responses: list[pb.StreamClassifyResponse] = field(default_factory=list)
-
-    @property
-    def finals(self) -> list[pb.Prediction]:
-        """Final predictions."""
-        return [r.prediction for r in self.responses if r.prediction.final]
-
-
-class Context:
-    """What the service sees of a stream, in place of gRPC's.
-
-    Args:
-        script: what the gateway does, in order; then it half-closes.
-        before: awaited before each step, with its number.
-    """
-
-    def __init__(
-        self, script: Sequence[Step], before: Callable[[int], Awaitable[None]] | None = None
-    ) -> None:
-        self.ending = Ending()
-        self._script = enumerate(script)
-        self._before = before
-        self._stalled = False
-        self.cancel: Callable[[], object] = lambda: None
-
-    async def read(self):
-        """The next request, or gRPC's mark of the end."""
-        for number, step in self._script:
-            if self._before is not None:
-                await self._before(number)
-            if isinstance(step, pb.StreamClassifyRequest):
-                await asyncio.sleep(0)
-                return step
-            if step is Undecodable:
-                raise DecodeError("made up")
-            if step is Pause:
-                await asyncio.sleep(0.0005)
-            elif step is Stall and not self._stalled:
-                self._stalled = True
-                asyncio.get_running_loop().call_later(STALL_SECONDS, self.cancel)
-            elif step is Cancel:
-                self.cancel()
-                await asyncio.Event().wait()
-        return grpc.aio.EOF
-
-    async def write(self, response):
-        """Keep a response."""
-        if self._stalled:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        # As bytes and back: what gRPC could not send must fail here too.
-        self.ending.responses.append(
-            pb.StreamClassifyResponse.FromString(response.SerializeToString())
-        )
-
-    async def abort(self, code, details="", trailing_metadata=()):
-        """End with a status, as gRPC does: by raising."""
-        assert isinstance(code, grpc.StatusCode)
-        assert isinstance(details, str)
-        assert all(isinstance(value, bytes | str) for _, value in trailing_metadata)
-        self.ending.status, self.ending.details = code.name, details
-        raise grpc.aio.AbortError
-
-    def peer(self):
-        """Who calls."""
-        return "ipv4:127.0.0.1:12345"
-
-    def invocation_metadata(self):
-        """None."""
-        return ()
-
-    def auth_context(self):
-        """Of a plaintext connection."""
-        return {}
 
 
 class House:
@@ -261,6 +157,7 @@ class House:
         task = asyncio.create_task(self.service.StreamClassify(None, context))
         context.cancel = task.cancel
         await asyncio.wait({task})
+        context.cancel = lambda: None  # or the two would keep each other
         if task.cancelled():
             context.ending.status = "CANCELLED"
         elif isinstance(task.exception(), grpc.aio.AbortError):
@@ -331,31 +228,6 @@ class House:
             assert final.speech_time.ToNanoseconds() > 1e9, "the witness speaks"
             self._final = final.SerializeToString(deterministic=True)
         assert final.SerializeToString(deterministic=True) == self._final
-
-
-def check_responses(ending: Ending) -> None:
-    """Order and sense of what a stream got."""
-    kinds = [response.WhichOneof("message") for response in ending.responses]
-    assert None not in kinds
-    assert kinds[:1] in ([], ["started"])
-    assert "started" not in kinds[1:]
-    done, acknowledged = set(), {}
-    for response in ending.responses:
-        if not response.HasField("prediction"):
-            continue
-        prediction = response.prediction
-        channel = prediction.channel
-        assert channel not in done, "a prediction after the final one"
-        assert prediction.sequence >= acknowledged.get(channel, 0)
-        acknowledged[channel] = prediction.sequence
-        if prediction.final:
-            done.add(channel)
-        for task in (prediction.gender, prediction.age_group, prediction.age_band):
-            assert abs(sum(task.posterior) - 1) < 1e-3
-            assert 0 <= task.confidence <= 1
-            assert bool(task.label) != bool(task.undecided)
-    if ending.status == "OK":
-        assert done, "a good end without a final prediction"
 
 
 @functools.cache

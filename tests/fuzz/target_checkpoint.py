@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import zlib
 
+import gateway
 import house as houses
+from gateway import Ending
 from google.protobuf.message import DecodeError
-from house import Ending, House
+from house import House
 from material import Material
 
 from streamer import checkpoint as module
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
 
-REFUSED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 MODES = ("forged", "damaged", "content", "compressed", "memory", "fields", "fields", "fields")
 NUMBERS = (0, 1, 7999, 8000, 2**40, 2**40 + 1, 2**63, 2**64 - 1)
 PROBABILITIES = (0.0, -1.0, 1.0, 0.5, float("nan"), float("inf"), 1e-45, 3e38)
@@ -43,7 +44,7 @@ class Maker:
             speech_events=True,
         )
         self.config.checkpoint_interval.FromSeconds(1)
-        made, pauses = [], [houses.Pause]
+        made, pauses = [], [gateway.Pause]
         while not made:  # sent when the student has heard as much, unless the call is over before
             pauses *= 2
             ending = house.try_call([self._first(), *self._audio(1, 14), *pauses])
@@ -120,7 +121,7 @@ def run(data: bytes) -> None:
     ending = maker.show(forged, may_fail=not must_fail)
     if must_fail:
         # Nothing at all in resume_from is a call that begins.
-        assert ending.status in REFUSED or not forged, ending
+        assert ending.status in houses.REFUSED or not forged, ending
         assert not ending.finals or not forged
 
 

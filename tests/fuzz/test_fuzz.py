@@ -1,6 +1,7 @@
 """Every target for a while: with hypothesis, and coverage-guided where atheris is installed."""
 
 import asyncio
+import runpy
 import sys
 from pathlib import Path
 
@@ -107,6 +108,14 @@ def test_coverage_guided_for_a_moment(name, tmp_path):
     assert result["inputs"] > 10
     assert 0 < result["coverage_of_seeds"] <= result["coverage"]
     assert 0 < result["longest_input_s"] < 10
+
+
+def test_the_command_says_so_where_atheris_is_missing(monkeypatch, capsys):
+    command = runpy.run_path(str(Path(__file__).parent))
+    monkeypatch.setattr(campaign, "available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--runs", "1"])
+    assert command["main"]() == 3
+    assert "atheris is not installed" in capsys.readouterr().err
 
 
 # --- the fuzzer itself: does it see a defect? ---
