@@ -141,8 +141,13 @@ class Call:
         self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:
-        """Send a checkpoint of what has come up to now, as soon as the student has heard it."""
-        if self.keeper is not None and self.session.begun and not self._moving:
+        """Send a checkpoint of what has come up to now, as soon as the student has heard it.
+
+        One at a time: newer ones that replaced it on its way could keep any from ever being made.
+        """
+        if self.keeper is None or self._moving or not self.session.begun:
+            return
+        if not self.session.snapshot_under_way:
             self.keeper.asked(self.session.audio_seconds)
             self.session.snapshot(self._remembered)
 
