@@ -158,6 +158,8 @@ class Call:
                 del self._unsent[index]
                 break
         self.say(state)
+        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
+            self.remember()  # what came due meanwhile
 
     def move(self) -> None:
         """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
