@@ -137,12 +137,17 @@ class Call:
             ) from error
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
-        self.counted = Heard(session.audio_seconds, session.speech_seconds, session.lost_seconds)
+        self.counted = Heard.of(session)
         self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:
-        """Send a checkpoint of what has come up to now, as soon as the student has heard it."""
-        if self.keeper is not None and self.session.begun and not self._moving:
+        """Send a checkpoint of what has come up to now, as soon as the student has heard it.
+
+        One at a time: newer ones that replaced it on its way could keep any from ever being made.
+        """
+        if self.keeper is None or self._moving or not self.session.begun:
+            return
+        if not self.session.snapshot_under_way:
             self.keeper.asked(self.session.audio_seconds)
             self.session.snapshot(self._remembered)
 
@@ -153,6 +158,8 @@ class Call:
                 del self._unsent[index]
                 break
         self.say(state)
+        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
+            self.remember()  # what came due meanwhile
 
     def move(self) -> None:
         """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.

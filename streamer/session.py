@@ -65,6 +65,25 @@ class Listener(Protocol):
         """The call cannot go on."""
 
 
+class _Nobody:
+    """Listens to sessions that are closed."""
+
+    def updated(self, update: Update) -> None:
+        """See :class:`Listener`."""
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """See :class:`Listener`."""
+
+    def progressed(self) -> None:
+        """See :class:`Listener`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Listener`."""
+
+
+_NOBODY = _Nobody()
+
+
 class CallSession:
     """Feed it a call's messages in order; it tells ``listener`` what comes of them.
 
@@ -152,6 +171,11 @@ class CallSession:
         self._asked = Snapshot(own, len(self._channels), tell)
         for index, channel in self._channels.items():
             channel.snapshot(functools.partial(self._asked.answer, index))
+
+    @property
+    def snapshot_under_way(self) -> bool:
+        """Whether one was asked for and is not told yet."""
+        return self._asked is not None and self._asked.waits
 
     def _ask_no_more(self) -> None:
         if self._asked is not None:
@@ -267,8 +291,8 @@ class CallSession:
         self._must_run("control.discard")
         for channel in self._selected(channels):
             channel.discard()
-        if self._asked is not None and self._asked.waits:  # the old lanes will not answer
-            self.snapshot(self._asked.tell)
+        if self._asked is not None and self._asked.waits:
+            self.snapshot(self._asked.tell)  # the old lanes will not answer
 
     def hold(self, channels: Sequence[int], *, held: bool) -> None:
         """Stop or start listening on the channels (all if none are named)."""
@@ -289,10 +313,17 @@ class CallSession:
         self.done = self.finals == len(self._channels)
 
     def close(self) -> None:
-        """Leave the engine; nothing more is told to the listener."""
+        """Leave the engine; nothing more is told to the listener.
+
+        What refers to each other lets go, so that the memory of a call is free when the call is
+        over, not when Python next looks for cycles.
+        """
         self.finishing = True
+        self._ask_no_more()
+        self._asked = None
+        self._listener = _NOBODY
         for channel in self._channels.values():
-            self._engine.close_lane(channel.lane)
+            channel.close()
 
     def _must_run(self, field: str) -> None:
         if self.finishing:

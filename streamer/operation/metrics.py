@@ -28,6 +28,13 @@ _CHECKPOINT_BYTES = (8192, 16384, 24576, 32768, 49152, 65536, 98304, 131072, 262
 _LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
+_WATCHED = (
+    ("INTERNAL", "fault"),
+    ("RESOURCE_EXHAUSTED", "lag"),
+    ("RESOURCE_EXHAUSTED", "unread"),
+    ("DEADLINE_EXCEEDED", "unread"),
+)
+
 
 class Session(Protocol):
     """What is counted of a call, in seconds since it began."""
@@ -68,6 +75,16 @@ class Heard:
     classified: float = 0.0
     speech: float = 0.0
     lost: float = 0.0
+
+    @classmethod
+    def of(cls, session: Session) -> Heard:
+        """All that a call has heard so far."""
+        return cls(
+            audio=session.audio_seconds,
+            classified=session.classified_seconds,
+            speech=session.speech_seconds,
+            lost=session.lost_seconds,
+        )
 
 
 class Metrics:
@@ -117,6 +134,9 @@ class Metrics:
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
         self._ended = counter("calls", "Calls that began, by how they ended.", "status", "reason")
         self._refused = counter("refusals", "Streams that never became a call.", "status", "reason")
+        # What an alert watches is there before the first of its kind: a rise from nothing is none.
+        for status, reason in _WATCHED:
+            self._ended.labels(status, reason)
         self._audio = counter("audio_seconds", "Audio received, lost audio included.")
         self._classified = counter(
             "classified_seconds", "Audio of classified channels, each counted by itself."
@@ -208,12 +228,7 @@ class Metrics:
 
     def heard(self, session: Session, before: Heard) -> None:
         """Count what a call has heard since ``before``, which is brought up to date."""
-        now = Heard(
-            session.audio_seconds,
-            session.classified_seconds,
-            session.speech_seconds,
-            session.lost_seconds,
-        )
+        now = Heard.of(session)
         self._audio.inc(now.audio - before.audio)
         self._classified.inc(now.classified - before.classified)
         # After a discard a channel's speech starts from nothing again.

@@ -136,6 +136,7 @@ class Spans(Tracing):
         self, endpoint: str, *, insecure: bool, ratio: float, exported: Callable[[int, str], None]
     ) -> None:
         _hear_complaints()
+        exported(0, "lost")  # so that the first loss is a rise
         self._exporter = OTLPSpanExporter(endpoint, insecure=insecure, timeout=EXPORT_SECONDS)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)),

@@ -44,11 +44,11 @@ def read_toml(
         raise failure(f"{what} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise failure(f"{what} {path}: not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise failure(f"{what} {path}: no TOML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         raise failure(f"{what} {path}: {_place(first['loc'])}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # tomllib raises both, not only its own
+        raise failure(f"{what} {path}: no TOML: {error}") from None
 
 
 def _place(where: tuple[int | str, ...]) -> str:

@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--crashes", type=Path, default=Path("fuzz-crashes"), help="(%(default)s)")
     parser.add_argument("--repeat", type=Path, help="run this one input of --target, and no other")
     options = parser.parse_args()
+    campaign.quiet()
     targets = options.target or [(name, None) for name in NAMES]
     if options.repeat:
         load(targets[0][0]).run(options.repeat.read_bytes())

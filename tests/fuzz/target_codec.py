@@ -1,4 +1,4 @@
-"""Codec and speech gate: any bytes in any chunking give the same samples, or a ValueError."""
+"""Codec and speech gate: any bytes in any chunks, moved in between, give the same samples."""
 
 from __future__ import annotations
 
@@ -75,6 +75,9 @@ def _chunked(encoding, rate, channels, audio, sizes):
     frame = decoder.frame_bytes
     for cut in _cuts(len(audio) // frame, sizes):
         yield decoder.push(audio[cut.start * frame : cut.stop * frame])
+        moved = Decoder(encoding, rate, channels)  # as a call that goes on elsewhere
+        moved.restore(decoder.snapshot())
+        decoder = moved
 
 
 def _round_trip(audio: bytes, encoding: Encoding) -> None:
@@ -98,8 +101,13 @@ def _halver(samples: np.ndarray, sizes: list[int]) -> None:
 
 def _gate(samples: np.ndarray, sizes: list[int]) -> None:
     def heard(parts):
-        gate = SpeechGate()
-        told = [gate.push(part) for part in parts] + [gate.flush()]
+        gate, told = SpeechGate(), []
+        for part in parts:
+            told.append(gate.push(part))
+            moved = SpeechGate()
+            moved.restore(gate.snapshot())
+            gate = moved
+        told.append(gate.flush())
         pieces = [piece for pieces, _ in told for piece in pieces]
         return np.concatenate([np.empty(0, np.int16), *pieces]), [e for _, es in told for e in es]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import gateway
 import house
 from material import Material
 
@@ -35,7 +36,7 @@ def run(data: bytes) -> None:
     """One input: the config, then what each step is and holds."""
     material = Material(data)
     writer = _Writer(material)
-    script: list[house.Step] = [writer.config()] if material.below(16) != 15 else []
+    script: list[gateway.Step] = [writer.config()] if material.below(16) != 15 else []
     while material.left and len(script) < MOST:
         script.append(getattr(writer, material.choice(STEPS))())
     house.house().try_call(script)
@@ -61,8 +62,8 @@ class _Writer:
             config.update_interval.FromMilliseconds(m.choice(MILLISECONDS))
         if m.below(4) == 3:
             config.min_speech.FromMilliseconds(m.choice(MILLISECONDS))
-        if m.below(16) == 15:
-            config.checkpoint_interval.FromMilliseconds(m.choice(MILLISECONDS))
+        if m.below(8) == 7:
+            config.checkpoint_interval.FromMilliseconds(m.choice((1000, *MILLISECONDS)))
         if m.below(16) == 15:
             config.resume_from = m.piece()
         if m.below(8) == 7:
@@ -115,14 +116,14 @@ class _Writer:
     def empty(self) -> pb.StreamClassifyRequest:
         return pb.StreamClassifyRequest()
 
-    def undecodable(self) -> type[house.Undecodable]:
-        return house.Undecodable
+    def undecodable(self) -> type[gateway.Undecodable]:
+        return gateway.Undecodable
 
-    def pause(self) -> type[house.Pause]:
-        return house.Pause
+    def pause(self) -> type[gateway.Pause]:
+        return gateway.Pause
 
-    def stall(self) -> type[house.Stall]:
-        return house.Stall
+    def stall(self) -> type[gateway.Stall]:
+        return gateway.Stall
 
-    def cancel(self) -> type[house.Cancel]:
-        return house.Cancel
+    def cancel(self) -> type[gateway.Cancel]:
+        return gateway.Cancel

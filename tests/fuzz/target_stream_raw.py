@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gateway
 import house
 from google.protobuf.message import DecodeError
 from material import Material, pack
@@ -57,10 +58,10 @@ def seed_calls() -> list[list[pb.StreamClassifyRequest]]:
 def run(data: bytes) -> None:
     """One input: messages, each behind its length."""
     material = Material(data)
-    script: list[house.Step] = []
+    script: list[gateway.Step] = []
     while material.left and len(script) < MOST:
         try:
             script.append(pb.StreamClassifyRequest.FromString(material.piece()))
         except DecodeError:
-            script.append(house.Undecodable)
+            script.append(gateway.Undecodable)
     house.house().try_call(script)

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 import target_stream_raw
-from house import Ending, House, witness_requests
+from gateway import Ending
+from house import House, witness_requests
 from material import Material, pack
 
 from streamer.operation.metrics import Metrics

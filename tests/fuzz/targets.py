@@ -12,6 +12,8 @@ NAMES = {
     "stream": 512,
     "stream_raw": 4096,
     "wire": 8192,
+    "secrets": 6000,
+    "checkpoint": 8192,
 }
 """Longest input of each, in bytes: longer ones cost more and show nothing new."""
 LONGEST = 4096

@@ -1,6 +1,7 @@
 """Every target for a while: with hypothesis, and coverage-guided where atheris is installed."""
 
 import asyncio
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,7 +20,15 @@ from targets import NAMES, load
 from streamer.call import Call
 from streamer.channel import Channel
 
-IN_PROCESS = {"codec": 300, "sound_file": 250, "stream": 150, "stream_raw": 150, "wire": 40}
+IN_PROCESS = {
+    "codec": 300,
+    "sound_file": 250,
+    "stream": 150,
+    "stream_raw": 150,
+    "wire": 40,
+    "secrets": 300,
+    "checkpoint": 120,
+}
 """Inputs of each; coverage-guided runs follow below."""
 
 
@@ -101,6 +110,14 @@ def test_coverage_guided_for_a_moment(name, tmp_path):
     assert 0 < result["longest_input_s"] < 10
 
 
+def test_the_command_says_so_where_atheris_is_missing(monkeypatch, capsys):
+    command = runpy.run_path(str(Path(__file__).parent))
+    monkeypatch.setattr(campaign, "available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--runs", "1"])
+    assert command["main"]() == 3
+    assert "atheris is not installed" in capsys.readouterr().err
+
+
 # --- the fuzzer itself: does it see a defect? ---
 
 
@@ -141,5 +158,5 @@ def test_a_stream_that_is_left_open_is_noticed(broken, monkeypatch):
 
 def test_an_exception_that_is_no_status_is_noticed(broken, monkeypatch):
     monkeypatch.setattr(Call, "handle", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(AssertionError, match="INTERNAL"):
         broken.try_call(houses.witness_requests()[:3])

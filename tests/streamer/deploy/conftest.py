@@ -24,6 +24,7 @@ from streamer.local import LocalServer, local_server
 
 DEPLOY = Path(streamer.__file__).parent / "deploy"
 ENVOY = Path(sys.executable).with_name("envoy")
+NAME = "voicecohort-replicas"
 WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""
 
@@ -56,8 +57,9 @@ def render(
     calls: int,
     watch: int,
     admin: int,
-    secrets: Path | None,
-    health_seconds: float | None,
+    folder: Path | None = None,
+    health_seconds: float | None = None,
+    nameserver: int | None = None,
 ) -> dict[str, Any]:
     """A shipped configuration with addresses of this machine in place of its own.
 
@@ -65,13 +67,13 @@ def render(
         file: envoy.yaml or envoy-tls.yaml.
         replicas: HOST:PORT of each, instead of the DNS name.
         calls, watch, admin: loopback ports.
-        secrets: folder instead of /etc/envoy/secrets.
+        folder: instead of /etc/envoy; with -secrets behind it, instead of /etc/envoy-secrets.
         health_seconds: between health checks, if not as in the file.
+        nameserver: port of one that knows the name; then the name stays, with the port of the
+            replicas, and is asked for twice a second.
     """
     text = file.read_text()
-    if secrets is not None:
-        text = text.replace("/etc/envoy/secrets", str(secrets))
-    config = yaml.safe_load(text)
+    config = yaml.safe_load(text if folder is None else text.replace("/etc/envoy", str(folder)))
 
     def address(port, host="127.0.0.1"):
         return {"socket_address": {"address": host, "port_value": int(port)}}
@@ -91,11 +93,32 @@ def render(
         named(static["clusters"], name)["load_assignment"]["endpoints"] = [
             {"lb_endpoints": endpoints}
         ]
+    if nameserver is not None:
+        cluster = named(static["clusters"], "replicas")
+        lookup = cluster["cluster_type"]["typed_config"]
+        lookup["dns_refresh_rate"] = "0.5s"
+        lookup["typed_dns_resolver_config"] = {
+            "name": "envoy.network.dns_resolver.cares",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3"
+                ".CaresDnsResolverConfig",
+                "resolvers": [address(nameserver)],
+                "use_resolvers_as_fallback": False,
+                "dns_resolver_options": {"no_default_search_domain": True},
+            },
+        }
+        name = {"endpoint": {"address": address(hosts_port(replicas), NAME)}}
+        cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [name]}]
     if health_seconds is not None:
         (check,) = named(static["clusters"], "replicas")["health_checks"]
         for name in [name for name in check if name.endswith("interval")]:
             check[name] = f"{health_seconds}s"
     return config
+
+
+def hosts_port(replicas: Sequence[str]) -> str:
+    (port,) = {replica.rpartition(":")[2] for replica in replicas}
+    return port
 
 
 class Replica:
@@ -106,11 +129,11 @@ class Replica:
         lives: every server process so far, the present one last.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, target: str = "") -> None:
         self._flags = flags
         self._stack = contextlib.ExitStack()
         self.lives: list[LocalServer] = []
-        self.target = ""
+        self.target = target
 
     @property
     def server(self) -> LocalServer:
@@ -157,6 +180,14 @@ class Envoy:
         target: HOST:PORT for calls.
         watch: URL of the listener for probes and Prometheus.
         process: to signal or measure.
+
+    Args:
+        folder: takes what is in /etc/envoy elsewhere, and the logs.
+        replicas: HOST:PORT of each.
+        file: envoy.yaml or envoy-tls.yaml.
+        health_seconds: between health checks, if not as in the file.
+        secrets: folder of the certificates, for envoy-tls.yaml.
+        nameserver: port of one to ask for the replicas, instead of ``replicas``' addresses.
     """
 
     def __init__(
@@ -164,8 +195,9 @@ class Envoy:
         folder: Path,
         replicas: Sequence[str],
         file: Path = DEPLOY / "envoy.yaml",
-        secrets: Path | None = None,
         health_seconds: float | None = None,
+        secrets: Path | None = None,
+        nameserver: int | None = None,
     ) -> None:
         calls, watch, self.admin = free_ports(3)
         self.target = f"127.0.0.1:{calls}"
@@ -173,7 +205,15 @@ class Envoy:
         self._replicas = list(replicas)
         self._output, self._log = folder / "envoy.out", folder / "envoy.log"
         config = folder / "envoy.json"
-        rendered = render(file, replicas, calls, watch, self.admin, secrets, health_seconds)
+        rendered = render(
+            file, replicas, calls, watch, self.admin, folder, health_seconds, nameserver
+        )
+        if secrets is not None:
+            Path(f"{folder}-secrets").symlink_to(secrets)
+        (folder / "sds").mkdir()
+        for source in (DEPLOY / "sds").glob("*.yaml"):
+            text = source.read_text().replace("/etc/envoy", str(folder))
+            (folder / "sds" / source.name).write_text(text)
         config.write_text(json.dumps(rendered))
         words = [ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1"]
         words += ["--log-path", self._log, "-l", "warning", "--file-flush-interval-msec", "50"]
@@ -193,8 +233,8 @@ class Envoy:
         pairs = (line.partition(": ")[::2] for line in lines)
         return {name[len(prefix) :]: int(value) for name, value in pairs if value.isdigit()}
 
-    def ill(self) -> dict[str, set[str]]:
-        """Why each replica that gets no calls gets none: empty when all are healthy."""
+    def known(self) -> dict[str, set[str]]:
+        """Why each replica that it knows gets no calls; empty for those that do."""
         answer = json.loads(self.get("/clusters?format=json"))
         cluster = named(answer["cluster_statuses"], "replicas")
         found = {}
@@ -202,19 +242,30 @@ class Envoy:
             at = host["address"]["socket_address"]
             reasons = {key for key, value in host["health_status"].items() if value is True}
             found[f"{at['address']}:{at['port_value']}"] = reasons
+        return found
+
+    def ill(self) -> dict[str, set[str]]:
+        """Why each replica that gets no calls gets none: empty when all are healthy."""
+        found = self.known()
         absent = {replica: {"absent"} for replica in self._replicas if replica not in found}
         return absent | {replica: reasons for replica, reasons in found.items() if reasons}
+
+    def wait_started(self) -> None:
+        """Until it answers and has looked at every replica once, whatever it saw."""
+
+        def started():
+            assert self.process.poll() is None, self.everything_written()
+            with contextlib.suppress(urllib.error.URLError):
+                return self.get("/ready") == "LIVE\n"
+            return False
+
+        wait_until(started, "Envoy")
 
     def wait_healthy(self) -> None:
         """Until all replicas get calls."""
 
-        def healthy():
-            assert self.process.poll() is None, self._log.read_text()
-            with contextlib.suppress(urllib.error.URLError):
-                return not self.ill()
-            return False
-
-        wait_until(healthy, "healthy replicas")
+        self.wait_started()
+        wait_until(lambda: not self.ill(), "healthy replicas")
 
     def access_log(self) -> list[dict[str, Any]]:
         """Streams that have ended, oldest first."""
@@ -238,7 +289,9 @@ class Fleet:
         target: HOST:PORT for calls.
     """
 
-    def __init__(self, folder: Path, count: int, flags: Sequence[str], **options: Any) -> None:
+    def __init__(
+        self, folder: Path, count: int, flags: Sequence[str], wait: bool = True, **options: Any
+    ) -> None:
         with contextlib.ExitStack() as stack:
             self.replicas = [Replica(*flags) for _ in range(count)]
             for replica in self.replicas:
@@ -248,7 +301,7 @@ class Fleet:
             targets = [replica.target for replica in self.replicas]
             self.envoy = Envoy(folder, targets, **options)
             stack.callback(self.envoy.close)
-            self.envoy.wait_healthy()
+            (self.envoy.wait_healthy if wait else self.envoy.wait_started)()
             self._stack = stack.pop_all()
         self.target = self.envoy.target
 
@@ -298,7 +351,8 @@ def fleets(factory):
 def make_fleet(tmp_path_factory):
     """Start replicas, each with some flags, and an Envoy: make_fleet(2, "--drain-seconds", "20").
 
-    ``file``, ``secrets`` and ``health_seconds``: see Envoy.
+    ``file``, ``health_seconds`` and ``secrets``: see Envoy. ``wait=False`` does not wait until
+    all replicas are healthy.
     """
     with fleets(tmp_path_factory) as make:
         yield make
@@ -309,6 +363,34 @@ def fleet(tmp_path_factory):
     """Two replicas that a test leaves as healthy as they were."""
     with fleets(tmp_path_factory) as make:
         yield make(2)
+
+
+@pytest.fixture
+def make_replica():
+    """Start a replica of one's own: make_replica("--flag", target="127.0.0.2:50051")."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*flags: str, target: str = "") -> Replica:
+            replica = Replica(*flags, target=target)
+            stack.callback(replica.close)
+            replica.start()
+            return replica
+
+        yield make
+
+
+@pytest.fixture
+def make_envoy(tmp_path):
+    """Start an Envoy in front of some replicas: make_envoy(["HOST:PORT"], ...), see Envoy."""
+    with contextlib.ExitStack() as stack:
+
+        def make(replicas: Sequence[str], **options: Any) -> Envoy:
+            envoy = Envoy(tmp_path, replicas, **options)
+            stack.callback(envoy.close)
+            envoy.wait_started()
+            return envoy
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import re
+import shutil
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -220,12 +223,14 @@ def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_o
         assert (outcomes[0].code is Code.OK) == (audio is longest)
 
 
-def test_silent_gateways_eject_no_replica(make_fleet, make_line, request_of):
+def test_silent_gateways_eject_no_replica(make_fleet, make_line):
     """DEADLINE_EXCEEDED is 504 to Envoy, and five of those in a row would be its default."""
-    fleet = make_fleet(2, "--idle-timeout", "0.2")
+    fleet = make_fleet(2, "--config-timeout", "0.3")
     here = make_line(fleet.target)
-    silent = [patiently(lambda: started(here, request_of.config())) for _ in range(16)]
-    assert {call.outcome().code for call in silent} == {Code.DEADLINE_EXCEEDED}
+    silent = [here.open() for _ in range(24)]
+    codes = [call.outcome().code for call in silent]
+    assert set(codes) <= {Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}  # a busy machine
+    assert codes.count(Code.DEADLINE_EXCEEDED) >= 12
     assert fleet.envoy.stats("cluster.replicas.outlier_detection.")["ejections_active"] == 0
     assert not fleet.ill()
 
@@ -301,6 +306,20 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
     assert http(f"{fleet.envoy.watch}/stats/prometheus", b"")[0] == 404
 
 
+def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    rules = deploy / "envoy-rules.yaml"
+    subprocess.run([promtool, "check", "rules", rules], check=True, timeout=30)
+    page = http(f"{fleet.envoy.watch}/stats/prometheus")[1]
+    names = set(re.findall(r"^(\w+)\{", page, re.MULTILINE))
+    asked = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
+    assert len(asked) >= 6
+    assert asked <= names
+    (pattern,) = re.findall(r'__name__=~"([^"]+)"', rules.read_text())
+    assert len([name for name in names if re.fullmatch(pattern, name)]) == 4
+
+
 def http(url, data=None):
     """Status and body; a POST if there are data."""
     try:
@@ -314,3 +333,26 @@ def http(url, data=None):
 def seconds(duration):
     """Of a protobuf duration as JSON."""
     return float(duration.removesuffix("s"))
+
+
+def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, deploy, until):
+    fleet = make_fleet(1)
+    running = open_calls(fleet, "running", 2)
+    words = ["bash", deploy / "drain-envoy.sh", "60", fleet.envoy.admin]
+    draining = subprocess.Popen([*map(str, words)])
+    until(lambda: http(f"{fleet.envoy.watch}/ready")[0] == 503, "/ready to say so")
+    assert http(f"{fleet.envoy.watch}/live")[0] == 200
+    finish(open_calls(fleet, "late", 2))
+    time.sleep(2.5)  # longer than the script's own pause
+    assert draining.poll() is None
+    finish(running)
+    assert draining.wait(10) == 0
+    assert fleet.envoy.stats("http.calls.")["downstream_rq_active"] == 0
+
+
+def test_envoy_is_ended_at_the_deadline(fleet, open_calls, finish, deploy):
+    running = open_calls(fleet, "running", 1)
+    words = ["bash", deploy / "drain-envoy.sh", "0", fleet.envoy.admin]
+    assert subprocess.run([*map(str, words)], check=False, timeout=10).returncode == 0
+    fleet.envoy.get("/healthcheck/ok", "POST")
+    finish(running)

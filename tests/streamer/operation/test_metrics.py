@@ -134,6 +134,22 @@ def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line,
     assert after["calls_total", "CANCELLED", "cancelled"] == 1
 
 
+def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
+    metrics, session = Metrics(), Session()
+    session.audio_seconds, session.classified_seconds = 10.0, 20.0
+    session.speech_seconds, session.lost_seconds = 4.0, 1.0
+    counted = Heard.of(session)
+    metrics.heard(session, counted)
+
+    def total(name):
+        return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
+
+    assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [0, 0, 0, 0]
+    session.audio_seconds, session.classified_seconds, session.speech_seconds = 11.0, 22.0, 4.5
+    metrics.heard(session, counted)
+    assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [1, 2, 0.5, 0]
+
+
 def test_a_long_call_is_counted_while_it_runs_and_not_twice():
     metrics, session, counted = Metrics(), Session(), Heard()
 
