@@ -136,10 +136,19 @@ class Call:
         self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:
-        """Send a checkpoint of what has come up to now, as soon as the student has heard it."""
-        if self.keeper is not None and self.session.begun and not self._moving:
+        """Send a checkpoint of what has come up to now, as soon as the student has heard it.
+
+        One at a time: newer ones that replaced it on its way could keep any from ever being made.
+        """
+        if self.keeper is None or self._moving or not self.session.begun:
+            return
+        if not self.session.snapshot_under_way:
             self.keeper.asked(self.session.audio_seconds)
             self.session.snapshot(self._remembered)
+
+    def _remember_if_due(self) -> None:
+        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
+            self.remember()
 
     def _remembered(self, state: CallState) -> None:
         """Queue a checkpoint in place of an unsent older one."""
@@ -148,6 +157,7 @@ class Call:
                 del self._unsent[index]
                 break
         self.say(state)
+        self._remember_if_due()  # the student may have been long about this one
 
     def move(self) -> None:
         """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
@@ -209,8 +219,7 @@ class Call:
             seconds = self.session.audio(audio.sequence, audio.data, start)
             age = self.last_message - self.began
             self._load.heard(seconds, self.session.audio_seconds - age)
-            if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
-                self.remember()
+            self._remember_if_due()
             return False
         if kind == "control":
             return self._control(request.control)

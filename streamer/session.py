@@ -148,6 +148,11 @@ class CallSession:
         for index, channel in self._channels.items():
             channel.snapshot(functools.partial(self._asked.answer, index))
 
+    @property
+    def snapshot_under_way(self) -> bool:
+        """Whether one was asked for and is not told yet."""
+        return self._asked is not None and self._asked.waits
+
     def _ask_no_more(self) -> None:
         if self._asked is not None:
             self._asked.waits = False
@@ -253,8 +258,8 @@ class CallSession:
         self._must_run("control.discard")
         for channel in self._selected(channels):
             channel.discard()
-        if self._asked is not None and self._asked.waits:  # the old lanes will not answer
-            self.snapshot(self._asked.tell)
+        if self._asked is not None and self._asked.waits:
+            self.snapshot(self._asked.tell)  # the old lanes will not answer
 
     def hold(self, channels: Sequence[int], *, held: bool) -> None:
         """Stop or start listening on the channels (all if none are named)."""
