@@ -20,6 +20,7 @@ from streamer.keeper import Keeper
 from streamer.models import ServedModel
 from streamer.operation.load import AHEAD_SECONDS, Load
 from streamer.operation.metrics import Heard, Metrics
+from streamer.operation.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
@@ -44,6 +45,7 @@ class Call:
         identity: of the caller, for the log.
         keeper: of its checkpoints, if it asked for them.
         resumed: what it goes on from.
+        trace: told what becomes of the call.
 
     Raises:
         InvalidArgument: no call of this config and model can have been in the state to go on from.
@@ -56,9 +58,11 @@ class Call:
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
+        *,
         identity: str = "",
         keeper: Keeper | None = None,
         resumed: Resumed | None = None,
+        trace: CallTrace = NO_TRACE,
     ) -> None:
         self.config = config
         self.identity = identity
@@ -69,6 +73,7 @@ class Call:
         self.session = CallSession(config, model.engine, self, load)
         self.messages = 0
         self._load = load
+        self._trace = trace
         self.last_message = self.began = clock()
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
@@ -132,7 +137,7 @@ class Call:
             ) from error
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
-        self.counted = Heard(session.audio_seconds, session.speech_seconds, session.lost_seconds)
+        self.counted = Heard.of(session)
         self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:
@@ -216,7 +221,9 @@ class Call:
         if kind == "audio":
             audio = request.audio
             start = audio.start_sample if audio.HasField("start_sample") else None
-            seconds = self.session.audio(audio.sequence, audio.data, start)
+            seconds = self.session.audio(
+                audio.sequence, audio.data, start, received=self.last_message
+            )
             age = self.last_message - self.began
             self._load.heard(seconds, self.session.audio_seconds - age)
             self._remember_if_due()
@@ -231,8 +238,11 @@ class Call:
         action = control.WhichOneof("action")
         if action == "discard":
             self.session.discard(control.channels)
+            self._trace.changed(action, control.channels)
         elif action in {"hold", "resume"}:
-            self.session.hold(control.channels, held=action == "hold")
+            held = action == "hold"
+            self.session.hold(control.channels, held=held)
+            self._trace.changed("hold" if held else "resume", control.channels)
         elif action == "finish":
             if control.channels:
                 raise InvalidArgument(
@@ -278,7 +288,9 @@ class Call:
             self._something_unsent.clear()
             while self._unsent:
                 item = self._unsent.popleft()
+                due = None
                 if isinstance(item, Update):
+                    due = None if item.final else item.received
                     # Made into a message only now: an overtaken update would be wasted work.
                     item = messages.prediction(
                         item, self.model.decider, self.config.min_speech_seconds
@@ -288,6 +300,9 @@ class Call:
                 elif isinstance(item, CallState):
                     item = self._checkpoint(item)
                 await write(item)
+                self._trace.sent(item)
+                if due is not None:
+                    self._metrics.predicted(self._clock() - due)
 
     def _checkpoint(self, state: CallState) -> Response:
         assert self.keeper is not None  # noqa: S101 - it asked for the state

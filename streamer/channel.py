@@ -19,10 +19,17 @@ from streamer.vad import SpeechGate
 FRAME_SAMPLES = 160
 """Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
 
+POSTERIOR_TOLERANCE = 1e-3
+"""By which the sum of a student's float32 probabilities may differ from 1."""
+
 
 @dataclass(frozen=True)
 class Update:
-    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
+
+    ``received`` is when the message arrived that made it due, on the clock of who feeds the
+    session; of no meaning in a final one.
+    """
 
     channel: int
     sequence: int
@@ -31,6 +38,7 @@ class Update:
     lost_seconds: float
     posteriors: Posteriors | None
     final: bool
+    received: float = 0.0
 
 
 class Owner(Protocol):
@@ -49,12 +57,31 @@ class Owner(Protocol):
         """A step failed."""
 
 
+class _Nobody:
+    """Owns channels that are closed."""
+
+    def event(self, channel: int, started: bool, seconds: float) -> None:
+        """See :class:`Owner`."""
+
+    def emit(self, update: Update) -> None:
+        """See :class:`Owner`."""
+
+    def progressed(self) -> None:
+        """See :class:`Owner`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Owner`."""
+
+
+_NOBODY = _Nobody()
+
+
 class Channel:
     """One classified channel: its gate, its lane and the block being filled."""
 
     def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
         self.index = index
-        self._owner = owner
+        self._owner: Owner = owner
         self._engine = engine
         self.gate = SpeechGate()
         self.held = False
@@ -84,6 +111,12 @@ class Channel:
     def flush(self) -> None:
         """End running speech."""
         self._heard(*self.gate.flush())
+
+    def close(self) -> None:
+        """Leave the engine; nothing more is told to the owner."""
+        self._engine.close_lane(self.lane)
+        self.lane.on_step = _unheard
+        self._owner = _NOBODY
 
     def finish(self) -> None:
         """Hear what is left, down to the last whole frame."""
@@ -132,8 +165,8 @@ class Channel:
             classes = [len(metadata.labels.of(task)) for task in TASKS]
             if [len(posterior) for posterior in state.posteriors] != classes:
                 raise ValueError("posteriors of other classes")
-            if not all(np.isfinite(posterior).all() for posterior in state.posteriors):
-                raise ValueError("posteriors that are not finite")
+            if not all(_are_probabilities(posterior) for posterior in state.posteriors):
+                raise ValueError("posteriors that are no probabilities")
         self.gate.restore(state.gate)
         self.held = state.held
         self._filled = len(state.block)
@@ -203,3 +236,12 @@ class Channel:
                     update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
                 )
             )
+
+
+def _unheard(_result: Posteriors | CallError) -> None:
+    """What the student says of a closed channel."""
+
+
+def _are_probabilities(posterior: Sequence[float]) -> bool:
+    """What decisions are made of: none negative, the sum 1 but for rounding."""
+    return bool(min(posterior) >= 0 and abs(sum(posterior) - 1) < POSTERIOR_TOLERANCE)

@@ -46,6 +46,11 @@ def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, defau
     return seconds
 
 
+def fit_for_log(call_id: str) -> bool:
+    """Whether a call may be named so."""
+    return len(call_id) <= MAX_CALL_ID and call_id.isascii() and call_id.isprintable()
+
+
 def call_config(
     config: pb.StreamConfig,
     *,
@@ -72,9 +77,7 @@ def call_config(
     ignored = tuple(channel.ignored for channel in config.channels) or (False,)
     if all(ignored):
         raise InvalidArgument("config.channels", "every channel ignored", "classify at least one")
-    if len(config.call_id) > MAX_CALL_ID or not (
-        config.call_id.isascii() and (config.call_id.isprintable())
-    ):
+    if not fit_for_log(config.call_id):
         raise InvalidArgument(
             "config.call_id",
             repr(config.call_id[:32]),

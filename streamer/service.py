@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,8 +11,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from streamer import messages
 from streamer.admission import Admission, Policy
+from streamer.beginnings import Beginnings
 from streamer.call import Call
 from streamer.endings import Context, abort, conclude, log_end, log_error
 from streamer.errors import CallError, Draining, InvalidArgument, ServerFault, Unhealthy
@@ -22,6 +21,7 @@ from streamer.models import Models
 from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import Tracing
 from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -45,6 +45,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         metrics: counts calls; one of its own if none is given.
         identities: who may call; everyone if none is given.
         resumption: of calls that ask for checkpoints; such calls are refused if none is given.
+        tracing: traces calls; none are traced if it is not given.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         metrics: Metrics | None = None,
         identities: Identities | None = None,
         resumption: Resumption | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._metrics = metrics or Metrics()
         self._models = models
         self._policy = policy
@@ -65,6 +68,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._resumption = resumption
         self._admission = Admission(policy, self._load)
         self._openings = Openings(policy.config_timeout, clock)
+        self._beginnings = Beginnings(
+            models, policy, clock, self._metrics, self._load, resumption=resumption
+        )
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -82,6 +88,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
+        trace = self._tracing.call(context.invocation_metadata() or ())
+        # A stream is served by a task of its own: these fields end with it.
+        structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
         self._metrics.opened()
         self._empty.clear()
@@ -94,8 +103,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 self._must_serve()
                 caller = self._identities.caller(context)
                 with self._admission.place(caller):
-                    call = await self._begin(caller, context)
-                    self._greet(call)
+                    wanted = await self._openings.config(lambda: _read(context))
+                    call = self._beginnings.begin(wanted, caller, trace)
+                    self._calls.add(call)
+                    self._beginnings.greet(call)
                     error = await self._converse(call, context)
             except CallError as raised:
                 error = raised
@@ -114,21 +125,29 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
-            self._open_streams -= 1
-            self._metrics.closed()
-            if not self._open_streams:
-                self._empty.set()
-            if call is None:
-                self._metrics.refused(ending, reason)
-            else:
-                self._calls.discard(call)
-                call.close()
-                self._models.ended(call.model)
-                if self._resumption is not None:
-                    self._resumption.ended(call, well=ending == "OK")
-                self._metrics.heard(call.session, call.counted)
-                self._metrics.ended(ending, reason)
-                log_end(call, ending, reason)
+            self._left(call, ending, reason)
+            trace.ended(ending, reason, call.session if call else None)
+            if error is not None:
+                # Its frames hold the call and it: free now, not when Python looks for cycles.
+                error.__traceback__ = None
+
+    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+        """A stream is over: give back all that it had."""
+        self._open_streams -= 1
+        self._metrics.closed()
+        if not self._open_streams:
+            self._empty.set()
+        if call is None:
+            self._metrics.refused(ending, reason)
+            return
+        self._calls.discard(call)
+        call.close()
+        self._models.ended(call.model)
+        if self._resumption is not None:
+            self._resumption.ended(call, well=ending == "OK")
+        self._metrics.heard(call.session, call.counted)
+        self._metrics.ended(ending, reason)
+        log_end(call, ending, reason)
 
     def _must_serve(self) -> None:
         if self.draining.is_set():
@@ -136,52 +155,6 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         health = self._models.current.engine.health
         if not health.healthy:
             raise Unhealthy(health.reason)
-
-    async def _begin(self, caller: Caller, context: Context) -> Call:
-        wanted = await self._openings.config(lambda: _read(context))
-        if wanted.HasField("checkpoint_interval") or wanted.resume_from:
-            caller.must_have("resume")
-        config = messages.call_config(
-            wanted,
-            update_seconds=self._policy.update_seconds,
-            max_chunk_seconds=self._policy.max_chunk_seconds,
-            checkpoints=self._resumption is not None,
-        )
-        model, resumed, keeper = self._models.current, None, None
-        if self._resumption is not None:
-            if wanted.resume_from:
-                resumed, model = self._resumption.open(wanted, caller, self._models)
-                config = dataclasses.replace(config, call_id=resumed.identity.call_id)
-            keeper = self._resumption.keeper(config, wanted, caller, model, resumed)
-        call = Call(
-            config, model, self._clock, self._metrics, self._load, caller.identity, keeper, resumed
-        )
-        self._models.began(model)
-        if self._resumption is not None:
-            self._resumption.began(call)
-        return call
-
-    def _greet(self, call: Call) -> None:
-        self._calls.add(call)
-        call.say(
-            messages.started(
-                call.config,
-                call.model.metadata,
-                idle_timeout=self._policy.idle_timeout,
-                checkpoints=self._resumption is not None,
-            )
-        )
-        call.remember()  # a call that goes on has something to remember
-        log.info(
-            "call_started",
-            call_id=call.config.call_id,
-            identity=call.identity,
-            encoding=call.config.encoding.name.lower(),
-            sample_rate=call.config.sample_rate,
-            channels=len(call.config.ignored),
-            model=call.model.metadata.model_id,
-            resumed=call.resumed,
-        )
 
     async def _converse(self, call: Call, context: Context) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""

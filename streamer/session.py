@@ -65,6 +65,25 @@ class Listener(Protocol):
         """The call cannot go on."""
 
 
+class _Nobody:
+    """Listens to sessions that are closed."""
+
+    def updated(self, update: Update) -> None:
+        """See :class:`Listener`."""
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """See :class:`Listener`."""
+
+    def progressed(self) -> None:
+        """See :class:`Listener`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Listener`."""
+
+
+_NOBODY = _Nobody()
+
+
 class CallSession:
     """Feed it a call's messages in order; it tells ``listener`` what comes of them.
 
@@ -115,6 +134,11 @@ class CallSession:
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
         return self._heard / self.config.sample_rate
+
+    @property
+    def classified_seconds(self) -> float:
+        """Audio of the classified channels, each counted by itself."""
+        return self.audio_seconds * len(self._channels)
 
     @property
     def lost_seconds(self) -> float:
@@ -176,8 +200,17 @@ class CallSession:
         self._heard, self._lost, self.duplicates = state.heard, state.lost, state.duplicates
         self._next_update = state.next_update
 
-    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> float:
-        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate."""
+    def audio(
+        self,
+        sequence: int,
+        data: bytes,
+        start_sample: int | None = None,
+        received: float = 0.0,
+    ) -> float:
+        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate.
+
+        ``received`` is its time on the caller's clock: that of the updates that it makes due.
+        """
         self._must_run("audio")
         if not data:
             raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
@@ -214,7 +247,7 @@ class CallSession:
             step = self._update_step * self._load.stretch
             passed = (self._heard - self._next_update) // step + 1
             self._next_update += passed * step
-            self._request_updates(final=False)
+            self._request_updates(final=False, received=received)
         return seconds
 
     def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
@@ -280,16 +313,23 @@ class CallSession:
         self.done = self.finals == len(self._channels)
 
     def close(self) -> None:
-        """Leave the engine; nothing more is told to the listener."""
+        """Leave the engine; nothing more is told to the listener.
+
+        What refers to each other lets go, so that the memory of a call is free when the call is
+        over, not when Python next looks for cycles.
+        """
         self.finishing = True
+        self._ask_no_more()
+        self._asked = None
+        self._listener = _NOBODY
         for channel in self._channels.values():
-            self._engine.close_lane(channel.lane)
+            channel.close()
 
     def _must_run(self, field: str) -> None:
         if self.finishing:
             raise FailedPrecondition(field, "the call is already finished")
 
-    def _request_updates(self, *, final: bool) -> None:
+    def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
         for index, channel in self._channels.items():
             channel.request(
                 Update(
@@ -300,6 +340,7 @@ class CallSession:
                     lost_seconds=self.lost_seconds,
                     posteriors=None,
                     final=final,
+                    received=received,
                 )
             )
 

@@ -187,6 +187,7 @@ OPTIONS = (
     # vanished is noticed within 20 s; the server takes pings no closer than 10 s for an attack.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.ping_timeout_ms", 8_000),  # what gRPC 1.85 goes by; it would wait 60 s
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC would wait 1 s, then up to 2 minutes, before it connects again, and 20 s for a host that
     # does not answer: a resumable call would wait for a server that is back. One connection

@@ -28,8 +28,7 @@ class ResumingStream:
     """Behaves as one :class:`~streamer.client.stream.Stream` would whose server never dies.
 
     One task owns the present stream: it reads all the time, so that checkpoints count also while
-    the gateway does not read, and gives the stream what is kept, old and new. Final predictions
-    are held back until the stream has ended well: a server that shuts down sends some, too.
+    the gateway does not read, and gives the stream what is kept, old and new.
 
     Args:
         open_stream: opens a new stream.
@@ -55,11 +54,12 @@ class ResumingStream:
         self._config = pb.StreamConfig()
         self._acknowledged = -1  # sequence of the last checkpoint
         self._delivered = Delivered()
-        self._finals: dict[int, Response] = {}
         self._unread: deque[Response] = deque()
         self._streams = 0  # that began
         self._writing = asyncio.Lock()
+        self._last_audio = 0  # sequence
         self._half_closed = False
+        self._all_given = False  # to the present stream, the half-close too
         self._room, self._more, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,6 +92,8 @@ class ResumingStream:
                 self._raise_error()
                 raise asyncio.InvalidStateError("the call is over")
             self._kept.add(request)
+            if request.HasField("audio"):
+                self._last_audio = request.audio.sequence
             self._more.set()
 
     async def half_close(self) -> None:
@@ -138,6 +140,8 @@ class ResumingStream:
                 try:
                     await self._converse(stream)
                 except grpc.aio.AioRpcError as error:
+                    if self._complete:
+                        return  # only the status is missing
                     delay = self._attempts.delay(error)
                 else:
                     return
@@ -145,17 +149,23 @@ class ResumingStream:
                     await stream.close()
                 await self._sleep(delay)
         finally:
-            for final in self._finals.values():
-                if self._delivered.admit(final):
-                    self._unread.append(final)
+            self._unread.extend(self._delivered.rest())
+
+    @property
+    def _complete(self) -> bool:
+        """Whether the present stream has brought the final prediction of every channel."""
+        channels = sum(not channel.ignored for channel in self._config.channels) or 1
+        finals = self._delivered.finals_up_to(self._last_audio)
+        return self._all_given and finals == channels
 
     async def _converse(self, stream: Stream) -> None:
         """One stream from its config to its end."""
         started = await self._begun(stream)
         self._streams += 1
         self._attempts.began()
-        self._delivered.rewind()
+        self._delivered.begin_stream()
         self._kept.rewind()
+        self._all_given = False
         self._deliver(Response(started=started))
         reader = asyncio.create_task(self._take_all(stream))
         writer = asyncio.create_task(self._give_all(stream))
@@ -190,6 +200,7 @@ class ResumingStream:
                     await stream.write(request)
                 if self._half_closed:
                     await stream.half_close()
+                    self._all_given = True
                     return
                 self._more.clear()
                 await self._more.wait()
@@ -201,18 +212,21 @@ class ResumingStream:
 
     def _take(self, response: Response) -> None:
         kind = response.WhichOneof("message")
+        new: list[Response] = []
         if kind == "checkpoint":
+            new = self._delivered.rest()  # the checkpoint rests on it
             self._config.resume_from = response.checkpoint.data
             self._kept.forget(response.checkpoint.sequence)
             self._room.set()
             if response.checkpoint.sequence > self._acknowledged:
                 self._acknowledged = response.checkpoint.sequence
                 self._attempts.progressed()
-        elif kind == "prediction" and response.prediction.final:
-            self._finals[response.prediction.channel] = response
-        elif kind in {"prediction", "speech"} and self._delivered.admit(response):
+        elif kind in {"prediction", "speech"}:
+            new = self._delivered.take(response)
+        if new:
             self._attempts.progressed()
-            self._deliver(response)
+        for item in new:
+            self._deliver(item)
 
     def _deliver(self, response: Response) -> None:
         """Queue a response; of too many the oldest running prediction is dropped."""

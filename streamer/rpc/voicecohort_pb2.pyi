@@ -152,7 +152,7 @@ class StreamConfig(_message.Message):
     RESUME_FROM_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """The gateway's name for the call, 1 to 128 printable ASCII characters; appears in the
-    server's log and nowhere else. Empty: the server makes one and reports it in `started`.
+    server's log and traces and nowhere else. Empty: the server makes one, see `started`.
     """
     encoding: Global___AudioEncoding.ValueType
     """Required."""

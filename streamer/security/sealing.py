@@ -91,11 +91,11 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise KeysError(f"checkpoint keys {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise KeysError(f"checkpoint keys {path}: not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise KeysError(f"checkpoint keys {path}: no TOML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         raise KeysError(f"checkpoint keys {path}: {_place(first['loc'])}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # tomllib raises both, not only its own
+        raise KeysError(f"checkpoint keys {path}: no TOML: {error}") from None
     if len({key.id for key in keys}) < len(keys):
         raise KeysError(f"checkpoint keys {path}: two keys have the same id")
     return keys

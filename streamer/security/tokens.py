@@ -79,11 +79,11 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         raise TokensError(f"tokens {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise TokensError(f"tokens {path}: not UTF-8 at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise TokensError(f"tokens {path}: no TOML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise TokensError(f"tokens {path}: {_place(first['loc'])}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # tomllib raises both, not only its own
+        raise TokensError(f"tokens {path}: no TOML: {error}") from None
     seen: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if token.sha256 in seen:

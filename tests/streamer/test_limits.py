@@ -246,6 +246,9 @@ class Deaf:
         self.requests = list(requests)
         self.aborted = None
 
+    def invocation_metadata(self):
+        return None
+
     async def read(self):
         return self.requests.pop(0) if self.requests else None
 

@@ -42,7 +42,7 @@ def test_any_other_text_is_no_failure(text):
 SCRIPT = """
 import os, sys
 from streamer.operation.corelog import captured
-from streamer.serve import configure_log
+from streamer.operation.log import configure_log
 
 failed = []
 with captured() as core:

@@ -211,6 +211,8 @@ SECRET = base64.b64encode(bytes(32)).decode()
         (f'[[key]]\nid = "a"\nsecret = "{SECRET}"\nmore = 1', "key 1: more: Extra inputs"),
         (f'[[key]]\nid = "a"\nsecret = "{SECRET}"\n' * 2, "two keys have the same id"),
         ("[[key", "no TOML"),
+        (f"key = {'[' * 2000}", "no TOML"),
+        (f"[[key]]\nid = {'9' * 5000}", "no TOML"),
     ],
 )
 def test_unusable_file_is_named_and_not_repeated(tmp_path, content, reason):
