@@ -151,6 +151,10 @@ class Call:
             self.keeper.asked(self.session.audio_seconds)
             self.session.snapshot(self._remembered)
 
+    def _remember_if_due(self) -> None:
+        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
+            self.remember()
+
     def _remembered(self, state: CallState) -> None:
         """Queue a checkpoint in place of an unsent older one."""
         for index, waiting in enumerate(self._unsent):
@@ -158,8 +162,7 @@ class Call:
                 del self._unsent[index]
                 break
         self.say(state)
-        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
-            self.remember()  # what came due meanwhile
+        self._remember_if_due()  # the student may have been long about this one
 
     def move(self) -> None:
         """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
@@ -223,8 +226,7 @@ class Call:
             )
             age = self.last_message - self.began
             self._load.heard(seconds, self.session.audio_seconds - age)
-            if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
-                self.remember()
+            self._remember_if_due()
             return False
         if kind == "control":
             return self._control(request.control)

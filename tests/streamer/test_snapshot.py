@@ -214,6 +214,29 @@ def test_call_moves_from_server_to_server(bench, elsewhere, audio, voices):
     assert stayed.finals[0].posteriors is not None
 
 
+def test_updates_stay_on_their_grid(make_bench, audio, voices):
+    """What comes after a snapshot comes when, and as, it would have come without."""
+    here, there = make_bench(), make_bench()
+    signal = voices.caller[7 * RATE : 10 * RATE]
+    chunks = audio.cut(audio.wire([signal], Encoding.MULAW), [RATE // 10])
+
+    def play(bench, recorder, first, last):
+        for sequence in range(first, last):
+            recorder.session.audio(sequence, chunks[sequence])
+            bench.settle(recorder)
+
+    stayed = here.session(update_seconds=0.7)
+    play(here, stayed, 0, 10)  # the second is due at 1.4 s, not 0.7 s after the snapshot
+    state = snapshot(here, stayed)
+    told = len(stayed.updates)
+    play(here, stayed, 10, 30)
+    moved = there.session(update_seconds=0.7)
+    moved.session.restore(state)
+    play(there, moved, 10, 30)
+    assert there.finish(moved).updates == here.finish(stayed).updates[told:]
+    assert [round(u.audio_seconds, 6) for u in moved.updates] == [1.4, 2.1, 2.8, 3.0]
+
+
 # --- which moment it is of ---
 
 
