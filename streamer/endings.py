@@ -11,7 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from streamer import messages
 from streamer.call import Call
-from streamer.errors import CallError
+from streamer.errors import CallError, ServerFault
 from streamer.rpc import voicecohort_pb2 as pb
 
 log = structlog.get_logger()
@@ -73,9 +73,20 @@ async def _finish(call: Call) -> CallError | None:
         finishing.result()
     except CallError as raised:
         return raised
+    except Exception as raised:  # noqa: BLE001 - becomes the call's status
+        return unexpected(call, raised)
     finally:
         finishing.cancel()
     return None
+
+
+def unexpected(call: Call | None, error: Exception) -> ServerFault:
+    """What becomes of an exception that no one foresaw: a status, and a traceback in the log.
+
+    To be used before a call's writer is cancelled: gRPC sends no status while a write is under way.
+    """
+    log.error("call_broken", call_id=call.config.call_id if call else "", exc_info=error)
+    return ServerFault(error)
 
 
 def log_error(call: Call | None, error: CallError, *, identity: str, peer: str) -> None:

@@ -14,8 +14,8 @@ from google.protobuf.message import DecodeError
 from streamer.admission import Admission, Policy
 from streamer.beginnings import Beginnings
 from streamer.call import Call
-from streamer.endings import Context, abort, conclude, log_end, log_error
-from streamer.errors import CallError, Draining, InvalidArgument, ServerFault, Unhealthy
+from streamer.endings import Context, abort, conclude, log_end, log_error, unexpected
+from streamer.errors import CallError, Draining, InvalidArgument, Unhealthy
 from streamer.limits import enforce
 from streamer.models import Models
 from streamer.opening import Openings
@@ -112,9 +112,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 error = raised
             except grpc.aio.BaseError:
                 raise  # the stream itself broke: there is nobody to tell
-            except Exception as raised:
-                log.exception("call_broken", call_id=call.config.call_id if call else "")
-                error = ServerFault(raised)
+            except Exception as raised:  # noqa: BLE001 - becomes the call's status
+                error = unexpected(call, raised)
             ending, reason = (error.status, error.reason) if error else ("OK", "finished")
             if error is not None:
                 identity = caller.identity if caller else ""
@@ -266,4 +265,8 @@ def _why_over(
         reader.result()
     except CallError as error:
         return error
+    except grpc.aio.BaseError:
+        raise
+    except Exception as error:  # noqa: BLE001 - becomes the call's status
+        return unexpected(call, error)
     return None
