@@ -166,6 +166,7 @@ class Engine:
             runner.thread.join(self._stuck_seconds)
             if runner.thread.is_alive():
                 log.error("engine_left_behind", reason="the step is stuck")
+        self._runner = None  # its buffers go at once, whoever still holds a lane of ours
 
     @property
     def alive(self) -> bool:

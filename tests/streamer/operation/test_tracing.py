@@ -137,7 +137,10 @@ def test_the_missing_extra_is_named_and_nothing_served(without_opentelemetry, ch
 def test_a_server_without_tracing_needs_none_of_it(without_opentelemetry):
     with local_server(environment=without_opentelemetry) as server:
         assert server.process.poll() is None
-    loaded = "import sys, streamer.serve; print([m for m in sys.modules if m.startswith('opentelemetry')])"
+    loaded = (
+        "import sys, streamer.serve; "
+        "print([m for m in sys.modules if m.startswith('opentelemetry')])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, timeout=60, check=True
     )

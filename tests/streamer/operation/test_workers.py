@@ -156,6 +156,54 @@ def test_dead_worker_is_replaced_and_dead_parent_is_noticed(
     assert len(events(server, "serving")) == 1
 
 
+def test_worker_that_hangs_is_killed_and_replaced(
+    call_each, chunks, quiet, log_entry, assert_same_prediction
+):
+    """Stopped by a signal it says nothing any more; its neighbour notices nothing."""
+    with local_server(*TWO, "--worker-silence-seconds", "3") as server:
+        calls = call_each(server, *chunks[:10])
+        before = workers_of(server.process)
+        os.kill(before[1], signal.SIGSTOP)
+        assert log_entry(server, "worker_silent")["worker"] == 1
+        assert log_entry(server, "worker_died", worker=1)["exit_code"] == -signal.SIGKILL
+        assert calls[1].outcome().code is Code.UNAVAILABLE
+        wait_until(lambda: len(events(server, "worker_serving")) == 3)
+        after = workers_of(server.process)
+        assert after[0] == before[0]
+        assert after[1] != before[1]
+        outcome = finish(calls[0], chunks[10:])
+        assert (outcome.code, outcome.details) == (Code.OK, "")
+        assert_same_prediction(outcome.finals[0], quiet)
+    assert [entry["worker"] for entry in events(server, "worker_silent")] == [1]
+    assert server.process.returncode == 0
+
+
+CRASHING = """
+import os, pathlib, sys
+if "worker" in sys.orig_argv and sys.orig_argv[-1] == "1":
+    tried = pathlib.Path(os.environ["TRIED"])
+    tried.write_text(tried.read_text() + "x")
+    if len(tried.read_text()) <= 2:
+        os._exit(7)
+"""
+
+
+def test_worker_that_crashes_at_its_start_is_tried_again_and_said_so(tmp_path, log_entry):
+    (tmp_path / "sitecustomize.py").write_text(CRASHING)
+    tried = tmp_path / "tried"
+    tried.write_text("")
+    environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tried)}
+    with local_server(*TWO, environment=environment) as server:
+        assert log_entry(server, "serving", workers=2)
+    told = events(server, "worker_not_started")
+    assert [(e["worker"], e["reason"], e["attempts"], e["retry_seconds"]) for e in told] == [
+        (1, "exit code 7", 1, 0.5),
+        (1, "exit code 7", 2, 1.0),
+    ]
+    assert not events(server, "worker_died")
+    assert server.process.returncode == 0
+
+
 def serve(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "streamer.serve", "--listen", "127.0.0.1:0", *map(str, arguments)],
