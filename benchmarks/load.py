@@ -47,6 +47,8 @@ SPREAD_SECONDS = 3.0
 """Over which the calls of a plan start."""
 GRACE_SECONDS = 10.0
 """How long a final prediction may take before its call is given up as lost."""
+HIDDEN = "Internal error from Core"
+"""In place of the status of a stream whose end a write has met (grpc issue 36066)."""
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else all share one connection
 
 
@@ -94,6 +96,7 @@ class Seen:
         refused_at: seconds since begin when calls were turned away before they were accepted.
         errors: of lost calls, "STATUS: details".
         lost_at: seconds since begin when each lost call broke off.
+        answers: recording, chunks that were sent, and final prediction (serialised) of each call.
         speech_seconds, audio_seconds: as the final predictions say.
         cpu_seconds: of the process, within the window.
     """
@@ -106,6 +109,7 @@ class Seen:
     refused_at: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     lost_at: list[float] = field(default_factory=list)
+    answers: list[tuple[int, int, bytes]] = field(default_factory=list)
     speech_seconds: float = 0.0
     audio_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -194,10 +198,11 @@ class Generator:
         sending = asyncio.create_task(self._send(number, begin, stream, early, accepted))
         try:
             async with asyncio.timeout(begin + plan.seconds + GRACE_SECONDS - time.monotonic()):
-                if not await self._receive(begin, stream, early, accepted):
+                if not await self._receive(number, begin, stream, early, accepted):
                     self._lost("the stream ended without a final prediction")
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not accepted.is_set():
+            full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or error.details() == HIDDEN
+            if full and not accepted.is_set():
                 seen.refused_at.append(time.monotonic() - plan.begin)
             else:
                 self._lost(f"{error.code().name}: {error.details()}")
@@ -249,7 +254,12 @@ class Generator:
         await stream.done_writing()
 
     async def _receive(
-        self, begin: float, stream: Stream, early: dict[int, float], accepted: asyncio.Event
+        self,
+        number: int,
+        begin: float,
+        stream: Stream,
+        early: dict[int, float],
+        accepted: asyncio.Event,
     ) -> bool:
         """Read to the end; whether there was a final prediction."""
         plan, seen, step = self.plan, self.seen, self.plan.chunk_ms / 1000
@@ -273,6 +283,8 @@ class Generator:
             if prediction.final:
                 final = True
                 seen.finals += 1
+                answer = prediction.SerializeToString()
+                seen.answers.append((number % RECORDINGS, self.chunks, answer))
                 speech, audio = prediction.speech_time, prediction.audio_time
                 seen.speech_seconds += speech.seconds + speech.nanos / 1e9
                 seen.audio_seconds += audio.seconds + audio.nanos / 1e9

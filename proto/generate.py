@@ -14,32 +14,30 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = "voicecohort/v1/voicecohort.proto"
+SOURCES = {
+    "voicecohort/v1/voicecohort.proto": ("python", "grpc_python", "mypy", "mypy_grpc"),
+    "voicecohort/internal/v1/checkpoint.proto": ("python", "mypy"),
+}
+"""Each file, and what is made of it."""
 TARGET = ROOT / "streamer" / "rpc"
 
 
 def generate() -> dict[str, str]:
     """File name -> content of the generated package."""
+    include = resources.files("grpc_tools") / "_proto"
+    made: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        flags = [
-            f"--{kind}={folder}"
-            for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")
-        ]
-        include = resources.files("grpc_tools") / "_proto"
-        code = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", *flags, SOURCE])
-        if code:
-            raise SystemExit(f"protoc ended with {code}")
-        files = sorted(Path(folder, SOURCE).parent.glob("voicecohort_pb2*"))
-        # The descriptor keeps its public name; only the Python import moves into our package.
-        return {
-            file.name: file.read_text()
-            .replace(
-                "from voicecohort.v1 import voicecohort_pb2",
-                "from streamer.rpc import voicecohort_pb2",
+        for source, kinds in SOURCES.items():
+            flags = [f"--{kind}_out={folder}" for kind in kinds]
+            code = protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", *flags, source])
+            if code:
+                raise SystemExit(f"protoc ended with {code}")
+        for file in sorted(Path(folder).rglob("*_pb2*")):
+            # The descriptor keeps its name; only the Python import moves into our package.
+            made[file.name] = file.read_text().replace(
+                "from voicecohort.v1 import", "from streamer.rpc import"
             )
-            .replace("from voicecohort.v1 import", "from streamer.rpc import")
-            for file in files
-        }
+    return made
 
 
 def main() -> int:

@@ -8,17 +8,22 @@ from collections.abc import Awaitable, Callable
 
 from streamer import messages
 from streamer.channel import Update
+from streamer.checkpoint import Resumed
 from streamer.errors import (
     CallError,
     FailedPrecondition,
     InvalidArgument,
     LimitExceeded,
+    Moved,
 )
+from streamer.keeper import Keeper
 from streamer.models import ServedModel
 from streamer.operation.load import AHEAD_SECONDS, Load
 from streamer.operation.metrics import Heard, Metrics
+from streamer.operation.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
+from streamer.snapshot import CallState
 
 MAX_BACKLOG = 32
 """Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""
@@ -38,6 +43,12 @@ class Call:
         metrics: told of final predictions.
         load: of the server; told of audio, and says how often predictions may come.
         identity: of the caller, for the log.
+        keeper: of its checkpoints, if it asked for them.
+        resumed: what it goes on from.
+        trace: told what becomes of the call.
+
+    Raises:
+        InvalidArgument: no call of this config and model can have been in the state to go on from.
     """
 
     def __init__(
@@ -47,29 +58,38 @@ class Call:
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
+        *,
         identity: str = "",
+        keeper: Keeper | None = None,
+        resumed: Resumed | None = None,
+        trace: CallTrace = NO_TRACE,
     ) -> None:
         self.config = config
         self.identity = identity
+        self.keeper = keeper
         self.counted = Heard()
         self._metrics = metrics
         self.model = model
         self.session = CallSession(config, model.engine, self, load)
         self.messages = 0
         self._load = load
+        self._trace = trace
         self.last_message = self.began = clock()
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
-        self._unsent: deque[Response | Update] = deque()
+        self._unsent: deque[Response | Update | CallState] = deque()
         self._something_unsent = asyncio.Event()
         self._progress = asyncio.Event()
-        self._no_more = self._closed = False
+        self._no_more = self._closed = self._moving = self._moved = False
         self._failure: CallError | None = None
         self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the call must end from this side."""
         self.given_up: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when a call that is over must not wait any longer."""
+        self.resumed = resumed is not None
+        if resumed is not None:
+            self._restore(resumed)
 
     # --- told by the session ---
 
@@ -102,6 +122,66 @@ class Call:
         self._progress.set()
         self.stop(error)
 
+    # --- checkpoints ---
+
+    def _restore(self, resumed: Resumed) -> None:
+        session = self.session
+        try:
+            session.restore(resumed.state)
+        except ValueError as error:
+            raise InvalidArgument(
+                "config.resume_from",
+                "a checkpoint",
+                f"it does not fit: {error}",
+                reason="checkpoint",
+            ) from error
+        # What was heard elsewhere was counted there. The call is as old as it is long, but for
+        # the time that it was without a server: that much it may catch up with.
+        self.counted = Heard.of(session)
+        self.began -= session.audio_seconds + resumed.age
+
+    def remember(self) -> None:
+        """Send a checkpoint of what has come up to now, as soon as the student has heard it.
+
+        One at a time: newer ones that replaced it on its way could keep any from ever being made.
+        """
+        if self.keeper is None or self._moving or not self.session.begun:
+            return
+        if not self.session.snapshot_under_way:
+            self.keeper.asked(self.session.audio_seconds)
+            self.session.snapshot(self._remembered)
+
+    def _remember_if_due(self) -> None:
+        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
+            self.remember()
+
+    def _remembered(self, state: CallState) -> None:
+        """Queue a checkpoint in place of an unsent older one."""
+        for index, waiting in enumerate(self._unsent):
+            if isinstance(waiting, CallState):
+                del self._unsent[index]
+                break
+        self.say(state)
+        self._remember_if_due()  # the student may have been long about this one
+
+    def move(self) -> None:
+        """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
+
+        A call that has heard nothing yet ends at once: it has nothing to go on from.
+        """
+        if self._moving or self.session.finishing:
+            return
+        self._moving = True
+        if self.session.begun:
+            self.session.snapshot(self._left)
+        else:
+            self.stop(Moved())
+
+    def _left(self, state: CallState) -> None:
+        self._remembered(state)
+        self._moved = True
+        self.stop(Moved())
+
     # --- told by the service ---
 
     def stop(self, reason: CallError) -> None:
@@ -126,8 +206,10 @@ class Call:
         """Seconds that its oldest audio has waited for the student, to the second."""
         return 0.0 if self._closed else self.session.lag(now)
 
-    def say(self, item: Response | Update) -> None:
+    def say(self, item: Response | Update | CallState) -> None:
         """Queue a response; :meth:`write_all` sends it when the gateway reads."""
+        if self._moved:
+            return  # it is said again by the server that goes on
         self._unsent.append(item)
         self._something_unsent.set()
 
@@ -139,9 +221,12 @@ class Call:
         if kind == "audio":
             audio = request.audio
             start = audio.start_sample if audio.HasField("start_sample") else None
-            seconds = self.session.audio(audio.sequence, audio.data, start)
+            seconds = self.session.audio(
+                audio.sequence, audio.data, start, received=self.last_message
+            )
             age = self.last_message - self.began
             self._load.heard(seconds, self.session.audio_seconds - age)
+            self._remember_if_due()
             return False
         if kind == "control":
             return self._control(request.control)
@@ -153,8 +238,11 @@ class Call:
         action = control.WhichOneof("action")
         if action == "discard":
             self.session.discard(control.channels)
+            self._trace.changed(action, control.channels)
         elif action in {"hold", "resume"}:
-            self.session.hold(control.channels, held=action == "hold")
+            held = action == "hold"
+            self.session.hold(control.channels, held=held)
+            self._trace.changed("hold" if held else "resume", control.channels)
         elif action == "finish":
             if control.channels:
                 raise InvalidArgument(
@@ -170,6 +258,9 @@ class Call:
     ) -> None:
         """Feed the session until the call is finished or half-closed (``read`` gives None)."""
         while (request := await read()) is not None:
+            if self._moving:
+                await self.stopped  # not heard here: it will come again, elsewhere
+                return
             if self.handle(request):
                 return
             while self.session.backlog > MAX_BACKLOG:
@@ -197,14 +288,25 @@ class Call:
             self._something_unsent.clear()
             while self._unsent:
                 item = self._unsent.popleft()
+                due = None
                 if isinstance(item, Update):
+                    due = None if item.final else item.received
                     # Made into a message only now: an overtaken update would be wasted work.
                     item = messages.prediction(
                         item, self.model.decider, self.config.min_speech_seconds
                     )
                     if item.prediction.final:
                         self._metrics.decided(item.prediction)
+                elif isinstance(item, CallState):
+                    item = self._checkpoint(item)
                 await write(item)
+                self._trace.sent(item)
+                if due is not None:
+                    self._metrics.predicted(self._clock() - due)
+
+    def _checkpoint(self, state: CallState) -> Response:
+        assert self.keeper is not None  # noqa: S101 - it asked for the state
+        return messages.checkpoint(self.keeper.seal(state), state.sequence or 0)
 
     def no_more_responses(self) -> None:
         """Let :meth:`write_all` return once everything queued is sent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,15 +12,24 @@ from streamer.batch import Posteriors
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.engine import Engine, Lane
 from streamer.errors import CallError
+from streamer.snapshot import ChannelState
+from streamer.student import TASKS, Floats
 from streamer.vad import SpeechGate
 
 FRAME_SAMPLES = 160
 """Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
 
+POSTERIOR_TOLERANCE = 1e-3
+"""By which the sum of a student's float32 probabilities may differ from 1."""
+
 
 @dataclass(frozen=True)
 class Update:
-    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol."""
+    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
+
+    ``received`` is when the message arrived that made it due, on the clock of who feeds the
+    session; of no meaning in a final one.
+    """
 
     channel: int
     sequence: int
@@ -29,6 +38,7 @@ class Update:
     lost_seconds: float
     posteriors: Posteriors | None
     final: bool
+    received: float = 0.0
 
 
 class Owner(Protocol):
@@ -47,12 +57,31 @@ class Owner(Protocol):
         """A step failed."""
 
 
+class _Nobody:
+    """Owns channels that are closed."""
+
+    def event(self, channel: int, started: bool, seconds: float) -> None:
+        """See :class:`Owner`."""
+
+    def emit(self, update: Update) -> None:
+        """See :class:`Owner`."""
+
+    def progressed(self) -> None:
+        """See :class:`Owner`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Owner`."""
+
+
+_NOBODY = _Nobody()
+
+
 class Channel:
     """One classified channel: its gate, its lane and the block being filled."""
 
     def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
         self.index = index
-        self._owner = owner
+        self._owner: Owner = owner
         self._engine = engine
         self.gate = SpeechGate()
         self.held = False
@@ -83,6 +112,12 @@ class Channel:
         """End running speech."""
         self._heard(*self.gate.flush())
 
+    def close(self) -> None:
+        """Leave the engine; nothing more is told to the owner."""
+        self._engine.close_lane(self.lane)
+        self.lane.on_step = _unheard
+        self._owner = _NOBODY
+
     def finish(self) -> None:
         """Hear what is left, down to the last whole frame."""
         self.flush()
@@ -100,6 +135,44 @@ class Channel:
         self.gate = SpeechGate()
         self.gate.skip(position)
         self._begin()
+
+    def snapshot(self, tell: Callable[[ChannelState], None]) -> None:
+        """Tell all that it remembers of what it has heard up to now.
+
+        That is known when the student has heard it too. Never told if the channel is discarded,
+        closed or fails before.
+        """
+        gate, held, block = self.gate.snapshot(), self.held, self._block[: self._filled].copy()
+
+        def answer(vector: Floats) -> None:
+            # The results of the blocks before are handed out, and none of those behind.
+            tell(ChannelState(gate, held, block, self.speech, self.posteriors, vector))
+
+        self._engine.snapshot(self.lane, answer)
+
+    def restore(self, state: ChannelState) -> None:
+        """Go on, before anything is heard, as the channel of ``state`` would.
+
+        Raises:
+            ValueError: no channel of this student can have been in that state.
+        """
+        metadata = self._engine.student.metadata
+        if len(state.block) >= metadata.block or state.speech < 0:
+            raise ValueError(f"{len(state.block)} samples wait, {state.speech} are heard")
+        if state.vector.shape != self.lane.state.shape or not np.isfinite(state.vector).all():
+            raise ValueError(f"a vector of {state.vector.shape}, or not finite")
+        if state.posteriors is not None:
+            classes = [len(metadata.labels.of(task)) for task in TASKS]
+            if [len(posterior) for posterior in state.posteriors] != classes:
+                raise ValueError("posteriors of other classes")
+            if not all(_are_probabilities(posterior) for posterior in state.posteriors):
+                raise ValueError("posteriors that are no probabilities")
+        self.gate.restore(state.gate)
+        self.held = state.held
+        self._filled = len(state.block)
+        self._block[: self._filled] = state.block
+        self.speech, self.posteriors = state.speech, state.posteriors
+        self.lane.state[:] = state.vector  # nothing is queued: the engine does not look at it
 
     def _heard(self, pieces: Sequence[Samples], events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:
@@ -163,3 +236,12 @@ class Channel:
                     update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
                 )
             )
+
+
+def _unheard(_result: Posteriors | CallError) -> None:
+    """What the student says of a closed channel."""
+
+
+def _are_probabilities(posterior: Sequence[float]) -> bool:
+    """What decisions are made of: none negative, the sum 1 but for rounding."""
+    return bool(min(posterior) >= 0 and abs(sum(posterior) - 1) < POSTERIOR_TOLERANCE)

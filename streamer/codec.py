@@ -105,6 +105,8 @@ class Halver:
     _TAPS = _half_band_taps()
     _EVEN = _TAPS[::2].copy()
     _CENTRE = _TAPS[len(_TAPS) // 2]
+    LENGTHS = (len(_TAPS) - 2, len(_TAPS) - 1)
+    """Of ``history``, after an odd and an even number of samples."""
 
     def __init__(self) -> None:
         self.history = np.zeros(len(self._TAPS) - 1, np.float64)
@@ -144,6 +146,24 @@ class Decoder:
         self.encoding, self.channels, self.sample_rate = encoding, channels, sample_rate
         self.frame_bytes = encoding.width * channels
         self._halvers = [Halver() for _ in range(channels)] if sample_rate == 16000 else None  # noqa: PLR2004
+
+    def snapshot(self) -> tuple[Samples, ...]:
+        """All that it remembers: int16 [at most 54] of every channel at 16 kHz, else nothing."""
+        # Samples, and sums of none: float64 only for the sake of the products.
+        return tuple(halver.history.astype(np.int16) for halver in self._halvers or ())
+
+    def restore(self, histories: tuple[Samples, ...]) -> None:
+        """Go on as the decoder of ``histories`` would.
+
+        Raises:
+            ValueError: no decoder of this format can have been in that state.
+        """
+        halvers = self._halvers or []
+        lengths = [len(history) for history in histories]
+        if len(lengths) != len(halvers) or any(n not in Halver.LENGTHS for n in lengths):
+            raise ValueError(f"filters with {lengths} samples for {len(halvers)} channels")
+        for halver, history in zip(halvers, histories, strict=True):
+            halver.history = history.astype(np.float64)
 
     def push(self, data: bytes) -> list[Samples]:
         """One int16 array per channel; raises ValueError unless ``data`` is whole samples."""

@@ -25,7 +25,8 @@ from streamer.batch import Answer, BatchStep, Posteriors, Stepper, say_failed
 from streamer.codec import Samples
 from streamer.errors import CallError, ServerFault, StudentFailed, StudentUnavailable
 from streamer.operation.health import Health
-from streamer.outbox import Outbox
+from streamer.outbox import Mark, Outbox
+from streamer.student import Floats
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class Lane:
     def __init__(self, state_size: int, on_step: Callable[[Posteriors | CallError], None]) -> None:
         self.state = np.zeros(state_size, np.float32)
         self.on_step = on_step
-        self.pending: deque[Samples] = deque()
+        self.pending: deque[Samples | Mark] = deque()
         self.queued = False  # in the ready queue or in the running batch
         self.since = 0.0  # when it entered the ready queue
         self.failed = False  # an error is under way to it
@@ -124,6 +125,19 @@ class Engine:
 
     def submit(self, lane: Lane, block: Samples) -> None:
         """Queue one block of int16 samples; a short one must be the lane's last."""
+        self._queue(lane, block)
+
+    def snapshot(self, lane: Lane, tell: Callable[[Floats], None]) -> None:
+        """Ask for the state after the blocks submitted so far.
+
+        Args:
+            lane: whose.
+            tell: called with a copy where ``on_step`` is called, after the results of those blocks
+                and before any other; never if the lane is closed or fails before.
+        """
+        self._queue(lane, Mark(tell))
+
+    def _queue(self, lane: Lane, block: Samples | Mark) -> None:
         with self._wake:
             lane.pending.append(block)
             if not (lane.queued or lane.failed or lane.closed):
@@ -263,13 +277,27 @@ class Engine:
         with self._wake:
             while self._ready and len(runner.batch) < most and not self._stopping:
                 lane = self._ready[0]
-                if lane.pending:
-                    runner.batch.append((lane, lane.pending[0]))
+                block = self._next_block(lane)
+                if block is not None:
+                    runner.batch.append((lane, block))
                     lane.pending.popleft()
                 else:
-                    lane.queued = False  # closed meanwhile
+                    lane.queued = False  # closed meanwhile, or only asked for its state
                 self._ready.popleft()  # not before: an error above must lose no lane
-            return bool(runner.batch)
+        if not runner.batch:
+            self._outbox.send()  # else that is done after the step
+        return bool(runner.batch)
+
+    def _next_block(self, lane: Lane) -> Samples | None:
+        """The lane's next block, left where it is; marks before it are answered; under the lock."""
+        while lane.pending:
+            item = lane.pending[0]
+            if not isinstance(item, Mark):
+                return item
+            item.state = lane.state.copy()
+            self._outbox.put(lane, item)
+            lane.pending.popleft()
+        return None
 
     def _advance(self, runner: _Runner) -> None:
         batch = runner.batch

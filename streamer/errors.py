@@ -6,6 +6,7 @@ Exception
 │   ├── FailedPrecondition    FAILED_PRECONDITION  valid, but not now or not here
 │   ├── Unauthenticated       UNAUTHENTICATED      no token, an unknown or an expired one
 │   ├── PermissionDenied      PERMISSION_DENIED    the token lacks a scope
+│   ├── CheckpointOfAnother   PERMISSION_DENIED    the call was opened by somebody else
 │   ├── LimitExceeded         RESOURCE_EXHAUSTED   a limit of this server
 │   ├── Overloaded            RESOURCE_EXHAUSTED   another call would harm the running ones
 │   ├── CallTooLong           RESOURCE_EXHAUSTED   the longest that a call may last
@@ -14,6 +15,8 @@ Exception
 │   ├── IdleTimeout           DEADLINE_EXCEEDED    nothing came for too long
 │   ├── ReadTimeout           DEADLINE_EXCEEDED    the last responses were not read
 │   ├── Draining              UNAVAILABLE          the server is shutting down
+│   ├── Moved                 UNAVAILABLE          likewise, and the call can go on elsewhere
+│   ├── TakenOver             ABORTED              another stream resumed the call
 │   ├── Unhealthy             UNAVAILABLE          the student does not answer, nobody's fault
 │   ├── ServerFault           INTERNAL             an exception that nobody expected
 │   └── StudentFailed         INTERNAL             the student failed on this call
@@ -100,6 +103,16 @@ class PermissionDenied(CallError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"authorization: the token lacks the scope {scope!r}")
+
+
+class CheckpointOfAnother(CallError):
+    """A checkpoint is of a call that somebody else opened."""
+
+    status = "PERMISSION_DENIED"
+    reason = "checkpoint"
+
+    def __init__(self) -> None:
+        super().__init__("config.resume_from: the call was opened by another identity")
 
 
 class LimitExceeded(CallError):
@@ -204,6 +217,27 @@ class Draining(CallError):
     def __init__(self, retry_after: float = 1.0) -> None:
         super().__init__("the server is shutting down; call again, another one may answer")
         self.retry_after = retry_after
+
+
+class Moved(CallError):
+    """The server is shutting down, and the call can go on elsewhere from its last checkpoint."""
+
+    status = "UNAVAILABLE"
+    reason = "moved"
+    retry_after = 0.0
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; resume the call from its last checkpoint")
+
+
+class TakenOver(CallError):
+    """Another stream resumed the call."""
+
+    status = "ABORTED"
+    reason = "taken_over"
+
+    def __init__(self) -> None:
+        super().__init__("the call was taken over by a stream that resumed it")
 
 
 class StudentFailed(CallError):

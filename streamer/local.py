@@ -24,11 +24,13 @@ class LocalServer:
         target: HOST:PORT.
         process: to signal or measure.
         log: JSON log lines so far, oldest first.
+        other: what else it printed, gRPC's own complaints say.
     """
 
     target: str
     process: subprocess.Popen[str]
     log: list[dict[str, object]]
+    other: list[str]
 
 
 @contextlib.contextmanager
@@ -81,7 +83,7 @@ def local_server(
         if target is None:
             process.wait()
             raise RuntimeError("".join(other).strip() or f"server ended with {process.returncode}")
-        yield LocalServer(target, process, lines)
+        yield LocalServer(target, process, lines, other)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -46,10 +46,26 @@ def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, defau
     return seconds
 
 
+def fit_for_log(call_id: str) -> bool:
+    """Whether a call may be named so."""
+    return len(call_id) <= MAX_CALL_ID and call_id.isascii() and call_id.isprintable()
+
+
 def call_config(
-    config: pb.StreamConfig, *, update_seconds: float, max_chunk_seconds: float
+    config: pb.StreamConfig,
+    *,
+    update_seconds: float,
+    max_chunk_seconds: float,
+    checkpoints: bool = False,
 ) -> CallConfig:
-    """A validated call; raises InvalidArgument or FailedPrecondition naming field and value."""
+    """A validated call; raises InvalidArgument or FailedPrecondition naming field and value.
+
+    Args:
+        config: as it came.
+        update_seconds: where it does not say.
+        max_chunk_seconds: longest audio message.
+        checkpoints: whether this server makes them.
+    """
     if config.encoding not in ENCODINGS:
         names = ", ".join(pb.AudioEncoding.Name(value) for value in ENCODINGS)
         raise InvalidArgument("config.encoding", config.encoding, f"one of {names}")
@@ -61,9 +77,7 @@ def call_config(
     ignored = tuple(channel.ignored for channel in config.channels) or (False,)
     if all(ignored):
         raise InvalidArgument("config.channels", "every channel ignored", "classify at least one")
-    if len(config.call_id) > MAX_CALL_ID or not (
-        config.call_id.isascii() and (config.call_id.isprintable())
-    ):
+    if not fit_for_log(config.call_id):
         raise InvalidArgument(
             "config.call_id",
             repr(config.call_id[:32]),
@@ -71,8 +85,9 @@ def call_config(
         )
     for field in ("checkpoint_interval", "resume_from"):
         wanted = config.HasField("checkpoint_interval") if field[0] == "c" else config.resume_from
-        if wanted:
+        if wanted and not checkpoints:
             raise FailedPrecondition(f"config.{field}", "this server has no checkpoints")
+    checkpoint_seconds = _seconds(config, "checkpoint_interval", 1.0, 600.0, 0.0) or None
     return CallConfig(
         call_id=config.call_id or uuid.uuid4().hex,
         encoding=ENCODINGS[config.encoding],
@@ -82,11 +97,12 @@ def call_config(
         min_speech_seconds=_seconds(config, "min_speech", 0.0, 60.0, 0.0),
         speech_events=config.speech_events,
         max_chunk_seconds=max_chunk_seconds,
+        checkpoint_seconds=checkpoint_seconds,
     )
 
 
 def started(
-    call: CallConfig, metadata: Metadata, *, idle_timeout: float
+    call: CallConfig, metadata: Metadata, *, idle_timeout: float, checkpoints: bool = False
 ) -> pb.StreamClassifyResponse:
     """The first response."""
 
@@ -113,7 +129,7 @@ def started(
             limits=pb.Limits(
                 max_chunk=duration(call.max_chunk_seconds),
                 idle_timeout=duration(idle_timeout),
-                checkpoints=False,
+                checkpoints=checkpoints,
             ),
             update_interval=duration(call.update_seconds),
         )
@@ -156,3 +172,8 @@ def speech_event(channel: int, started: bool, seconds: float) -> pb.StreamClassi
     return pb.StreamClassifyResponse(
         speech=pb.SpeechEvent(channel=channel, started=started, audio_time=duration(seconds))
     )
+
+
+def checkpoint(data: bytes, sequence: int) -> pb.StreamClassifyResponse:
+    """Everything up to ``sequence`` is in it."""
+    return pb.StreamClassifyResponse(checkpoint=pb.Checkpoint(data=data, sequence=sequence))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from streamer.batch import Posteriors
 from streamer.errors import CallError, ServerFault
+from streamer.student import Floats
 
 log = structlog.get_logger()
 
@@ -21,6 +23,22 @@ class Hearer(Protocol):
     on_step: Callable[[Posteriors | CallError], None]
 
 
+@dataclass
+class Mark:
+    """Stands among a lane's blocks: what is its state once those before are done?
+
+    Attributes:
+        tell: called with it; never if the lane is closed or fails before.
+        state: float32 [D], a copy, when the engine has come to the mark.
+    """
+
+    tell: Callable[[Floats], None]
+    state: Floats | None = None
+
+
+Result = Posteriors | CallError | Mark
+
+
 class Outbox:
     """Results in the order they came; what cannot be delivered now goes with the next.
 
@@ -30,9 +48,9 @@ class Outbox:
 
     def __init__(self, deliver: Callable[[Callable[[], None]], object]) -> None:
         self._deliver = deliver
-        self._waiting: deque[tuple[Hearer, Posteriors | CallError]] = deque()
+        self._waiting: deque[tuple[Hearer, Result]] = deque()
 
-    def put(self, lane: Hearer, result: Posteriors | CallError) -> None:
+    def put(self, lane: Hearer, result: Result) -> None:
         """Safe from any thread."""
         self._waiting.append((lane, result))
 
@@ -47,10 +65,17 @@ class Outbox:
             if not lane.closed:
                 lane.closed = isinstance(result, CallError)
                 try:
-                    lane.on_step(result)
+                    _tell(lane, result)
                 except Exception as error:
                     log.exception("callback_failed")
                     _end(lane, ServerFault(error))
+
+
+def _tell(lane: Hearer, result: Result) -> None:
+    if not isinstance(result, Mark):
+        lane.on_step(result)
+    elif result.state is not None:
+        result.tell(result.state)
 
 
 def _end(lane: Hearer, error: CallError) -> None:

@@ -3,275 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
 
 # isort: split
-import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from streamer.admission import Policy
-from streamer.engine import Engine
-from streamer.errors import ModelFileError, Unhealthy
-from streamer.models import ModelFile, Models
+from streamer.errors import ModelFileError
 from streamer.operation import workers
-from streamer.operation.address import check_address
-from streamer.operation.metrics import Metrics
-from streamer.operation.watchdog import Watchdog
-from streamer.rpc import voicecohort_pb2 as pb
-from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.security.identity import Identities
-from streamer.security.tls import Certificates, TlsFiles
-from streamer.security.tokens import Tokens
-from streamer.service import ClassifierService
+from streamer.operation.corelog import CoreLog, captured
+from streamer.operation.log import configure_log
+from streamer.server import Server
 from streamer.settings import ServerSettings
-from streamer.student import Student
 
 log = structlog.get_logger()
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
-WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
-"""linear16 at 16 kHz on two channels."""
-LEAST_MESSAGE_BYTES = 1 << 20
-"""A config may bring a checkpoint along."""
-SPARE_STREAMS = 100
-"""What a connection may open beyond the calls of a server, to be refused at once, and for probes.
-gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
-OPTIONS = (
-    # A gateway whose host died never says goodbye: ask it once a minute.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # Gateways ping through long silences; gRPC would answer GOAWAY below five minutes.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
-
-def configure_log(level: str, **fields: object) -> None:
-    """JSON lines on standard error, each written at once: several processes may share it.
-
-    Args:
-        level: least that is logged.
-        fields: of every line.
-    """
-    structlog.configure(
-        processors=[
-            lambda _logger, _method, event: {**fields, **event},
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Of TLS, None for plaintext; raises TlsError."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return Certificates(files).credentials()
-
-
-class Server:
-    """A server; everything it needs is made here and taken down here.
+async def serve(
+    settings: ServerSettings,
+    parent: workers.Lifeline | None = None,
+    core: CoreLog | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up.
 
     Args:
         settings: as given.
-        shared: other processes listen on the same port. Alone, a second server on it must fail.
-        reload: set whenever the model file should be loaded again.
-
-    Raises:
-        ModelFileError: the model cannot be served.
-        RuntimeError: the address cannot be bound, the certificates not served, or the tokens not
-            used.
+        parent: of a worker.
+        core: gRPC's own log, whose refused handshakes are counted.
     """
-
-    def __init__(
-        self, settings: ServerSettings, *, shared: bool = False, reload: asyncio.Event | None = None
-    ) -> None:
-        self.settings = settings
-        self.port = 0
-        self._shared = shared
-        if not shared:
-            check_address(settings.listen)
-        if settings.metrics_listen:
-            check_address(settings.metrics_listen)
-        self._credentials = _credentials(settings)
-        tokens = Tokens(settings.tokens) if settings.tokens else None
-        self.metrics = Metrics()
-        file = ModelFile(
-            settings.model, settings.provider, settings.threads, _engines(settings, self.metrics)
-        )
-        self.models = Models(file.load(), file, metrics=self.metrics)
-        self.service = ClassifierService(
-            self.models,
-            Policy(
-                max_calls=settings.max_calls,
-                max_calls_per_identity=settings.max_calls_per_identity,
-                max_call_seconds=settings.max_call_seconds,
-                max_lag_seconds=settings.max_lag_seconds,
-                config_timeout=settings.config_timeout,
-                max_chunk_seconds=settings.max_chunk_seconds,
-                idle_timeout=settings.idle_timeout,
-                update_seconds=settings.update_seconds,
-                workers=settings.workers,
-            ),
-            metrics=self.metrics,
-            identities=Identities(tokens),
-        )
-        self._health = health.aio.HealthServicer()
-        # A longer message than any valid one is not even read into memory.
-        longest = round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024
-        self._server = grpc.aio.server(
-            options=(
-                *OPTIONS,
-                ("grpc.so_reuseport", int(shared)),
-                ("grpc.max_receive_message_length", max(longest, LEAST_MESSAGE_BYTES)),
-                ("grpc.max_concurrent_streams", settings.max_calls + SPARE_STREAMS),
-            )
-        )
-        pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if tokens is None:  # gRPC's reflection lets in everyone
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._reload = reload or asyncio.Event()
-        self._draining = False
-        self.over = asyncio.Event()
-        """Set when the server should end, for whatever reason."""
-        self.gave_up = False
-        """It should end because its student does not answer."""
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT that is bound."""
-        return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
-
-    def bind(self) -> None:
-        """Take the port; connections wait until :meth:`start`."""
-        listen = self.settings.listen
-        if self._credentials is None:
-            self.port = self._server.add_insecure_port(listen)
-        else:
-            self.port = self._server.add_secure_port(listen, self._credentials)
-
-    async def start(self) -> None:
-        """Answer calls and, where asked to, scrapes."""
-        self.bind()
-        await self._server.start()
-        metrics = self._serve_metrics()
-        if self.settings.tokens is not None and self.settings.in_clear:
-            log.warning("tokens_in_clear", address=self.address)
-        watchdog = Watchdog(
-            self.models,
-            self.metrics,
-            self._set_health,
-            self._give_up,
-            self.settings.unhealthy_exit_seconds,
-        )
-        for work in (self.service.watch(), watchdog.run(), self._reload_when_asked()):
-            self._tasks.append(asyncio.create_task(work))
-        await self._set_health(True)
-        log.info(
-            "worker_serving" if self._shared else "serving",
-            address=self.address,
-            model=self.models.current.metadata.model_id,
-            providers=self.models.current.providers,
-            max_calls=self.settings.max_calls,
-            metrics=metrics,
-            security=self._security,
-            tokens=self.settings.tokens is not None,
-        )
-
-    def _serve_metrics(self) -> str:
-        """Address of the metrics, empty if they are not asked for."""
-        host, _, port = self.settings.metrics_listen.rpartition(":")
-        if not host:
-            return ""
-        bound = self.metrics.serve(host.strip("[]"), int(port))
-        return f"http://{host}:{bound}/metrics"
-
-    async def _set_health(self, healthy: bool) -> None:
-        """Say it to those who ask, unless the server drains: then it takes no more calls."""
-        answer = health_pb2.HealthCheckResponse
-        status = answer.SERVING if healthy and not self._draining else answer.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, status)
-
-    async def _reload_when_asked(self) -> None:
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            await self.models.reload()
-
-    def _give_up(self) -> None:
-        self.gave_up = True
-        self.over.set()
-
-    @property
-    def _security(self) -> str:
-        if self.settings.tls_certificate is None:
-            return "plaintext"
-        return "mutual TLS" if self.settings.tls_client_ca else "TLS"
-
-    async def stop(self) -> None:
-        """Drain, then close; safe to call once."""
-        log.info("draining", calls=self.service.running, seconds=self.settings.drain_seconds)
-        self._draining = True
-        await self._set_health(False)
-        await self.service.drain(self.settings.drain_seconds)
-        for task in self._tasks:
-            task.cancel()
-        await self._server.stop(grace=1.0)
-        await self.models.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
-        log.info("stopped")
-
-    async def abandon(self) -> None:
-        """End all calls at once: their student does not answer."""
-        self.service.end_all(Unhealthy(self.models.current.engine.health.reason))
-        await self._server.stop(grace=1.0)
-
-
-def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[Student], Engine]:
-    deliver = asyncio.get_running_loop().call_soon_threadsafe
-
-    def make(student: Student) -> Engine:
-        return Engine(
-            student,
-            deliver,
-            max_batch=settings.max_batch,
-            stepped=metrics.stepped,
-            stuck_seconds=settings.stuck_seconds,
-        )
-
-    return make
-
-
-async def serve(settings: ServerSettings, parent: workers.Lifeline | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up."""
     listen, loop = asyncio.Event(), asyncio.get_running_loop()
     # Before the model is read, so that no change of it is missed.
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     server = Server(settings, shared=parent is not None, reload=reload)
+    if core is not None:
+        core.follow(server.metrics.handshakes_failed)
 
     def end() -> None:
         server.over.set()
@@ -321,14 +93,19 @@ def main() -> int:
             got = f", got {problem['input']!r}" if name else ""
             print(f"setting {name or 'error'}: {problem['msg']}{got}", file=sys.stderr)  # noqa: T201
         return 2
-    configure_log(settings.log_level, **({"worker": parent.number} if parent else {}))
+    log_fields = {"worker": parent.number} if parent else {}
+    configure_log(settings.log_level, **log_fields)
     try:
         if settings.check:
             uvloop.run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
-        else:
+        elif settings.tls_certificate is None:
             uvloop.run(serve(settings, parent))
+        else:
+            with captured() as core:
+                configure_log(settings.log_level, **log_fields)  # past the pipe
+                uvloop.run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
         print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
         return workers.CANNOT_SERVE

@@ -11,8 +11,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from streamer import messages
 from streamer.admission import Admission, Policy
+from streamer.beginnings import Beginnings
 from streamer.call import Call
 from streamer.endings import Context, abort, conclude, log_end, log_error, unexpected
 from streamer.errors import CallError, Draining, InvalidArgument, Unhealthy
@@ -21,6 +21,8 @@ from streamer.models import Models
 from streamer.opening import Openings
 from streamer.operation.load import CpuShare, Load
 from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import Tracing
+from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities
@@ -42,6 +44,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: seconds, monotonic; injected so that tests need not wait.
         metrics: counts calls; one of its own if none is given.
         identities: who may call; everyone if none is given.
+        resumption: of calls that ask for checkpoints; such calls are refused if none is given.
+        tracing: traces calls; none are traced if it is not given.
     """
 
     def __init__(
@@ -51,15 +55,22 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
         identities: Identities | None = None,
+        resumption: Resumption | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self._metrics = metrics or Metrics()
         self._models = models
         self._policy = policy
         self._clock = clock
         self._load = Load()
         self._identities = identities or Identities()
+        self._resumption = resumption
         self._admission = Admission(policy, self._load)
         self._openings = Openings(policy.config_timeout, clock)
+        self._beginnings = Beginnings(
+            models, policy, clock, self._metrics, self._load, resumption=resumption
+        )
         self._calls: set[Call] = set()
         self._open_streams = 0
         self._empty = asyncio.Event()
@@ -77,6 +88,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
+        trace = self._tracing.call(context.invocation_metadata() or ())
+        # A stream is served by a task of its own: these fields end with it.
+        structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
         self._metrics.opened()
         self._empty.clear()
@@ -89,8 +103,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 self._must_serve()
                 caller = self._identities.caller(context)
                 with self._admission.place(caller):
-                    call = await self._begin(caller, context)
-                    self._greet(call)
+                    wanted = await self._openings.config(lambda: _read(context))
+                    call = self._beginnings.begin(wanted, caller, trace)
+                    self._calls.add(call)
+                    self._beginnings.greet(call)
                     error = await self._converse(call, context)
             except CallError as raised:
                 error = raised
@@ -108,19 +124,29 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         except TimeoutError:
             log.warning("status_unread", status=ending)
         finally:
-            self._open_streams -= 1
-            self._metrics.closed()
-            if not self._open_streams:
-                self._empty.set()
-            if call is None:
-                self._metrics.refused(ending, reason)
-            else:
-                self._calls.discard(call)
-                call.close()
-                self._models.ended(call.model)
-                self._metrics.heard(call.session, call.counted)
-                self._metrics.ended(ending, reason)
-                log_end(call, ending, reason)
+            self._left(call, ending, reason)
+            trace.ended(ending, reason, call.session if call else None)
+            if error is not None:
+                # Its frames hold the call and it: free now, not when Python looks for cycles.
+                error.__traceback__ = None
+
+    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+        """A stream is over: give back all that it had."""
+        self._open_streams -= 1
+        self._metrics.closed()
+        if not self._open_streams:
+            self._empty.set()
+        if call is None:
+            self._metrics.refused(ending, reason)
+            return
+        self._calls.discard(call)
+        call.close()
+        self._models.ended(call.model)
+        if self._resumption is not None:
+            self._resumption.ended(call, well=ending == "OK")
+        self._metrics.heard(call.session, call.counted)
+        self._metrics.ended(ending, reason)
+        log_end(call, ending, reason)
 
     def _must_serve(self) -> None:
         if self.draining.is_set():
@@ -128,38 +154,6 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         health = self._models.current.engine.health
         if not health.healthy:
             raise Unhealthy(health.reason)
-
-    async def _begin(self, caller: Caller, context: Context) -> Call:
-        wanted = await self._openings.config(lambda: _read(context))
-        if wanted.HasField("checkpoint_interval") or wanted.resume_from:
-            caller.must_have("resume")
-        config = messages.call_config(
-            wanted,
-            update_seconds=self._policy.update_seconds,
-            max_chunk_seconds=self._policy.max_chunk_seconds,
-        )
-        call = Call(
-            config, self._models.current, self._clock, self._metrics, self._load, caller.identity
-        )
-        self._models.began(call.model)
-        return call
-
-    def _greet(self, call: Call) -> None:
-        self._calls.add(call)
-        call.say(
-            messages.started(
-                call.config, call.model.metadata, idle_timeout=self._policy.idle_timeout
-            )
-        )
-        log.info(
-            "call_started",
-            call_id=call.config.call_id,
-            identity=call.identity,
-            encoding=call.config.encoding.name.lower(),
-            sample_rate=call.config.sample_rate,
-            channels=len(call.config.ignored),
-            model=call.model.metadata.model_id,
-        )
 
     async def _converse(self, call: Call, context: Context) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
@@ -177,10 +171,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, let running ones go on for ``seconds``, then finish them."""
+        """Refuse new calls, let running ones go on for ``seconds``, then finish them.
+
+        Calls with checkpoints are sent to other servers, one after the other in the first half of
+        that: all at once would be more than those can take.
+        """
         self.draining.set()
         self._metrics.draining()
         self._openings.stop(Draining())
+        moving = asyncio.create_task(self._move(seconds / 2))
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except TimeoutError:
@@ -188,6 +187,15 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             for call in list(self._calls):
                 call.stop(Draining())
             await asyncio.wait({asyncio.create_task(self._empty.wait())}, timeout=5.0)
+        finally:
+            moving.cancel()
+
+    async def _move(self, seconds: float) -> None:
+        """Have every call that can go on elsewhere do so, spread over ``seconds``."""
+        calls = [call for call in self._calls if call.keeper is not None]
+        for call in calls:
+            call.move()
+            await asyncio.sleep(seconds / len(calls))
 
     def measured(self, late: float, busy: float, passed: float) -> None:
         """Take note of how far the server is behind and how busy.
@@ -228,6 +236,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         for call in self._calls:
             self._metrics.heard(call.session, call.counted)
             enforce(self._policy, call, now)
+            if call.keeper is not None and call.keeper.overdue:
+                call.remember()
 
 
 async def _read(context: Context) -> pb.StreamClassifyRequest | None:

@@ -6,7 +6,8 @@ Everything a call remembers is in the lanes' state vectors, the gates and the co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
 from streamer.operation.load import Load
+from streamer.snapshot import CallState, Snapshot
 
 MAX_GAP_SECONDS = 3600.0
 """A longer hole in the sequence numbers is taken for a mistake of the gateway."""
@@ -33,6 +35,7 @@ class CallConfig:
         min_speech_seconds: the caller's own minimum before a decision.
         speech_events: report start and end of speech.
         max_chunk_seconds: longest audio message.
+        checkpoint_seconds: audio between two checkpoints; None makes none.
     """
 
     call_id: str
@@ -43,6 +46,7 @@ class CallConfig:
     min_speech_seconds: float = 0.0
     speech_events: bool = False
     max_chunk_seconds: float = 10.0
+    checkpoint_seconds: float | None = None
 
 
 class Listener(Protocol):
@@ -59,6 +63,25 @@ class Listener(Protocol):
 
     def failed(self, error: CallError) -> None:
         """The call cannot go on."""
+
+
+class _Nobody:
+    """Listens to sessions that are closed."""
+
+    def updated(self, update: Update) -> None:
+        """See :class:`Listener`."""
+
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+        """See :class:`Listener`."""
+
+    def progressed(self) -> None:
+        """See :class:`Listener`."""
+
+    def failed(self, error: CallError) -> None:
+        """See :class:`Listener`."""
+
+
+_NOBODY = _Nobody()
 
 
 class CallSession:
@@ -87,6 +110,8 @@ class CallSession:
         self.duplicates = 0
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
+        self._asked: Snapshot | None = None
+        self._replayed = False  # audio up to self._sequence may come again
         self.finishing = False
         self.finals = 0
         self.done = False
@@ -101,9 +126,19 @@ class CallSession:
         return max(channel.lag(now) for channel in self._channels.values())
 
     @property
+    def begun(self) -> bool:
+        """Whether audio has come."""
+        return self._sequence is not None
+
+    @property
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
         return self._heard / self.config.sample_rate
+
+    @property
+    def classified_seconds(self) -> float:
+        """Audio of the classified channels, each counted by itself."""
+        return self.audio_seconds * len(self._channels)
 
     @property
     def lost_seconds(self) -> float:
@@ -115,8 +150,67 @@ class CallSession:
         """Speech behind the current posteriors, over all channels."""
         return sum(c.speech for c in self._channels.values()) / SAMPLE_RATE
 
-    def audio(self, sequence: int, data: bytes, start_sample: int | None = None) -> float:
-        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate."""
+    def snapshot(self, tell: Callable[[CallState], None]) -> None:
+        """Tell all that the call remembers of what has come up to now, see :class:`CallState`.
+
+        Told when the student has heard it all; never if the call is finished or closed before, or
+        another snapshot is asked for. A discard on the way makes it one of after the discard.
+        """
+        if self.finishing:
+            return
+        self._ask_no_more()
+        own = CallState(
+            sequence=self._sequence,
+            heard=self._heard,
+            lost=self._lost,
+            duplicates=self.duplicates,
+            next_update=self._next_update,
+            filters=self._decoder.snapshot(),
+            channels={},
+        )
+        self._asked = Snapshot(own, len(self._channels), tell)
+        for index, channel in self._channels.items():
+            channel.snapshot(functools.partial(self._asked.answer, index))
+
+    @property
+    def snapshot_under_way(self) -> bool:
+        """Whether one was asked for and is not told yet."""
+        return self._asked is not None and self._asked.waits
+
+    def _ask_no_more(self) -> None:
+        if self._asked is not None:
+            self._asked.waits = False
+
+    def restore(self, state: CallState) -> None:
+        """Go on, before anything is heard, as the call of ``state`` would.
+
+        Audio up to its sequence is dropped until other audio has come.
+
+        Raises:
+            ValueError: no call of this config and student can have been in that state.
+        """
+        if set(state.channels) != set(self._channels):
+            raise ValueError(f"channels {sorted(state.channels)}")
+        if not 0 <= state.lost <= state.heard or min(state.duplicates, state.next_update) < 0:
+            raise ValueError(f"{state.heard} samples heard, {state.lost} of them lost")
+        self._decoder.restore(state.filters)
+        for index, channel in self._channels.items():
+            channel.restore(state.channels[index])
+        self._sequence, self._replayed = state.sequence, True
+        self._heard, self._lost, self.duplicates = state.heard, state.lost, state.duplicates
+        self._next_update = state.next_update
+
+    def audio(
+        self,
+        sequence: int,
+        data: bytes,
+        start_sample: int | None = None,
+        received: float = 0.0,
+    ) -> float:
+        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate.
+
+        ``received`` is its time on the caller's clock: that of the updates that it makes due.
+        """
         self._must_run("audio")
         if not data:
             raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
@@ -134,14 +228,17 @@ class CallSession:
                 f"{len(data)} bytes",
                 f"a sample of every channel takes {self._decoder.frame_bytes} bytes",
             )
-        if self._sequence is not None and sequence == self._sequence:
-            self.duplicates += 1
-            return 0.0
+        if self._sequence is not None and sequence <= self._sequence:
+            if self._replayed:
+                return 0.0
+            if sequence == self._sequence:
+                self.duplicates += 1
+                return 0.0
         length = len(data) // self._decoder.frame_bytes
         missing = self._missing(sequence, length, start_sample)
         if missing:
             self._lose(missing)
-        self._sequence = sequence
+        self._sequence, self._replayed = sequence, False
         self._heard += length
         for index, samples in enumerate(self._decoder.push(data)):
             if index in self._channels:
@@ -150,7 +247,7 @@ class CallSession:
             step = self._update_step * self._load.stretch
             passed = (self._heard - self._next_update) // step + 1
             self._next_update += passed * step
-            self._request_updates(final=False)
+            self._request_updates(final=False, received=received)
         return seconds
 
     def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
@@ -194,6 +291,8 @@ class CallSession:
         self._must_run("control.discard")
         for channel in self._selected(channels):
             channel.discard()
+        if self._asked is not None and self._asked.waits:
+            self.snapshot(self._asked.tell)  # the old lanes will not answer
 
     def hold(self, channels: Sequence[int], *, held: bool) -> None:
         """Stop or start listening on the channels (all if none are named)."""
@@ -207,22 +306,30 @@ class CallSession:
         """Flush; a final update per classified channel follows, then ``done`` is true."""
         self._must_run("control.finish")
         self.finishing = True
+        self._ask_no_more()
         for channel in self._channels.values():
             channel.finish()
         self._request_updates(final=True)
         self.done = self.finals == len(self._channels)
 
     def close(self) -> None:
-        """Leave the engine; nothing more is told to the listener."""
+        """Leave the engine; nothing more is told to the listener.
+
+        What refers to each other lets go, so that the memory of a call is free when the call is
+        over, not when Python next looks for cycles.
+        """
         self.finishing = True
+        self._ask_no_more()
+        self._asked = None
+        self._listener = _NOBODY
         for channel in self._channels.values():
-            self._engine.close_lane(channel.lane)
+            channel.close()
 
     def _must_run(self, field: str) -> None:
         if self.finishing:
             raise FailedPrecondition(field, "the call is already finished")
 
-    def _request_updates(self, *, final: bool) -> None:
+    def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
         for index, channel in self._channels.items():
             channel.request(
                 Update(
@@ -233,6 +340,7 @@ class CallSession:
                     lost_seconds=self.lost_seconds,
                     posteriors=None,
                     final=final,
+                    received=received,
                 )
             )
 

@@ -64,11 +64,29 @@ class ServerSettings(BaseSettings):
     """TOML file of who may call, each with the hash of a token (make one with: python -m
     streamer.security token); replace it and the next call is judged by the new one. Not given,
     whoever can connect may call"""
+    checkpoint_keys: Path | None = None
+    """TOML file of the keys that seal checkpoints, the same on every server that calls may move to
+    (make one with: python -m streamer.security key); the first seals, all of them open, and a
+    changed file is taken up. Not given, calls cannot have checkpoints"""
+    checkpoint_max_age: float = Field(300.0, gt=0, le=86_400)
+    """seconds that a checkpoint is good for"""
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
     worker_silence_seconds: float = Field(30.0, ge=0)
     """a worker whose event loop has not run for so long is killed and replaced; 0 never does"""
+    otlp_endpoint: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of every call;
+    empty sends none. Needs the extra "tracing"; the collector's authority and headers are taken
+    from OTEL_EXPORTER_OTLP_CERTIFICATE and OTEL_EXPORTER_OTLP_HEADERS"""
+    otlp_insecure: bool = False
+    """spans go in plaintext instead of TLS"""
+    otlp_sample_ratio: float = Field(1.0, ge=0, le=1)
+    """share of calls that get a span; a caller that sends a traceparent decides for itself"""
+    health_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
+    """HOST:PORT that answers gRPC health checks and nothing else, in plaintext also where calls
+    need TLS: for probes that know no TLS, as Kubernetes' own; empty serves none. Worker k, from 0,
+    takes the port + k; port 0 takes a free one for each"""
     model: Path | None = None
     """student to serve, an ONNX file written by train/; the shipped one if not given. SIGHUP loads
     the file again: new calls take what is in it then, running ones keep their student"""
@@ -135,10 +153,10 @@ class ServerSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _metrics_of_all_workers(self) -> Self:
-        last = int(self.metrics_listen.rpartition(":")[2] or 0) + self.workers - 1
-        if last > LAST_PORT:
-            raise ValueError(
-                f"metrics_listen {self.metrics_listen} leaves worker {self.workers - 1} no port"
-            )
+    def _a_port_for_every_worker(self) -> Self:
+        for name in ("metrics_listen", "health_listen"):
+            address = getattr(self, name)
+            last = int(address.rpartition(":")[2] or 0) + self.workers - 1
+            if last > LAST_PORT:
+                raise ValueError(f"{name} {address} leaves worker {self.workers - 1} no port")
         return self

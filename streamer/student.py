@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import streamer.operation.telemetry  # noqa: F401 - onnxruntime asks while it is loaded
+
+# isort: split
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray

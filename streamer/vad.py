@@ -14,6 +14,7 @@ import numpy as np
 import webrtcvad
 
 from streamer.codec import SAMPLE_RATE, Samples
+from streamer.vad_state import read_vad, write_vad
 
 FRAME = 240
 """Samples of one VAD decision: 30 ms, the longest WebRTC takes and the cheapest per second."""
@@ -46,6 +47,29 @@ class SpeechEvent(NamedTuple):
 
     started: bool
     position: int
+
+
+@dataclass(frozen=True)
+class GateState:
+    """All that a speech gate remembers; see :class:`SpeechGate` for the meaning.
+
+    Attributes:
+        vad: memory of the VAD.
+        rest: int16, less than a frame that waits for its end.
+        recent: int16, whole frames before a possible onset, oldest first.
+        voiced: speech frames in a row.
+        unvoiced: other frames in a row.
+        position: samples decided.
+        speaking: the gate is open.
+    """
+
+    vad: bytes
+    rest: Samples
+    recent: Samples
+    voiced: int
+    unvoiced: int
+    position: int
+    speaking: bool
 
 
 class SpeechGate:
@@ -111,6 +135,36 @@ class SpeechGate:
     def skip(self, samples: int) -> None:
         """Audio that is not listened to (lost, on hold) passed by: only the position moves."""
         self.position += samples
+
+    def snapshot(self) -> GateState:
+        """All that it remembers."""
+        return GateState(
+            vad=read_vad(self._vad),
+            rest=self._rest.copy(),
+            recent=np.concatenate([np.empty(0, np.int16), *self._recent]),
+            voiced=self._voiced,
+            unvoiced=self._unvoiced,
+            position=self.position,
+            speaking=self.speaking,
+        )
+
+    def restore(self, state: GateState) -> None:
+        """Go on as the gate of ``state`` would.
+
+        Raises:
+            ValueError: no gate of these settings can have been in that state.
+        """
+        most = (self._settings.preroll + self._settings.onset) * FRAME
+        if len(state.rest) >= FRAME or len(state.recent) % FRAME or len(state.recent) > most:
+            raise ValueError(f"a gate with {len(state.rest)} and {len(state.recent)} samples")
+        if min(state.voiced, state.unvoiced, state.position) < 0:
+            raise ValueError("a gate with negative counters")
+        write_vad(self._vad, state.vad)
+        self._rest = state.rest
+        self._recent.clear()
+        self._recent.extend(state.recent.reshape(-1, FRAME))
+        self._voiced, self._unvoiced = state.voiced, state.unvoiced
+        self.position, self.speaking = state.position, state.speaking
 
     def flush(self) -> tuple[list[Samples], list[SpeechEvent]]:
         """The call ended or was put on hold: hear the rest of running speech, close the gate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from pathlib import Path
@@ -51,6 +52,21 @@ def server():
     """One server process with default settings for all tests that only talk to it."""
     with local_server("--provider", "cpu") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def run_async():
+    """Run a coroutine, for at most a minute, on the one loop that all tests share.
+
+    gRPC's poller serves every loop of the process, also those that are closed.
+    """
+    with asyncio.Runner() as runner:
+
+        async def limited(coroutine):
+            async with asyncio.timeout(60):
+                return await coroutine
+
+        yield lambda coroutine: runner.run(limited(coroutine))
 
 
 FIELDS = [

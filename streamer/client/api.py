@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +10,11 @@ from typing import Literal, Self
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from streamer.client.attempts import Attempts
 from streamer.client.authorization import bearer
+from streamer.client.kept import Kept
+from streamer.client.resuming import ResumingStream
+from streamer.client.stream import Stream
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
@@ -78,27 +80,24 @@ class Call:
     and ``details()`` say what and why.
     """
 
-    def __init__(
-        self,
-        stub: pb_grpc.ClassifierServiceAsyncStub,
-        config: pb.StreamConfig,
-        headers: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        self._stream = stub.StreamClassify(metadata=headers)
-        self._stream.add_done_callback(self._remember_status)
-        self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
-        self._error: grpc.aio.AioRpcError | None = None
+    def __init__(self, stream: Stream | ResumingStream, config: pb.StreamConfig) -> None:
+        self._stream = stream
         self._config = config
         self._sequence = 0
         self.started = pb.Started()
         """The server's answer to the config: model, labels, limits."""
 
+    @property
+    def resumptions(self) -> int:
+        """How often the call lost its stream and went on with another; 0 if not resumable."""
+        return self._stream.resumptions
+
     async def __aenter__(self) -> Self:
-        await self._write(pb.StreamClassifyRequest(config=self._config))
-        first = await self._read()
-        if first is None:
-            raise ConnectionError("the server ended the call before it began")
-        self.started = first.started
+        try:
+            self.started = await self._stream.begin(self._config)
+        except BaseException:
+            await self._stream.close()
+            raise
         return self
 
     async def __aexit__(
@@ -107,55 +106,7 @@ class Call:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream.cancel()  # no effect on a call that has ended
-
-    async def _write(self, request: pb.StreamClassifyRequest) -> None:
-        try:
-            async with self._writing:
-                await self._stream.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._raise_status()
-            raise
-
-    async def _read(self) -> pb.StreamClassifyResponse | None:
-        """Next response; None after the last of a call that ended well."""
-        try:
-            response = await self._stream.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._raise_status()
-            raise
-        if isinstance(response, pb.StreamClassifyResponse):
-            return response
-        await self._raise_status()
-        return None
-
-    def _remember_status(self, _: object) -> None:
-        """Keep the server's error as soon as it is there.
-
-        A write that meets the end of the stream makes grpc.aio overwrite the status with INTERNAL,
-        "Internal error from Core" (grpc issue 36066), and a gateway would not learn why its call
-        ended or when to try again. When this callback runs, what is awaited here is known.
-        """
-        status = self._status()
-        with contextlib.suppress(StopIteration):
-            status.send(None)
-        status.close()
-
-    async def _status(self) -> None:
-        code = await self._stream.code()
-        if self._error is None and code is not grpc.StatusCode.OK:
-            self._error = grpc.aio.AioRpcError(
-                code,
-                await self._stream.initial_metadata(),
-                await self._stream.trailing_metadata(),
-                details=await self._stream.details(),
-            )
-
-    async def _raise_status(self) -> None:
-        """Raise the server's error, if the call ended with one."""
-        await self._status()
-        if self._error is not None:
-            raise self._error
+        await self._stream.close()
 
     async def send(
         self, data: bytes, *, lost_before: int = 0, start_sample: int | None = None
@@ -170,7 +121,7 @@ class Call:
         self._sequence += 1 + lost_before
         sequence = self._sequence
         audio = pb.Audio(sequence=sequence, data=data, start_sample=start_sample)
-        await self._write(pb.StreamClassifyRequest(audio=audio))
+        await self._stream.write(pb.StreamClassifyRequest(audio=audio))
         return sequence
 
     async def discard(self, *channels: int) -> None:
@@ -186,15 +137,15 @@ class Call:
         await self._control(pb.Control(channels=channels, resume=pb.Resume()))
 
     async def _control(self, control: pb.Control) -> None:
-        await self._write(pb.StreamClassifyRequest(control=control))
+        await self._stream.write(pb.StreamClassifyRequest(control=control))
 
     async def end_of_audio(self) -> None:
         """Half-close: final predictions follow."""
-        await self._stream.done_writing()
+        await self._stream.half_close()
 
     async def __aiter__(self) -> AsyncGenerator[Event]:
         while True:
-            response = await self._read()
+            response = await self._stream.read()
             if response is None:
                 return
             event = self._event(response)
@@ -203,6 +154,9 @@ class Call:
 
     def _event(self, response: pb.StreamClassifyResponse) -> Event | None:
         kind = response.WhichOneof("message")
+        if kind == "started":  # of the server at which the call was resumed
+            self.started = response.started
+            return None
         if kind == "speech":
             speech = response.speech
             return SpeechEvent(speech.channel, speech.started, _seconds(speech.audio_time))
@@ -228,11 +182,31 @@ class Call:
         return sorted(finals, key=lambda prediction: prediction.channel)
 
 
+OPTIONS = (
+    # Without these a call that is silent for long loses its connection unnoticed. A host that
+    # vanished is noticed within 20 s; the server takes pings no closer than 10 s for an attack.
+    ("grpc.keepalive_time_ms", 12_000),
+    ("grpc.keepalive_timeout_ms", 8_000),
+    ("grpc.http2.ping_timeout_ms", 8_000),  # what gRPC 1.85 goes by; it would wait 60 s
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC would wait 1 s, then up to 2 minutes, before it connects again, and 20 s for a host that
+    # does not answer: a resumable call would wait for a server that is back. One connection
+    # serves all calls, so trying it often costs nothing.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # which is how long one attempt may take
+    # By default all calls go to the first address as long as it listens, so also while that
+    # server is shutting down and refuses them.
+    ("grpc.lb_policy_name", "round_robin"),
+)
+
+
 class Client:
     """A connection to a server, shared by many calls.
 
     Args:
-        target: HOST:PORT.
+        target: HOST:PORT; or several addresses, among which calls are spread and resumed:
+            ``ipv4:10.0.0.1:50051,10.0.0.2:50051``, or ``dns:///NAME:PORT`` of a name with several.
         credentials: of a connection by TLS, see :func:`streamer.client.tls`; None is plaintext.
         token: shown at every call, for a server that asks for one. Whoever listens in on a
             plaintext connection has it.
@@ -245,12 +219,10 @@ class Client:
         self, target: str, credentials: grpc.ChannelCredentials | None = None, token: str = ""
     ) -> None:
         self._headers = bearer(token)
-        # Without these a call that is silent for long loses its connection unnoticed.
-        options = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 20_000))
         self._channel = (
-            grpc.aio.insecure_channel(target, options)
+            grpc.aio.insecure_channel(target, OPTIONS)
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options)
+            else grpc.aio.secure_channel(target, credentials, OPTIONS)
         )
         self._stub: pb_grpc.ClassifierServiceAsyncStub = pb_grpc.ClassifierServiceStub(
             self._channel
@@ -272,8 +244,21 @@ class Client:
         update_seconds: float | None = None,
         min_speech_seconds: float | None = None,
         speech_events: bool = False,
+        resumable: bool = False,
+        checkpoint_seconds: float = 5.0,
+        resume_seconds: float = 60.0,
     ) -> Call:
-        """A call; enter it with ``async with``. Arguments as in the protocol's StreamConfig."""
+        """A call; enter it with ``async with``. Arguments as in the protocol's StreamConfig.
+
+        A resumable call outlives its server: when its stream breaks, or a server has no room, it
+        goes on at whichever server answers, and what it yields is what it would have been. It
+        needs servers with checkpoints; others answer FAILED_PRECONDITION. At least
+        ``checkpoint_seconds`` (1 to 600) of audio lie between two checkpoints; without a server
+        for ``resume_seconds`` the call fails with the error that began it, whose details say how
+        often it tried. It keeps its audio since the last checkpoint, at most
+        ``2 * checkpoint_seconds + resume_seconds`` of it (half a megabyte of mu-law by default; a
+        tenth of that is usual); beyond, ``send`` waits.
+        """
         roles = {
             "caller": pb.CHANNEL_ROLE_CALLER,
             "agent": pb.CHANNEL_ROLE_AGENT,
@@ -293,4 +278,12 @@ class Client:
             config.update_interval.FromNanoseconds(round(update_seconds * 1e9))
         if min_speech_seconds is not None:
             config.min_speech.FromNanoseconds(round(min_speech_seconds * 1e9))
-        return Call(self._stub, config, self._headers)
+        if not resumable:
+            return Call(self._open(), config)
+        config.checkpoint_interval.FromNanoseconds(round(checkpoint_seconds * 1e9))
+        sample_bytes = (2 if encoding == "linear16" else 1) * max(1, len(channels))
+        most = round((2 * checkpoint_seconds + resume_seconds) * sample_rate * sample_bytes)
+        return Call(ResumingStream(self._open, Kept(most), Attempts(resume_seconds)), config)
+
+    def _open(self) -> Stream:
+        return Stream(self._stub.StreamClassify(metadata=self._headers))

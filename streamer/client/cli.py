@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--update-ms", type=int, default=500, help="audio between predictions (%(default)s)"
     )
+    parser.add_argument(
+        "--resumable",
+        action="store_true",
+        help="go on at another server, or at this one when it is back, if the stream breaks; "
+        "--target may name several: ipv4:HOST:PORT,HOST:PORT",
+    )
     secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
     secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
     secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
@@ -85,7 +91,10 @@ async def classify(
     async with (
         Client(arguments.target, credentials, token) as client,
         client.call(
-            channels=roles, update_seconds=arguments.update_ms / 1000, speech_events=True
+            channels=roles,
+            update_seconds=arguments.update_ms / 1000,
+            speech_events=True,
+            resumable=arguments.resumable,
         ) as call,
     ):
         sending = asyncio.create_task(
@@ -101,11 +110,11 @@ async def classify(
                 _print_json(
                     "started", MessageToDict(call.started, preserving_proto_field_name=True)
                 )
-                await _receive(call, _show_json)
+                await _receive(call, _show_json, _show_json_resumed)
             else:
                 console = Console()
                 with Live(view, console=console, refresh_per_second=10, transient=False):
-                    await _receive(call, view.show)
+                    await _receive(call, view.show, view.show_resumed)
             await sending
         finally:
             sending.cancel()
@@ -116,8 +125,19 @@ def _show_json(event: Event) -> None:
     _print_json(kind, dataclasses.asdict(event))
 
 
-async def _receive(call: Call, show: Callable[[Event], None]) -> None:
+def _show_json_resumed(times: int) -> None:
+    _print_json("resumed", {"times": times})
+
+
+async def _receive(
+    call: Call, show: Callable[[Event], None], show_resumed: Callable[[int], None]
+) -> None:
+    """Show what comes, and before it how often the call was resumed, if that is news."""
+    shown = 0
     async for event in call:
+        if call.resumptions > shown:
+            shown = call.resumptions
+            show_resumed(shown)
         show(event)
 
 

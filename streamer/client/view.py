@@ -30,6 +30,11 @@ class CallView:
         self._title, self._roles, self._seconds = title, roles, seconds
         self._latest: dict[int, Prediction] = {}
         self._speaking: set[int] = set()
+        self._resumed = 0
+
+    def show_resumed(self, times: int) -> None:
+        """The call went on at another server, ``times`` times so far."""
+        self._resumed = times
 
     def show(self, event: Prediction | SpeechEvent) -> None:
         """Take in one event."""
@@ -42,7 +47,11 @@ class CallView:
 
     def __rich__(self) -> RenderableType:
         panels = [self._panel(channel) for channel in range(len(self._roles))]
-        return Group(Text(self._title, style="bold"), Columns(panels), Text(NOTE, style="dim"))
+        title = Text(self._title, style="bold")
+        if self._resumed:
+            times = "once" if self._resumed == 1 else f"{self._resumed} times"
+            title.append(f" (resumed {times})", style="yellow")
+        return Group(title, Columns(panels), Text(NOTE, style="dim"))
 
     def _panel(self, channel: int) -> Panel:
         prediction = self._latest.get(channel)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import Protocol
 from wsgiref.simple_server import WSGIServer
 
@@ -12,6 +14,9 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -19,7 +24,16 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 _STEP_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0)
 _WAIT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_CHECKPOINT_BYTES = (8192, 16384, 24576, 32768, 49152, 65536, 98304, 131072, 262144)
+_LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+_WATCHED = (
+    ("INTERNAL", "fault"),
+    ("RESOURCE_EXHAUSTED", "lag"),
+    ("RESOURCE_EXHAUSTED", "unread"),
+    ("DEADLINE_EXCEEDED", "unread"),
+)
 
 
 class Session(Protocol):
@@ -30,6 +44,10 @@ class Session(Protocol):
         """Of audio, lost audio included."""
 
     @property
+    def classified_seconds(self) -> float:
+        """Of audio of the classified channels, each counted by itself."""
+
+    @property
     def speech_seconds(self) -> float:
         """Of speech, over all channels, since the last discard."""
 
@@ -38,13 +56,35 @@ class Session(Protocol):
         """Of audio that never arrived."""
 
 
+class Expiring(Protocol):
+    """Certificates that may be replaced."""
+
+    expiry: dict[str, float]
+    """When the first certificate of a file expires, Unix time, by file."""
+
+
+def _expiry_of(certificates: Expiring, file: str) -> float:
+    return certificates.expiry[file]
+
+
 @dataclass
 class Heard:
     """What of one call has been counted already."""
 
     audio: float = 0.0
+    classified: float = 0.0
     speech: float = 0.0
     lost: float = 0.0
+
+    @classmethod
+    def of(cls, session: Session) -> Heard:
+        """All that a call has heard so far."""
+        return cls(
+            audio=session.audio_seconds,
+            classified=session.classified_seconds,
+            speech=session.speech_seconds,
+            lost=session.lost_seconds,
+        )
 
 
 class Metrics:
@@ -54,7 +94,11 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        # When a counter was made says nothing here: all are as old as the process.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         self._server: WSGIServer | None = None
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -79,10 +123,24 @@ class Metrics:
             "Share of the CPU time it could have that live audio takes, averaged likewise.",
             registry=self.registry,
         )
+        self._expiry = Gauge(
+            "voicecohort_certificate_expiry_timestamp_seconds",
+            "When the first certificate of a file in use expires, Unix time; none without TLS.",
+            ("file",),
+            registry=self.registry,
+        )
+        build = Info("voicecohort_build", "What runs.", registry=self.registry)
+        build.info({"version": version("voicecohort"), "grpc": version("grpcio")})
         self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
         self._ended = counter("calls", "Calls that began, by how they ended.", "status", "reason")
         self._refused = counter("refusals", "Streams that never became a call.", "status", "reason")
+        # What an alert watches is there before the first of its kind: a rise from nothing is none.
+        for status, reason in _WATCHED:
+            self._ended.labels(status, reason)
         self._audio = counter("audio_seconds", "Audio received, lost audio included.")
+        self._classified = counter(
+            "classified_seconds", "Audio of classified channels, each counted by itself."
+        )
         self._speech = counter("speech_seconds", "Speech that the gate let through.")
         self._lost = counter("lost_seconds", "Audio that never arrived.")
         self._decisions = counter(
@@ -98,6 +156,17 @@ class Metrics:
             "Age of the oldest block of a batch when its step began.",
             _WAIT_SECONDS,
         )
+        self._resumed = counter("calls_resumed", "Calls that went on from a checkpoint.")
+        self._checkpoints = counter("checkpoints", "Checkpoints sent.")
+        self._checkpoint_bytes = histogram(
+            "checkpoint_bytes", "Length of a checkpoint.", _CHECKPOINT_BYTES
+        )
+        self._latency = histogram(
+            "prediction_latency_seconds",
+            "From the audio message that made a running prediction due until it was written.",
+            _LATENCY_SECONDS,
+        )
+        self._spans = counter("spans", "Spans of calls, by what became of them.", "outcome")
         self._failed = counter("student_failures", "Blocks that the student failed on.")
         self._healthy = Gauge(
             "voicecohort_healthy", "1 while the student answers.", registry=self.registry
@@ -127,13 +196,26 @@ class Metrics:
         """A stream was closed."""
         self._open.dec()
 
-    def refused(self, status: str, reason: str) -> None:
-        """A stream was turned away before its call began; see ``CallError`` for both words."""
-        self._refused.labels(status, reason).inc()
+    def refused(self, status: str, reason: str, count: int = 1) -> None:
+        """Streams were turned away before a call began; see ``CallError`` for both words."""
+        self._refused.labels(status, reason).inc(count)
+
+    def handshakes_failed(self, count: int) -> None:
+        """Connections were turned away: of no use for a call, says the client's gRPC."""
+        self.refused("UNAVAILABLE", "handshake", count)
 
     def ended(self, status: str, reason: str) -> None:
         """A call ended, well or not."""
         self._ended.labels(status, reason).inc()
+
+    def resumed(self) -> None:
+        """A call went on from a checkpoint."""
+        self._resumed.inc()
+
+    def checkpoint(self, length: int) -> None:
+        """A checkpoint of so many bytes is sent."""
+        self._checkpoints.inc()
+        self._checkpoint_bytes.observe(length)
 
     def load(self, delay: float, demand: float) -> None:
         """Seconds that the server is behind, and the share of the CPU that live audio takes."""
@@ -146,18 +228,34 @@ class Metrics:
 
     def heard(self, session: Session, before: Heard) -> None:
         """Count what a call has heard since ``before``, which is brought up to date."""
-        now = Heard(session.audio_seconds, session.speech_seconds, session.lost_seconds)
+        now = Heard.of(session)
         self._audio.inc(now.audio - before.audio)
+        self._classified.inc(now.classified - before.classified)
         # After a discard a channel's speech starts from nothing again.
         self._speech.inc(now.speech - before.speech if now.speech >= before.speech else now.speech)
         self._lost.inc(now.lost - before.lost)
-        before.audio, before.speech, before.lost = now.audio, now.speech, now.lost
+        before.audio, before.classified = now.audio, now.classified
+        before.speech, before.lost = now.speech, now.lost
 
     def decided(self, prediction: pb.Prediction) -> None:
         """A final prediction was made."""
         for task in ("gender", "age_group", "age_band"):
             label = getattr(prediction, task).label or "undecided"
             self._decisions.labels(task, label).inc()
+
+    def predicted(self, seconds: float) -> None:
+        """A running prediction was written, so long after its audio message arrived."""
+        self._latency.observe(seconds)
+
+    def exported(self, spans: int, outcome: str) -> None:
+        """Spans went to the collector ("sent") or could not ("lost")."""
+        self._spans.labels(outcome).inc(spans)
+
+    def certificates(self, certificates: Expiring) -> None:
+        """Watch the certificates in use."""
+        for file in certificates.expiry:
+            # Asked for at every scrape: they change without a restart.
+            self._expiry.labels(file).set_function(partial(_expiry_of, certificates, file))
 
     def stepped(self, blocks: int, waited: float, took: float, failures: int) -> None:
         """The engine advanced a batch; told on its thread.

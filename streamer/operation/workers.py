@@ -220,9 +220,11 @@ class Parent:
 
 
 def _settings_of(number: int, settings: ServerSettings, address: str) -> ServerSettings:
-    host, _, port = settings.metrics_listen.rpartition(":")
-    metrics = f"{host}:{int(port) and int(port) + number}" if host else ""
-    return settings.model_copy(update={"listen": address, "metrics_listen": metrics})
+    own = {"listen": address}
+    for name in ("metrics_listen", "health_listen"):
+        host, _, port = getattr(settings, name).rpartition(":")
+        own[name] = f"{host}:{int(port) and int(port) + number}" if host else ""
+    return settings.model_copy(update=own)
 
 
 def supervise(settings: ServerSettings) -> int:

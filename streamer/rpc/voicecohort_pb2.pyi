@@ -152,7 +152,7 @@ class StreamConfig(_message.Message):
     RESUME_FROM_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """The gateway's name for the call, 1 to 128 printable ASCII characters; appears in the
-    server's log and nowhere else. Empty: the server makes one and reports it in `started`.
+    server's log and traces and nowhere else. Empty: the server makes one, see `started`.
     """
     encoding: Global___AudioEncoding.ValueType
     """Required."""
@@ -162,7 +162,13 @@ class StreamConfig(_message.Message):
     """Report start and end of speech on each channel as `speech` events."""
     resume_from: _builtins.bytes
     """A checkpoint of the same call: continue behind it. Audio up to the checkpoint's sequence may
-    be sent again and is dropped. Every other field must be as it was when the call started.
+    be sent again and is dropped. Controls behind that audio must be sent again, all of them in
+    order, for they may not be in the checkpoint; those that are do no harm. Every other field must
+    be as it was when the call started; a call_id that was left empty may be left empty or be that
+    of `started`. A checkpoint of this call follows `started`.
+    INVALID_ARGUMENT: forged, damaged, older than the servers allow, or another field changed.
+    FAILED_PRECONDITION: of a student that this server does not have, or of a call that has had its
+    final predictions. PERMISSION_DENIED: somebody else opened the call.
     """
     @_builtins.property
     def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChannelConfig]:
@@ -181,7 +187,8 @@ class StreamConfig(_message.Message):
     @_builtins.property
     def checkpoint_interval(self) -> _duration_pb2.Duration:
         """Least audio between two checkpoints, 1 s to 10 min. Unset: none are sent. Refused with
-        FAILED_PRECONDITION by a server whose limits.checkpoints is false.
+        FAILED_PRECONDITION by a server whose limits.checkpoints is false. A call on which nothing is
+        said for long gets one all the same before the last is too old.
         """
 
     def __init__(
@@ -700,14 +707,19 @@ Global___SpeechEvent: _TypeAlias = SpeechEvent  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
-    """Everything the server remembers of the call: send it as resume_from to any replica."""
+    """Everything the server remembers of the call: send it as resume_from to any replica. Each replaces
+    those before it. A call that had checkpoints and ends with UNAVAILABLE because its server shuts
+    down gets a last one, of all that was heard, and nothing after it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DATA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """Opaque, encrypted and authenticated."""
+    """Opaque, encrypted and authenticated; some 25 kB for each classified channel of the shipped
+    student.
+    """
     sequence: _builtins.int
     """Audio up to and including this message need not be sent again."""
     def __init__(

@@ -64,7 +64,7 @@ class ClassifierServiceServicer:
         PERMISSION_DENIED    the token is not for this: opening calls, checkpoints
         ABORTED              another stream resumed this call and goes on with it
         UNAVAILABLE          the server is shutting down; RetryInfo as above. A running call gets
-        its final predictions first
+        a last checkpoint first if it has them, else its final predictions
         INTERNAL             the student failed on this call
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -58,7 +58,7 @@ class ClassifierServiceStub:
       PERMISSION_DENIED    the token is not for this: opening calls, checkpoints
       ABORTED              another stream resumed this call and goes on with it
       UNAVAILABLE          the server is shutting down; RetryInfo as above. A running call gets
-                           its final predictions first
+                           a last checkpoint first if it has them, else its final predictions
       INTERNAL             the student failed on this call
     """
 
@@ -85,7 +85,7 @@ class ClassifierServiceAsyncStub(ClassifierServiceStub):
       PERMISSION_DENIED    the token is not for this: opening calls, checkpoints
       ABORTED              another stream resumed this call and goes on with it
       UNAVAILABLE          the server is shutting down; RetryInfo as above. A running call gets
-                           its final predictions first
+                           a last checkpoint first if it has them, else its final predictions
       INTERNAL             the student failed on this call
     """
 
@@ -115,7 +115,7 @@ class ClassifierServiceServicer(metaclass=_abc_1.ABCMeta):
           PERMISSION_DENIED    the token is not for this: opening calls, checkpoints
           ABORTED              another stream resumed this call and goes on with it
           UNAVAILABLE          the server is shutting down; RetryInfo as above. A running call gets
-                               its final predictions first
+                               a last checkpoint first if it has them, else its final predictions
           INTERNAL             the student failed on this call
         """
 

@@ -65,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a key for checkpoints",
         description="Make an entry for the server's --checkpoint-keys file, on standard output. "
         "The first key of the file seals checkpoints, every key opens them.",
-        epilog="To replace a key: put the new entry first on every server, and remove the old "
-        "one when checkpoints sealed with it are too old to be taken anyway.",
+        epilog="To replace a key: put the new entry last on every server, then move it to the "
+        "front on every server, and remove the old one once --checkpoint-max-age has passed: so "
+        "no server meets a checkpoint that it cannot open.",
     )
     return parser
 

@@ -23,11 +23,13 @@ class Caller:
         identity: its name, to count and to log by.
         scopes: what it may do.
         max_calls: calls at a time that its token grants; None leaves it to the server's setting.
+        proven: by a token or a certificate; otherwise its address is all that is known.
     """
 
     identity: str
     scopes: frozenset[str] = ALL_SCOPES
     max_calls: int | None = None
+    proven: bool = True
 
     def must_have(self, scope: Scope) -> None:
         """Raises PermissionDenied unless it may."""
@@ -71,7 +73,8 @@ class Identities:
             PermissionDenied: its token is not for opening calls.
         """
         if self._tokens is None:
-            return Caller(_certificate_name(stream.auth_context()) or address(stream))
+            name = _certificate_name(stream.auth_context())
+            return Caller(name or address(stream), proven=bool(name))
         token = self._tokens.find(_bearer(stream.invocation_metadata() or ()))
         if token is None:
             raise Unauthenticated("the token is not known here", "token_unknown")

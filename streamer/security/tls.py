@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import structlog
+from cryptography import x509
 
 log = structlog.get_logger()
 
@@ -63,9 +64,32 @@ class TlsFiles:
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
+    def expiry(self) -> dict[str, float]:
+        """When the first certificate of a file expires, Unix time, by file.
+
+        Returns:
+            "server" and, where there is one, "client_ca".
+
+        Raises:
+            TlsError: a file cannot be read.
+        """
+        files = {"server": self.certificate, "client_ca": self.client_ca}
+        found = {}
+        for name, file in files.items():
+            if file is not None:
+                try:
+                    held = x509.load_pem_x509_certificates(file.read_bytes())
+                except (OSError, ValueError) as error:
+                    raise TlsError(f"certificate {file}: {error}") from error
+                found[name] = min(each.not_valid_after_utc.timestamp() for each in held)
+        return found
+
 
 class Certificates:
     """The certificates in use.
+
+    Attributes:
+        expiry: see :meth:`TlsFiles.expiry`.
 
     Raises:
         TlsError: they cannot be served.
@@ -74,6 +98,7 @@ class Certificates:
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._initial = files.read()
+        self.expiry = files.expiry()
         self._stamp = files.stamp()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -90,10 +115,10 @@ class Certificates:
             stamp = self._files.stamp()
             if stamp == self._stamp:
                 return None
-            fresh = self._files.read()
+            fresh, expiry = self._files.read(), self._files.expiry()
         except (OSError, TlsError) as error:
             log.error("certificates_kept", reason=str(error))  # noqa: TRY400 - no traceback needed
             return None
-        self._stamp = stamp
+        self._stamp, self.expiry = stamp, expiry
         log.info("certificates_changed", certificate=str(self._files.certificate))
         return fresh

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import queue
@@ -73,6 +72,7 @@ class FakeStudent:
                 "decision": {t: {"min_speech_seconds": 1, "min_confidence": 0.4} for t in TASKS},
             }
         )
+        self.digest = "fa" * 32
         self.batches = []
         self.gate = threading.Event()
         self.gate.set()
@@ -303,24 +303,6 @@ def voices(demo_call):
 def audio():
     """Functions on audio: wire, cut, direct, as_heard."""
     return SimpleNamespace(wire=wire, cut=cut, direct=direct, as_heard=as_heard)
-
-
-# --- asyncio ---
-
-
-@pytest.fixture(scope="session")
-def run_async():
-    """Run a coroutine, at most so long, on the one loop that all tests share.
-
-    gRPC's poller serves every loop of the process, also those that are closed.
-    """
-    with asyncio.Runner() as runner:
-
-        async def limited(coroutine):
-            async with asyncio.timeout(2 * WAIT_SECONDS):
-                return await coroutine
-
-        yield lambda coroutine: runner.run(limited(coroutine))
 
 
 # --- raw calls to a server ---

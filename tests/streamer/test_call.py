@@ -25,13 +25,14 @@ class Desk:
     def __init__(self, student, **config):
         self.student = student
         self.now = 100.0
+        self.metrics = Metrics()
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
         defaults = {"call_id": "c", "encoding": Encoding.LINEAR16, "sample_rate": RATE}
         self.call = Call(
             CallConfig(**(defaults | config)),
             ServedModel.of(self.engine),
             lambda: self.now,
-            Metrics(),
+            self.metrics,
             Load(),
         )
         self.incoming = []
@@ -195,6 +196,35 @@ def test_first_reason_to_stop_is_kept(run):
         assert await desk.call.stopped is first
 
     run(scenario)
+
+
+def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
+    async def scenario(desk):
+        def timed(suffix):
+            name = f"voicecohort_prediction_latency_seconds_{suffix}"
+            return desk.metrics.registry.get_sample_value(name)
+
+        writer = asyncio.create_task(desk.call.write_all(desk.write))
+        desk.student.gate.clear()
+        desk.call.handle(audio(1, noise(0.9)))
+        desk.now += 3.0
+        desk.call.handle(audio(2, noise(0.2)))  # makes it due
+        desk.now += 0.25
+        desk.student.gate.set()
+        desk.may_send.clear()
+        await until(lambda: not desk.call.session.backlog and not desk.call._unsent)
+        desk.now += 0.5
+        desk.may_send.set()
+        await until(desk.predictions)
+        assert timed("count") == 1
+        assert timed("sum") == pytest.approx(0.75)
+        await desk.call.finish()
+        desk.call.no_more_responses()
+        await writer
+        assert desk.predictions()[-1].final
+        assert timed("count") == 1, "no message makes a final prediction due"
+
+    run(scenario, update_seconds=1.0)
 
 
 def test_every_message_counts_as_a_sign_of_life(run):

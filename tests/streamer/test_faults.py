@@ -332,10 +332,10 @@ def test_out_of_memory_for_each(hurt, noise):
 
 def broken_calls(local, where, error):
     """Calls whose id is "bad" raise ``error`` in a method of their session or of their own."""
-    begin = local.service._begin
+    begin = local.service._beginnings.begin
 
-    async def begin_broken(caller, context):
-        call = await begin(caller, context)
+    def begin_broken(*arguments):
+        call = begin(*arguments)
         if call.config.call_id == "bad":
             owner = {"session": call.session, "call": call}[where[0]]
 
@@ -345,7 +345,7 @@ def broken_calls(local, where, error):
             setattr(owner, where[1], raising)
         return call
 
-    local.service._begin = begin_broken
+    local.service._beginnings.begin = begin_broken
 
 
 @pytest.mark.parametrize(
@@ -407,14 +407,14 @@ def test_prediction_that_cannot_be_made_is_not_left_out_in_silence(hurt, monkeyp
 
 def test_exception_before_there_is_a_call_is_counted_and_leaves_no_slot(hurt, noise):
     async def scenario(local):
-        begin, failing = local.service._begin, [MemoryError()]
+        begin, failing = local.service._beginnings.begin, [MemoryError()]
 
-        async def begin_once(caller, context):
+        def begin_once(*arguments):
             if failing:
                 raise failing.pop()
-            return await begin(caller, context)
+            return begin(*arguments)
 
-        local.service._begin = begin_once
+        local.service._beginnings.begin = begin_once
         with structlog.testing.capture_logs() as logs:
             outcome = await local.whole(noise)
         assert (outcome.code, outcome.details) == (

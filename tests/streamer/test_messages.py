@@ -123,6 +123,28 @@ def test_checkpoints_are_not_offered(field, value):
     assert str(caught.value) == f"config.{field}: this server has no checkpoints"
 
 
+def read_with_checkpoints(request):
+    return messages.call_config(
+        request, update_seconds=0.5, max_chunk_seconds=10.0, checkpoints=True
+    )
+
+
+@pytest.mark.parametrize("seconds", [1, 5, 600])
+def test_checkpoints_where_they_are_offered(seconds):
+    call = read_with_checkpoints(config(checkpoint_interval=Duration(seconds=seconds)))
+    assert call.checkpoint_seconds == seconds
+    assert read_with_checkpoints(config()).checkpoint_seconds is None
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [Duration(), Duration(nanos=999_999_999), Duration(seconds=601), Duration(seconds=-5)],
+)
+def test_checkpoint_interval_has_its_limits(interval):
+    with pytest.raises(InvalidArgument, match=r"^config.checkpoint_interval: .*; 1 to 600 s$"):
+        read_with_checkpoints(config(checkpoint_interval=interval))
+
+
 @pytest.mark.parametrize("interval", [Duration(nanos=100_000_000), Duration(seconds=60)])
 def test_limits_themselves_are_valid(interval):
     call = read(

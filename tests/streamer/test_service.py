@@ -811,6 +811,9 @@ def test_client_gone_before_the_answer_leaves_nothing_behind(in_process):
         def __init__(self):
             self.requests = [config()]
 
+        def invocation_metadata(self):
+            return ()
+
         async def read(self):
             if not self.requests:
                 await asyncio.Event().wait()

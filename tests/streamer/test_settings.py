@@ -12,12 +12,21 @@ FLAGS = {
     "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
     "insecure": ("true", True),
     "metrics_listen": ("0.0.0.0:9100", "0.0.0.0:9100"),
+    "otlp_endpoint": ("collector:4317", "collector:4317"),
+    "otlp_insecure": ("true", True),
+    "otlp_sample_ratio": ("0.1", 0.1),
+    "health_listen": ("0.0.0.0:50052", "0.0.0.0:50052"),
     "model": ("some/file.onnx", Path("some/file.onnx")),
     "provider": ("cpu", "cpu"),
     "threads": ("3", 3),
     "workers": ("4", 4),
     "max_batch": ("8", 8),
     "tokens": ("tokens.toml", Path("tokens.toml")),
+    "checkpoint_keys": ("keys.toml", Path("keys.toml")),
+    "checkpoint_max_age": ("60", 60.0),
+    "stuck_seconds": ("2", 2.0),
+    "unhealthy_exit_seconds": ("0", 0.0),
+    "worker_silence_seconds": ("3", 3.0),
     "max_calls": ("5", 5),
     "max_calls_per_identity": ("3", 3),
     "max_chunk_seconds": ("2.5", 2.5),
@@ -56,12 +65,21 @@ def test_defaults():
         "tls_client_ca": None,
         "insecure": False,
         "metrics_listen": "",
+        "otlp_endpoint": "",
+        "otlp_insecure": False,
+        "otlp_sample_ratio": 1.0,
+        "health_listen": "",
         "model": None,
         "provider": "auto",
         "threads": 1,
         "workers": 1,
         "max_batch": 32,
         "tokens": None,
+        "checkpoint_keys": None,
+        "checkpoint_max_age": 300.0,
+        "stuck_seconds": 5.0,
+        "unhealthy_exit_seconds": 60.0,
+        "worker_silence_seconds": 30.0,
         "max_calls": 1000,
         "max_calls_per_identity": None,
         "max_chunk_seconds": 10.0,
@@ -114,10 +132,11 @@ def test_beyond_loopback_plaintext_must_be_asked_for(listen):
     assert read("--listen", listen, "--insecure").insecure
 
 
-def test_every_worker_has_a_port_for_its_metrics():
-    flags = ["--metrics-listen", "127.0.0.1:65533", "--workers"]
+@pytest.mark.parametrize("name", ["metrics_listen", "health_listen"])
+def test_every_worker_has_a_port_for_its_metrics_and_its_health(name):
+    flags = [f"--{name.replace('_', '-')}", "127.0.0.1:65533", "--workers"]
     assert read(*flags, "3").workers == 3
-    with pytest.raises(ValidationError, match=r"metrics_listen .*:65533 leaves worker 3 no port"):
+    with pytest.raises(ValidationError, match=rf"{name} .*:65533 leaves worker 3 no port"):
         read(*flags, "4")
     assert read("--workers", "1024").workers == 1024
 

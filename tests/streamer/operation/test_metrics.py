@@ -1,11 +1,19 @@
 """What Prometheus sees of a real server, and what is counted of a call."""
 
+import datetime as dt
+import os
+import resource
+import shutil
+import subprocess
 import time
 import urllib.request
 from dataclasses import dataclass
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import grpc
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.codec import SAMPLE_RATE
@@ -13,11 +21,13 @@ from streamer.local import local_server
 from streamer.operation.metrics import Heard, Metrics
 
 CHUNK = SAMPLE_RATE // 10
+EXPIRY = dt.datetime(2099, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 
 
 @dataclass
 class Session:
     audio_seconds: float = 0.0
+    classified_seconds: float = 0.0
     speech_seconds: float = 0.0
     lost_seconds: float = 0.0
 
@@ -43,10 +53,11 @@ def scrape(server):
     (address,) = (line["metrics"] for line in server.log if line.get("event") == "serving")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def scraped():
+    def scraped(raw=False):
         with opener.open(address, timeout=10) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
-            return values(answer.read().decode())
+            text = answer.read().decode()
+            return text if raw else values(text)
 
     return scraped
 
@@ -82,7 +93,12 @@ def test_a_call_is_counted_whole(server, scrape, make_line, request_of, demo_cal
 
     assert gained("audio_seconds_total") == pytest.approx(seconds)
     assert gained("speech_seconds_total") == pytest.approx(speech, abs=0.01)
+    assert gained("classified_seconds_total") == pytest.approx(2 * seconds)
     assert gained("lost_seconds_total") == 0
+    assert gained("prediction_latency_seconds_count") == sum(
+        not prediction.final for prediction in outcome.predictions
+    )
+    assert gained("prediction_latency_seconds_sum") > 0
     for task in ("gender", "age_group", "age_band"):
         for prediction in final.values():
             label = getattr(prediction, task).label or "undecided"
@@ -118,6 +134,22 @@ def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line,
     assert after["calls_total", "CANCELLED", "cancelled"] == 1
 
 
+def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
+    metrics, session = Metrics(), Session()
+    session.audio_seconds, session.classified_seconds = 10.0, 20.0
+    session.speech_seconds, session.lost_seconds = 4.0, 1.0
+    counted = Heard.of(session)
+    metrics.heard(session, counted)
+
+    def total(name):
+        return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
+
+    assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [0, 0, 0, 0]
+    session.audio_seconds, session.classified_seconds, session.speech_seconds = 11.0, 22.0, 4.5
+    metrics.heard(session, counted)
+    assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [1, 2, 0.5, 0]
+
+
 def test_a_long_call_is_counted_while_it_runs_and_not_twice():
     metrics, session, counted = Metrics(), Session(), Heard()
 
@@ -128,16 +160,74 @@ def test_a_long_call_is_counted_while_it_runs_and_not_twice():
         session.audio_seconds, session.speech_seconds = second, second / 2
         metrics.heard(session, counted)
         assert (total("audio"), total("speech")) == (second, second / 2)
+    session.classified_seconds = 5.0
     session.speech_seconds = 0.25  # a discard, then a little more
     metrics.heard(session, counted)
     assert total("speech") == 2.75
     metrics.heard(session, counted)
     assert (total("audio"), total("speech"), total("lost")) == (5, 2.75, 0)
+    assert total("classified") == 5
 
 
 def test_metrics_do_not_name_a_call(server, scrape, make_line, request_of):
     make_line(server.target).run(request_of.config(call_id="caller-4711"))
     assert not any("4711" in str(key) for key in scrape())
+
+
+def test_names_and_types_are_as_prometheus_wants_them(scrape):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool (Debian package prometheus) is missing: metrics were NOT checked")
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=scrape(raw=True),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_process_itself_is_measured(server, scrape):
+    seen = scrape()
+    assert seen["process_start_time_seconds",] == pytest.approx(time.time(), abs=300)
+    assert seen["process_cpu_seconds_total",] > 0
+    assert 50e6 < seen["process_resident_memory_bytes",] < 2e9
+    with os.scandir(f"/proc/{server.process.pid}/fd") as open_ones:
+        assert seen["process_open_fds",] == pytest.approx(len(list(open_ones)), abs=5)
+    assert seen["process_max_fds",] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert ("build_info", *sorted((version("voicecohort"), version("grpcio")))) in seen
+
+
+def test_expiry_of_the_certificates_in_use():
+    certificates = SimpleNamespace(expiry={"server": 1.8e9, "client_ca": 1.9e9})
+    metrics = Metrics()
+    metrics.certificates(certificates)
+
+    def expiry(file):
+        name = "voicecohort_certificate_expiry_timestamp_seconds"
+        return metrics.registry.get_sample_value(name, {"file": file})
+
+    assert (expiry("server"), expiry("client_ca")) == (1.8e9, 1.9e9)
+    certificates.expiry = {"server": 2.0e9, "client_ca": 1.9e9}
+    assert expiry("server") == 2.0e9
+
+
+def test_expiry_is_that_of_the_files(tmp_path):
+    leaf = trustme.CA().issue_cert("localhost", not_after=EXPIRY)
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    leaf.cert_chain_pems[0].write_to_path(certificate)
+    leaf.private_key_pem.write_to_path(key)
+    secure = ("--tls-certificate", str(certificate), "--tls-key", str(key))
+    with local_server(*secure, "--metrics-listen", "127.0.0.1:0") as started:
+        (line,) = (entry for entry in started.log if entry["event"] == "serving")
+        with urllib.request.urlopen(line["metrics"], timeout=10) as answer:  # noqa: S310 - ours
+            seen = values(answer.read().decode())
+    name = "certificate_expiry_timestamp_seconds"
+    assert {key: value for key, value in seen.items() if key[0] == name} == {
+        (name, "server"): EXPIRY.timestamp()
+    }
 
 
 def test_none_are_served_unless_asked_for():

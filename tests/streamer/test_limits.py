@@ -1,0 +1,326 @@
+"""Every limit of time over real gRPC, by a clock that the test sets: nothing here waits for one."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.streamer.test_service import (  # noqa: F401 - a fixture among them
+    LINEAR,
+    RATE,
+    Code,
+    config,
+    in_process,
+    seconds,
+    sound,
+)
+
+
+@pytest.fixture
+def loud():
+    """A second of what the gate takes for speech."""
+    noise = np.random.default_rng(0).integers(-9000, 9000, RATE).astype("<i2").tobytes()
+    return [
+        sound(n, noise[start : start + 3200]) for n, start in enumerate(range(0, 16000, 3200), 1)
+    ]
+
+
+class Clock:
+    """Sweeps as the server does, once a second of its own time."""
+
+    def __init__(self, local):
+        self.now = 1000.0
+        self._local = local
+        local.clock = lambda: self.now
+
+    async def run(self, passed):
+        """So many whole seconds go by; what the sweeps decide is done."""
+        for _ in range(passed):
+            self.now += 1.0
+            self._local.service.sweep()
+        await asyncio.sleep(0.05)
+
+
+async def opened(local, *requests):
+    stream = local.stub.StreamClassify(timeout=30)
+    for request in requests:
+        await stream.write(request)
+    assert (await stream.read()).HasField("started")
+    heard = len(requests) - 1
+    await until(lambda: any(call.messages == heard for call in local.service._calls))
+    return stream
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def ended(stream):
+    """Predictions and status of a stream that the server ends, and its retry delay if any."""
+    read = []
+    while True:
+        try:
+            response = await stream.read()
+        except grpc.aio.AioRpcError:
+            break
+        if response is grpc.aio.EOF:
+            break
+        read.append(response.prediction)
+    retry = [k for k, _ in await stream.trailing_metadata() if k == "grpc-status-details-bin"]
+    return read, await stream.code(), await stream.details(), bool(retry)
+
+
+def counted(local, name, *labels):
+    keys = dict(zip(("status", "reason"), labels, strict=True))
+    return local.metrics.registry.get_sample_value(f"voicecohort_{name}_total", keys)
+
+
+def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        mute = local.stub.StreamClassify(timeout=30)
+        await mute.wait_for_connection()
+        await until(lambda: len(local.service._openings))
+        clock.now += 9.5
+        local.service.sweep()
+        assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
+        await clock.run(1)
+        read, code, details, _ = await ended(mute)
+        assert (read, code) == ([], Code.DEADLINE_EXCEEDED)
+        assert details == "config: it did not come within 10 s of the stream's opening"
+        assert (await local.outcome(config()))[0] is Code.OK
+        assert counted(local, "refusals", "DEADLINE_EXCEEDED", "config") == 1
+        assert counted(local, "refusals", "RESOURCE_EXHAUSTED", "calls") == 1
+
+    in_process(scenario, max_calls=1)
+
+
+def test_a_call_may_last_so_long_and_gets_its_finals(in_process):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        stream = await opened(local, config(), sound(1))
+        clock.now += 3599.0
+        local.service._calls.copy().pop().last_message = clock.now
+        await clock.run(1)
+        assert not stream.done()
+        await clock.run(1)
+        read, code, details, retry = await ended(stream)
+        assert [(p.final, p.sequence) for p in read] == [(True, 1)]
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert details == "call length: 3600 s, the most that a call may last, are over"
+        assert not retry, "the next call may come at once"
+        assert counted(local, "calls", "RESOURCE_EXHAUSTED", "length") == 1
+
+    in_process(scenario, max_call_seconds=3600.0)
+
+
+def test_a_live_call_whose_audio_waits_too_long_is_ended(in_process, loud):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        local.student.gate.clear()
+        stream = await opened(local, LINEAR)
+        clock.now += 1.0  # as old as the audio that it sends
+        for request in loud:
+            await stream.write(request)
+        await until(lambda: [call.messages for call in local.service._calls] == [5])
+        await clock.run(11)
+        assert not stream.done(), "10 s since the first look"
+        await clock.run(1)
+        read, code, details, retry = await ended(stream)
+        assert read == []
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert details == "audio lag: 11 s exceeds the limit of 10 s"
+        assert retry
+        assert counted(local, "calls", "RESOURCE_EXHAUSTED", "lag") == 1
+        assert local.service._admission.held == {}
+
+    in_process(scenario)
+
+
+def test_the_predictions_that_there_are_come_before_the_status(in_process, loud):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        stream = await opened(local, LINEAR, *loud)
+        clock.now += 1.0
+        await until(lambda: all(c.session.backlog == 0 for c in local.service._calls))
+        local.student.gate.clear()
+        await stream.write(sound(6, loud[0].audio.data))
+        await stream.write(sound(7, loud[0].audio.data))
+        await until(lambda: all(c.session.backlog for c in local.service._calls))
+        await clock.run(13)
+        read, code, _, _ = await ended(stream)
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert read
+        assert not any(prediction.final for prediction in read)
+        assert max(seconds(prediction.audio_time) for prediction in read) == 1.0
+
+    in_process(scenario)
+
+
+def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):  # noqa: F811
+    """Of six blocks a second it answers five: a block waits a sixth of the call's age."""
+
+    async def scenario(local):
+        clock = Clock(local)
+        stream = await opened(local, LINEAR)
+        (call,) = local.service._calls
+        (channel,) = call.session._channels.values()
+        for second in range(100):
+            channel.submitted, channel.completed = 6 * (second + 1), 5 * second
+            call.last_message = clock.now
+            await clock.run(1)
+            if call.stopped.done():
+                break
+        assert 60 <= second < 80
+        assert (await ended(stream))[2].startswith("audio lag: ")
+
+    in_process(scenario)
+
+
+def test_a_lag_that_is_allowed_is_never_taken_for_more(in_process):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        await opened(local, LINEAR)
+        (call,) = local.service._calls
+        (channel,) = call.session._channels.values()
+        for second in range(60):
+            channel.submitted = 6 * (second + 1)
+            channel.completed = max(0, 6 * (second - 8))
+            assert call.lag(clock.now) < 10
+            await clock.run(1)
+        assert not call.stopped.done()
+
+    in_process(scenario)
+
+
+def test_a_file_streamed_faster_than_speech_may_wait(in_process, loud):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        local.student.gate.clear()
+        silence = [sound(n, bytes(160_000)) for n in range(6, 36)]  # 300 s at once
+        stream = await opened(local, LINEAR, *loud, *silence)
+        await clock.run(60)
+        assert not stream.done()
+        local.student.gate.set()
+        await stream.done_writing()
+        read, code, _, _ = await ended(stream)
+        assert (code, read[-1].final) == (Code.OK, True)
+
+    in_process(scenario)
+
+
+def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_process, loud):  # noqa: F811
+    async def scenario(local):
+        clock = Clock(local)
+        local.student.gate.clear()
+        live = await opened(local, LINEAR, *loud)
+        await live.done_writing()
+        (call,) = local.service._calls
+        await until(lambda: call.over_since is not None)
+        await clock.run(13)
+        read, code, details, retry = await ended(live)
+        assert (read, code, retry) == ([], Code.RESOURCE_EXHAUSTED, True)
+        assert details.startswith("audio lag: ")
+        silence = [sound(n, bytes(160_000)) for n in range(6, 66)]  # 600 s at once
+        file = await opened(local, LINEAR, *loud, *silence)
+        await file.done_writing()
+        (call,) = local.service._calls
+        await until(lambda: call.over_since is not None)
+        await clock.run(300)
+        assert not file.done()
+        await clock.run(2)
+        read, code, _, _ = await ended(file)
+        assert (read, code) == ([], Code.RESOURCE_EXHAUSTED)
+        assert local.service._admission.held == {}
+
+    in_process(scenario)
+
+
+class Deaf:
+    """A gateway that sends and never reads, as gRPC shows it."""
+
+    def __init__(self, *requests):
+        self.requests = list(requests)
+        self.aborted = None
+
+    def invocation_metadata(self):
+        return None
+
+    async def read(self):
+        return self.requests.pop(0) if self.requests else None
+
+    async def write(self, _):
+        await asyncio.Event().wait()
+
+    async def abort(self, *status):
+        self.aborted = status
+
+    def peer(self):
+        return "ipv4:192.0.2.1:4711"
+
+    def auth_context(self):
+        return {}
+
+
+def test_a_gateway_that_reads_nothing_is_given_up(in_process):  # noqa: F811
+    """Also one that does not even take `started`, as a hostile one can arrange."""
+
+    async def scenario(local):
+        clock = Clock(local)
+        deaf = Deaf(config())
+        task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+        await until(lambda: any(c.over_since is not None for c in local.service._calls))
+        assert local.service._admission.held == {"192.0.2.1": 1}
+        await clock.run(300)
+        assert not task.done()
+        await clock.run(1)
+        await task
+        code, details, _ = deaf.aborted
+        assert code is Code.DEADLINE_EXCEEDED
+        assert details == "the last responses were not read for 300 s"
+        assert local.service._admission.held == {}
+        assert counted(local, "calls", "DEADLINE_EXCEEDED", "unread") == 1
+
+    in_process(scenario)
+
+
+def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):  # noqa: F811
+    """Its gateway has as long to read as any other."""
+
+    async def scenario(local):
+        clock = Clock(local)
+        local.student.gate.clear()
+        deaf = Deaf(LINEAR, *loud, loud[0])
+        task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+        await until(lambda: any(c.over_since is not None for c in local.service._calls))
+        await clock.run(300)
+        assert not task.done()
+        await clock.run(1)
+        await task
+        assert deaf.aborted[:2] == (
+            Code.INVALID_ARGUMENT,
+            "audio.sequence: 1 is not valid; it must rise; the last was 5",
+        )
+
+    in_process(scenario)
+
+
+def test_one_caller_with_its_share_leaves_the_others_theirs(in_process):  # noqa: F811
+    """Over the wire both come from one address: the share is that address's."""
+
+    async def scenario(local):
+        first = await opened(local, config())
+        code, details, _ = await local.outcome(config())
+        assert code is Code.RESOURCE_EXHAUSTED
+        assert details == "calls of 127.0.0.1: 2 exceeds the limit of 1"
+        first.cancel()
+        await until(lambda: local.service.running == 0)
+        assert (await local.outcome(config()))[0] is Code.OK
+        assert counted(local, "refusals", "RESOURCE_EXHAUSTED", "identity_calls") == 1
+        assert counted(local, "calls", "CANCELLED", "cancelled") == 1
+        assert counted(local, "calls", "OK", "finished") == 1
+
+    in_process(scenario, max_calls_per_identity=1)
