@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -24,6 +25,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from streamer.security.secretfile import SecretFile, SecretFileError, read_toml
+
+log = structlog.get_logger()
 
 MAGIC = b"VCC\x01"
 """Begins every sealed message: what it is, and the version of all that follows."""
@@ -97,7 +100,10 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         self._file = SecretFile(
-            path, "checkpoint_keys", read_keys, lambda keys: [key.id for key in keys]
+            path,
+            read_keys,
+            changed=lambda keys: log.info("checkpoint_keys_changed", keys=[key.id for key in keys]),
+            kept=lambda reason: log.error("checkpoint_keys_kept", reason=reason),
         )
 
     def refresh(self) -> None:

@@ -11,10 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import structlog
 from pydantic import BaseModel, ValidationError
-
-log = structlog.get_logger()
 
 Content = TypeVar("Content", bound=BaseModel)
 Entry = TypeVar("Entry")
@@ -64,9 +61,9 @@ class SecretFile(Generic[Entry]):
 
     Args:
         path: of the file.
-        name: begins the events of the log: ``NAME_changed``, ``NAME_kept``.
         read: gives the entries, or raises SecretFileError.
-        said: what the log may tell of them.
+        changed: told of new entries, to log what may be said of them.
+        kept: told why a new file cannot be used.
 
     Raises:
         SecretFileError: the file cannot be used.
@@ -75,14 +72,14 @@ class SecretFile(Generic[Entry]):
     def __init__(
         self,
         path: Path,
-        name: str,
         read: Callable[[Path], tuple[Entry, ...]],
-        said: Callable[[tuple[Entry, ...]], object],
+        changed: Callable[[tuple[Entry, ...]], None],
+        kept: Callable[[str], None],
     ) -> None:
         self._path = path
-        self._name = name
         self._read = read
-        self._said = said
+        self._changed = changed
+        self._kept = kept
         self._stamp = self._look()
         self._entries = read(path)
 
@@ -103,9 +100,9 @@ class SecretFile(Generic[Entry]):
         try:
             self._entries = self._read(self._path)
         except SecretFileError as error:
-            log.error(f"{self._name}_kept", reason=str(error))  # noqa: TRY400 - no traceback needed
+            self._kept(str(error))
         else:
-            log.info(f"{self._name}_changed", **{self._name: self._said(self._entries)})
+            self._changed(self._entries)
 
     @property
     def entries(self) -> tuple[Entry, ...]:

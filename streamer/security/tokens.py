@@ -14,9 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from streamer.security.secretfile import SecretFile, SecretFileError, read_toml
+
+log = structlog.get_logger()
 
 Scope = Literal["classify", "resume"]
 """``classify``: open calls. ``resume``: ask for checkpoints, and resume calls from them."""
@@ -97,7 +100,12 @@ class Tokens:
         path: Path,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self._file = SecretFile(path, "tokens", read_tokens, len)
+        self._file = SecretFile(
+            path,
+            read_tokens,
+            changed=lambda tokens: log.info("tokens_changed", tokens=len(tokens)),
+            kept=lambda reason: log.error("tokens_kept", reason=reason),
+        )
         self._now = now
 
     def refresh(self) -> None:

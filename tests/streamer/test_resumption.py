@@ -652,7 +652,7 @@ def test_drain_sends_calls_with_checkpoints_away(replicas, chunks):
             talk = await here.open(config(call_id=f"call-{number}")).begin()
             await talk.say(chunks[: 15 + number])
             moving.append(talk)
-        for call in here.service._calls:
+        for call in list(here.service._calls):
             while call.session.audio_seconds < 1.5:
                 await asyncio.sleep(0.005)
         while sum(call.messages for call in here.service._calls) < 20 + 15 + 16 + 17 + 18:
