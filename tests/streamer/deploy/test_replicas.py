@@ -34,13 +34,15 @@ def speech(voices):
     return [encode(both[start : start + 8 * SAMPLE_RATE], Encoding.MULAW) for start in starts]
 
 
-async def play(client, audio, call_id, *, pace=PACE, **options):
-    """One paced call; what a gateway saw of it."""
+async def play(client, audio, call_id, *, pace=PACE, last_word=None, **options):
+    """One paced call, whose last message waits for ``last_word``; what a gateway saw of it."""
     seen = []
     async with client.call(call_id=call_id, update_seconds=0.2, **options) as call:
 
         async def pump():
             for start in range(0, len(audio), CHUNK):
+                if last_word is not None and start + CHUNK >= len(audio):
+                    await last_word.wait()
                 await call.send(audio[start : start + CHUNK])
                 await asyncio.sleep(pace)
             await call.end_of_audio()
@@ -135,13 +137,15 @@ def test_rolling_restart_with_live_calls_shows_no_client_an_error(
 
     async def roll():
         plain = asyncio.create_task(all_calls(fleet.target, speech[:10], "plain"))
+        restarted = asyncio.Event()
         moving = asyncio.create_task(
-            all_calls(fleet.target, speech, "moving", pace=0.16, **RESUMABLE)
+            all_calls(fleet.target, speech, "moving", pace=0.16, last_word=restarted, **RESUMABLE)
         )
         await asyncio.sleep(1.0)
         for replica in fleet.replicas:
             await restart(replica)
         assert not moving.done(), "the calls were over before the restarts were"
+        restarted.set()
         return await plain, await moving
 
     plain, moving = run_async(roll())
