@@ -18,6 +18,7 @@ from pydantic_settings import CliApp
 from streamer.errors import ModelFileError
 from streamer.operation import workers
 from streamer.operation.corelog import CoreLog, captured
+from streamer.operation.heap import hold_threshold
 from streamer.operation.log import configure_log
 from streamer.server import Server
 from streamer.settings import ServerSettings
@@ -84,6 +85,7 @@ def _one_line(error: Exception) -> str:
 
 def main() -> int:
     """Command line; 2 for settings or a model that cannot be served."""
+    hold_threshold()
     parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
     try:
         settings = parent.settings() if parent else CliApp.run(ServerSettings)
