@@ -72,6 +72,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             models, policy, clock, self._metrics, self._load, resumption=resumption
         )
         self._calls: set[Call] = set()
+        self._telling: dict[asyncio.Timeout, float] = {}
         self._open_streams = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -118,17 +119,30 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             if error is not None:
                 identity = caller.identity if caller else ""
                 log_error(call, error, identity=identity, peer=context.peer())
-                # A gateway that does not read would leave even the status waiting.
-                async with asyncio.timeout(ABORT_SECONDS):
-                    await abort(context, error)
-        except TimeoutError:
-            log.warning("status_unread", status=ending)
+                await self._tell(context, error)
         finally:
             self._left(call, ending, reason)
             trace.ended(ending, reason, call.session if call else None)
             if error is not None:
                 # Its frames hold the call and it: free now, not when Python looks for cycles.
                 error.__traceback__ = None
+
+    async def _tell(self, context: Context, error: CallError) -> None:
+        """End the stream with a status; a gateway that does not read would leave even that waiting.
+
+        Raises:
+            grpc.aio.AbortError: it is told, which is gRPC's way of ending a stream.
+        """
+        limit = asyncio.timeout(None)
+        self._telling[limit] = self._clock() + ABORT_SECONDS
+        try:
+            async with limit:
+                await abort(context, error)
+        except TimeoutError:
+            log.warning("status_unread", status=error.status)
+        finally:
+            del self._telling[limit]
+            del limit  # it knows the task, whose end is an exception that knows this frame
 
     def _left(self, call: Call | None, ending: str, reason: str) -> None:
         """A stream is over: give back all that it had."""
@@ -233,6 +247,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._identities.refresh()
         self._openings.sweep()
         now = self._clock()
+        for limit, until in self._telling.items():
+            if now >= until and not limit.expired():
+                limit.reschedule(0.0)  # at once
         for call in self._calls:
             self._metrics.heard(call.session, call.counted)
             enforce(self._policy, call, now)

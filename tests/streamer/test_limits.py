@@ -5,16 +5,9 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from tests.streamer.test_service import (  # noqa: F401 - a fixture among them
-    LINEAR,
-    RATE,
-    Code,
-    config,
-    in_process,
-    seconds,
-    sound,
-)
+from tests.streamer.wire import LINEAR, RATE, Code, config, seconds, sound
 
 
 @pytest.fixture
@@ -78,7 +71,7 @@ def counted(local, name, *labels):
     return local.metrics.registry.get_sample_value(f"voicecohort_{name}_total", keys)
 
 
-def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):  # noqa: F811
+def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):
     async def scenario(local):
         clock = Clock(local)
         mute = local.stub.StreamClassify(timeout=30)
@@ -98,7 +91,7 @@ def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):  # n
     in_process(scenario, max_calls=1)
 
 
-def test_a_call_may_last_so_long_and_gets_its_finals(in_process):  # noqa: F811
+def test_a_call_may_last_so_long_and_gets_its_finals(in_process):
     async def scenario(local):
         clock = Clock(local)
         stream = await opened(local, config(), sound(1))
@@ -117,7 +110,7 @@ def test_a_call_may_last_so_long_and_gets_its_finals(in_process):  # noqa: F811
     in_process(scenario, max_call_seconds=3600.0)
 
 
-def test_a_live_call_whose_audio_waits_too_long_is_ended(in_process, loud):  # noqa: F811
+def test_a_live_call_whose_audio_waits_too_long_is_ended(in_process, loud):
     async def scenario(local):
         clock = Clock(local)
         local.student.gate.clear()
@@ -140,7 +133,7 @@ def test_a_live_call_whose_audio_waits_too_long_is_ended(in_process, loud):  # n
     in_process(scenario)
 
 
-def test_the_predictions_that_there_are_come_before_the_status(in_process, loud):  # noqa: F811
+def test_the_predictions_that_there_are_come_before_the_status(in_process, loud):
     async def scenario(local):
         clock = Clock(local)
         stream = await opened(local, LINEAR, *loud)
@@ -160,7 +153,7 @@ def test_the_predictions_that_there_are_come_before_the_status(in_process, loud)
     in_process(scenario)
 
 
-def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):  # noqa: F811
+def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):
     """Of six blocks a second it answers five: a block waits a sixth of the call's age."""
 
     async def scenario(local):
@@ -180,7 +173,7 @@ def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):  # noq
     in_process(scenario)
 
 
-def test_a_lag_that_is_allowed_is_never_taken_for_more(in_process):  # noqa: F811
+def test_a_lag_that_is_allowed_is_never_taken_for_more(in_process):
     async def scenario(local):
         clock = Clock(local)
         await opened(local, LINEAR)
@@ -196,7 +189,7 @@ def test_a_lag_that_is_allowed_is_never_taken_for_more(in_process):  # noqa: F81
     in_process(scenario)
 
 
-def test_a_file_streamed_faster_than_speech_may_wait(in_process, loud):  # noqa: F811
+def test_a_file_streamed_faster_than_speech_may_wait(in_process, loud):
     async def scenario(local):
         clock = Clock(local)
         local.student.gate.clear()
@@ -212,7 +205,7 @@ def test_a_file_streamed_faster_than_speech_may_wait(in_process, loud):  # noqa:
     in_process(scenario)
 
 
-def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_process, loud):  # noqa: F811
+def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_process, loud):
     async def scenario(local):
         clock = Clock(local)
         local.student.gate.clear()
@@ -265,7 +258,7 @@ class Deaf:
         return {}
 
 
-def test_a_gateway_that_reads_nothing_is_given_up(in_process):  # noqa: F811
+def test_a_gateway_that_reads_nothing_is_given_up(in_process):
     """Also one that does not even take `started`, as a hostile one can arrange."""
 
     async def scenario(local):
@@ -287,7 +280,33 @@ def test_a_gateway_that_reads_nothing_is_given_up(in_process):  # noqa: F811
     in_process(scenario)
 
 
-def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):  # noqa: F811
+def test_a_status_that_nobody_takes_waits_for_so_long(in_process):
+    class Deafest(Deaf):
+        async def abort(self, *status):
+            self.aborted = status
+            await asyncio.Event().wait()
+
+    async def scenario(local):
+        clock = Clock(local)
+        deaf = Deafest(config(sample_rate=4711))
+        task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+        await until(lambda: deaf.aborted)
+        assert deaf.aborted[0] is Code.INVALID_ARGUMENT
+        with capture_logs() as log:
+            await clock.run(4)
+            assert not task.done()
+            await clock.run(1)
+            await task
+        assert log == [
+            {"event": "status_unread", "status": "INVALID_ARGUMENT", "log_level": "warning"}
+        ]
+        assert local.service.running == 0
+        assert counted(local, "refusals", "INVALID_ARGUMENT", "invalid") == 1
+
+    in_process(scenario)
+
+
+def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):
     """Its gateway has as long to read as any other."""
 
     async def scenario(local):
@@ -308,7 +327,7 @@ def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):  # no
     in_process(scenario)
 
 
-def test_one_caller_with_its_share_leaves_the_others_theirs(in_process):  # noqa: F811
+def test_one_caller_with_its_share_leaves_the_others_theirs(in_process):
     """Over the wire both come from one address: the share is that address's."""
 
     async def scenario(local):
