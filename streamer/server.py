@@ -18,7 +18,7 @@ from streamer.errors import Unhealthy
 from streamer.models import ModelFile, Models
 from streamer.operation.address import check_address
 from streamer.operation.metrics import Metrics
-from streamer.operation.tracing import tracing_to
+from streamer.operation.trace_export import tracing_to
 from streamer.operation.watchdog import Watchdog
 from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb

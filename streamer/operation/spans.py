@@ -126,7 +126,7 @@ class CallSpan(CallTrace):
 
 
 class Spans(Tracing):
-    """Makes and sends them; arguments as in :func:`streamer.operation.tracing.tracing_to`.
+    """Makes and sends them; arguments as in :func:`~streamer.operation.trace_export.tracing_to`.
 
     Headers and certificates for the collector come from OpenTelemetry's own variables, such as
     OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE.

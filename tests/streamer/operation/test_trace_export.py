@@ -16,7 +16,7 @@ from streamer.operation.spans import (
     STOP_SECONDS,
     Spans,
 )
-from streamer.operation.tracing import TracingError, tracing_to
+from streamer.operation.trace_export import TracingError, tracing_to
 from tests.streamer.operation.collector import (
     Collector,
     Hanging,
