@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tests.streamer.test_service import Code, config, in_process, sound  # noqa: F401 - a fixture among them
+from tests.streamer.wire import Code, config, sound
 
 LATE, LONG = 1.0, 30.0
 """A second behind for half a minute: the average has followed."""
@@ -32,7 +32,7 @@ async def predictions(stream, first, count):
     return [prediction.sequence for prediction in seen if not prediction.final]
 
 
-def test_a_server_that_is_behind_refuses_new_calls_only(in_process):  # noqa: F811
+def test_a_server_that_is_behind_refuses_new_calls_only(in_process):
     async def scenario(local):
         running = await opened(local)
         local.service.measured(LATE, 0.5, LONG)
@@ -47,7 +47,7 @@ def test_a_server_that_is_behind_refuses_new_calls_only(in_process):  # noqa: F8
     in_process(scenario)
 
 
-def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
+def test_a_refusal_says_when_to_try_again(in_process):
     async def scenario(local):
         local.service.measured(LATE, 0.5, LONG)
         stream = local.stub.StreamClassify(iter([config()]), timeout=30)
@@ -61,7 +61,7 @@ def test_a_refusal_says_when_to_try_again(in_process):  # noqa: F811
 @pytest.mark.parametrize(
     ("late", "busy", "least"), [(0.0, 0.5, 2), (0.03, 1.0, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)]
 )
-def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, busy, least):  # noqa: F811
+def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, busy, least):
     async def scenario(local):
         stream = await opened(local)
         local.service.measured(late, busy, LONG)
@@ -74,7 +74,7 @@ def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, 
     in_process(scenario)
 
 
-def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):  # noqa: F811
+def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):
     async def scenario(local):
         stream = await opened(local)
         for number in range(1, 41):
@@ -88,7 +88,7 @@ def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):  # 
     in_process(scenario)
 
 
-def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):  # noqa: F811
+def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):
     async def scenario(local):
         local.service.measured(0.0, 0.97, LONG)
         code, details, _ = await local.outcome(config())

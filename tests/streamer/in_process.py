@@ -1,0 +1,46 @@
+"""The service around a fake student, in this process."""
+
+import asyncio
+import contextlib
+import time
+
+import grpc
+
+from streamer.engine import Engine
+from streamer.models import Models, ServedModel
+from streamer.operation.metrics import Metrics
+from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.service import ClassifierService
+
+
+class Local:
+    """The service around a fake student, in this process."""
+
+    def __init__(self, student, policy, identities):
+        self.student = student
+        self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
+        self.clock = time.monotonic
+        self.metrics = Metrics()
+        self.service = ClassifierService(
+            Models(ServedModel.of(self.engine)),
+            policy,
+            self._now,
+            self.metrics,
+            identities,
+        )
+        self.server = grpc.aio.server()
+        pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
+        self.stub = pb_grpc.ClassifierServiceStub(self.channel)
+
+    def _now(self):
+        return self.clock()
+
+    async def outcome(self, *requests):
+        """Code, details and final predictions of a call."""
+        stream = self.stub.StreamClassify(iter(requests), timeout=30)
+        finals = []
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            finals.extend([r.prediction async for r in stream if r.prediction.final])
+        return await stream.code(), await stream.details(), finals

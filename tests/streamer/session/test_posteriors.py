@@ -1,0 +1,183 @@
+"""Posteriors depend on the speech and on nothing else."""
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streamer.codec import Encoding
+from tests.streamer.session.formats import FORMATS, configured
+
+RATE = 8000
+chunk_sizes = st.lists(
+    st.one_of(st.integers(1, 30), st.integers(1, 2000), st.integers(1, 5 * RATE)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize(("encoding", "rate", "channels"), FORMATS)
+def test_finals_are_a_plain_loop_over_the_speech(bench, audio, sides, encoding, rate, channels):
+    data = audio.wire(sides[:channels], encoding, rate)
+    frame = encoding.width * channels
+    result = bench.play(
+        audio.cut(data, [rate // 10], frame), **configured(encoding, rate, channels)
+    )
+    assert set(result.finals) == set(range(channels))
+    for channel, heard in enumerate(audio.as_heard(data, encoding, rate, channels)):
+        posteriors, samples = audio.direct(bench.student, heard)
+        final = result.finals[channel]
+        assert final.posteriors == tuple(posteriors)
+        assert final.speech_seconds == samples / RATE > 0.5
+        assert final.audio_seconds == pytest.approx(3.0)
+        assert final.lost_seconds == 0.0
+
+
+@pytest.fixture(scope="module")
+def uncut(bench, audio, sides):
+    """By format: a call's bytes, the call in one chunk, the call in small ones, its config."""
+
+    @functools.cache
+    def play(encoding, rate, channels):
+        config = configured(encoding, rate, channels, update_seconds=0.1, speech_events=True)
+        data = audio.wire(sides[:channels], encoding, rate)
+        fine = bench.session(**config)
+        for sequence, chunk in enumerate(
+            audio.cut(data, [rate // 50], encoding.width * channels), start=1
+        ):
+            fine.session.audio(sequence, chunk)
+            bench.settle(fine)
+        return data, bench.play([data], **config), bench.finish(fine), config
+
+    return play
+
+
+@pytest.mark.parametrize(("encoding", "rate", "channels"), FORMATS)
+@given(sizes=chunk_sizes)
+def test_any_chunking_gives_the_same_posteriors(
+    bench, audio, uncut, encoding, rate, channels, sizes
+):
+    data, one, fine, config = uncut(encoding, rate, channels)
+    frame = encoding.width * channels
+    many = bench.play(audio.cut(data, sizes, frame, most=300), **config)
+    for channel, final in one.finals.items():
+        assert many.finals[channel].posteriors == final.posteriors
+        assert many.finals[channel].speech_seconds == final.speech_seconds > 0.5
+    assert sorted(many.events) == sorted(one.events) != []
+    # and on the way there: what is said after so much speech is always the same
+    common = many.course.keys() & fine.course.keys()
+    assert all(many.course[point] == fine.course[point] for point in common)
+    assert len(common) >= channels
+
+
+def test_every_block_is_told_of(uncut):
+    """The course that the test above compares with has an entry for nearly every block."""
+    fine = uncut(*FORMATS[0])[2]
+    assert len(fine.course) >= 8
+
+
+@pytest.mark.parametrize(("encoding", "rate", "channels"), [FORMATS[0], FORMATS[-1]])
+def test_sample_by_sample(bench, audio, sides, encoding, rate, channels):
+    data = audio.wire([side[:RATE] for side in sides[:channels]], encoding, rate)
+    config = configured(encoding, rate, channels)
+    one = bench.play([data], **config)
+    many = bench.play(audio.cut(data, [1], encoding.width * channels), **config)
+    assert many.session.audio_seconds == 1.0
+    for channel, final in one.finals.items():
+        assert many.finals[channel].posteriors == final.posteriors is not None
+
+
+def test_long_call_in_chunks_up_to_five_seconds(bench, audio, voices, demo_call):
+    config = configured(Encoding.MULAW, RATE, 2)
+    for samples in (160, 800, 5 * RATE):
+        result = bench.play(audio.cut(demo_call.data, [samples], 2), **config)
+        for channel, side in enumerate((voices.caller, voices.agent)):
+            posteriors, heard = audio.direct(bench.student, side)
+            assert result.finals[channel].posteriors == tuple(posteriors)
+            assert result.finals[channel].speech_seconds == heard / RATE > 10
+
+
+@settings(max_examples=4)
+@given(sizes=chunk_sizes)
+@example(sizes=[1])
+@example(sizes=[5 * RATE])
+def test_real_student_any_chunking(real_bench, audio, voices, sizes):
+    samples = voices.caller[5 * RATE : 7 * RATE]
+    data = audio.wire([samples], Encoding.MULAW)
+    result = real_bench.play(audio.cut(data, sizes), update_seconds=0.1)
+    posteriors, heard = audio.direct(real_bench.student, samples)
+    assert result.finals[0].speech_seconds == heard / RATE
+    for got, wanted in zip(result.finals[0].posteriors, posteriors, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("encoding", "rate", "channels"), FORMATS)
+def test_real_student_every_format(real_bench, audio, sides, encoding, rate, channels):
+    data = audio.wire(sides[:channels], encoding, rate)
+    frame = encoding.width * channels
+    config = configured(encoding, rate, channels)
+    result = real_bench.play(audio.cut(data, [37, 5000, 1, 811], frame), **config)
+    for channel, heard in enumerate(audio.as_heard(data, encoding, rate, channels)):
+        posteriors, _ = audio.direct(real_bench.student, heard)
+        for got, wanted in zip(result.finals[channel].posteriors, posteriors, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+
+
+# --- the calls in a batch do not hear each other ---
+
+
+def interleaved(bench, calls, turns):
+    """Play calls at once, chunk by chunk in the order of ``turns``, then what is left."""
+    recorders = [bench.session(call_id=str(index)) for index in range(len(calls))]
+    waiting = [list(enumerate(chunks, start=1)) for chunks in calls]
+    rest = [index for index, chunks in enumerate(calls) for _ in chunks]
+    for turn in (*turns, *rest):
+        index = turn % len(calls)
+        if waiting[index]:
+            recorders[index].session.audio(*waiting[index].pop(0))
+            if turn % 3 == 0:
+                bench.pump()
+    for recorder in recorders:
+        recorder.session.finish()
+    bench.wait(lambda: all(recorder.session.done for recorder in recorders))
+    return [recorder.finals[0] for recorder in recorders]
+
+
+@pytest.fixture(scope="module")
+def crowd(audio, voices):
+    """Five calls of different speech, each cut otherwise."""
+    starts = [(voices.caller, 5), (voices.agent, 1), (voices.caller, 12), (voices.agent, 9)]
+    signals = [side[start * RATE : (start + 2) * RATE] for side, start in starts]
+    signals.append(np.zeros(2 * RATE, np.int16))
+    return [
+        audio.cut(audio.wire([signal], Encoding.MULAW), [size])
+        for signal, size in zip(signals, (160, 400, 1111, 8000, 800), strict=True)
+    ]
+
+
+@given(turns=st.lists(st.integers(0, 999), max_size=80))
+def test_calls_in_one_batch_are_independent(bench, crowd, turns):
+    together = interleaved(bench, crowd, turns)
+    for chunks, final in zip(crowd, together, strict=True):
+        alone = bench.play(chunks).finals[0]
+        assert final.posteriors == alone.posteriors
+        assert final.speech_seconds == alone.speech_seconds
+
+
+@settings(max_examples=3)
+@given(turns=st.lists(st.integers(0, 999), min_size=10, max_size=80))
+def test_real_student_calls_in_one_batch_are_independent(real_bench, crowd, turns):
+    together = interleaved(real_bench, crowd, turns)
+    assert together[-1].posteriors is None
+    for chunks, final in zip(crowd[:-1], together[:-1], strict=True):
+        alone = real_bench.play(chunks).finals[0]
+        for got, wanted in zip(final.posteriors, alone.posteriors, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+
+
+def test_crowd_differs(bench, crowd):
+    """The fake student tells the calls of the tests above apart."""
+    posteriors = [bench.play(chunks).finals[0].posteriors for chunks in crowd]
+    assert len({str(p) for p in posteriors}) == len(crowd)

@@ -1,0 +1,57 @@
+"""Audio of calls: to bytes, in chunks, and what is heard of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import soxr
+
+from streamer.channel import FRAME_SAMPLES
+from streamer.codec import SAMPLE_RATE, Decoder, encode, to_int16
+from streamer.vad import speech_of
+
+
+def wire(channels, encoding, sample_rate=SAMPLE_RATE):
+    """int16 signals at 8 kHz to the bytes of a call, interleaved."""
+    if sample_rate != SAMPLE_RATE:
+        channels = [
+            to_int16(soxr.resample(c.astype(np.float64), SAMPLE_RATE, sample_rate))
+            for c in channels
+        ]
+    return encode(np.stack(channels, axis=1), encoding)
+
+
+def cut(data, sizes, frame_bytes=1, most=None):
+    """Bytes in chunks of so many samples, over and over; after ``most`` chunks of a second."""
+    chunks, start = [], 0
+    for size in itertools.cycle(sizes):
+        if start >= len(data):
+            return chunks
+        length = (size if most is None or len(chunks) < most else SAMPLE_RATE) * frame_bytes
+        chunks.append(data[start : start + length])
+        start += length
+    raise AssertionError("no sizes")
+
+
+def direct(student, samples):
+    """Posteriors and heard samples of an utterance, by nothing but a loop over its speech."""
+    meta = student.metadata
+    speech = speech_of(samples)
+    state = np.zeros((1, meta.state_size), np.float32)
+    posteriors, heard = None, 0
+    for start in range(0, len(speech), meta.block):
+        block = speech[start : start + meta.block]
+        if len(block) < FRAME_SAMPLES:
+            break
+        padded = np.zeros((1, meta.block), np.float32)
+        padded[0, : len(block)] = block / np.float32(32768)
+        tasks, state = student.step(padded, np.array([len(block)]), state)
+        posteriors = [task[0].tolist() for task in tasks]
+        heard += len(block) // FRAME_SAMPLES * FRAME_SAMPLES
+    return posteriors, heard
+
+
+def as_heard(data, encoding, sample_rate, channels):
+    """What each channel's gate gets of a whole call, decoded in one go."""
+    return Decoder(encoding, sample_rate, channels).push(data)
