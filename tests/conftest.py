@@ -28,6 +28,22 @@ settings.register_profile(
 )
 settings.load_profile("voicecohort")
 
+_ROOT = Path(__file__).parents[1]
+_SERVERS = ("tests/streamer/", "tests/benchmarks/", "tests/fuzz/", "tests/test_readme.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Where processes share the tests (make test), one of them has all that start servers.
+
+    Two servers under load would take the cores from each other, and refuse calls. All others are
+    shared out by file, so that what a file prepares is prepared once.
+    """
+    for item in items:
+        where = item.path.relative_to(_ROOT).as_posix()
+        group = "servers" if where.startswith(_SERVERS) else where
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def student():
