@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, settings
 from rich.console import Console
+from xdist.scheduler import LoadScopeScheduling
 
 from streamer.client.telephone_file import read_as_call
 from streamer.demo.__main__ import CALL
@@ -28,21 +29,33 @@ settings.register_profile(
 )
 settings.load_profile("voicecohort")
 
-_ROOT = Path(__file__).parents[1]
-_SERVERS = ("tests/streamer/", "tests/benchmarks/", "tests/fuzz/", "tests/test_readme.py")
+_SERVERS = tuple(
+    f"tests/{prefix}"
+    for prefix in (
+        *(f"streamer/{name}/" for name in ["client", "deploy", "operation", "security", "service"]),
+        *(f"streamer/test_{name}.py" for name in ["client", "serve", "survival", "swap"]),
+        *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
+        *(f"benchmarks/test_{name}" for name in ["peer_cost", "soak", "throughput", "training"]),
+        "fuzz/",
+        "test_readme.py",
+    )
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Where processes share the tests (make test), one of them has all that start servers.
+class Sharing(LoadScopeScheduling):
+    """Where two processes share the tests (make test), one has all that start servers.
 
     Two servers under load would take the cores from each other, and refuse calls. All others are
     shared out by file, so that what a file prepares is prepared once.
     """
-    for item in items:
-        where = item.path.relative_to(_ROOT).as_posix()
-        group = "servers" if where.startswith(_SERVERS) else where
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid):
+        path = nodeid.partition("::")[0]
+        return "servers" if path.startswith(_SERVERS) else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")
