@@ -128,16 +128,16 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 error.__traceback__ = None
 
     async def _tell(self, context: Context, error: CallError) -> None:
-        """End the stream with a status; a gateway that does not read would leave even that waiting.
-
-        Raises:
-            grpc.aio.AbortError: it is told, which is gRPC's way of ending a stream.
-        """
+        """End the stream with a status; one that does not read would leave even that waiting."""
         limit = asyncio.timeout(None)
         self._telling[limit] = self._clock() + ABORT_SECONDS
         try:
             async with limit:
                 await abort(context, error)
+        except grpc.aio.AbortError as told:
+            # gRPC keeps it with the stream, and raises it again itself. Its frames would keep the
+            # call until Python looks for cycles, which for old objects is seldom.
+            told.__traceback__ = None
         except TimeoutError:
             log.warning("status_unread", status=error.status)
         finally:

@@ -17,12 +17,17 @@ import os
 VARIABLE = "MALLOC_MMAP_THRESHOLD_"
 LARGE_BYTES = 1 << 20
 """From here on an allocation is given back to the system as soon as it is freed."""
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def hold_threshold() -> bool:
-    """Fix glibc's threshold; False if that is not ours to do or not possible here."""
+    """Fix glibc's threshold; False if that is not ours to do or not possible here.
+
+    That of the heap's end, which glibc has raised with it while the libraries were loaded, too.
+    """
     if VARIABLE in os.environ:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES) == 1
+    if mallopt is None:
+        return False
+    return all(mallopt(name, LARGE_BYTES) == 1 for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))

@@ -92,6 +92,7 @@ class Context:
 
     async def write(self, response):
         """Keep a response."""
+        assert not self.ending.status, "a response behind the status"
         if self._stalled:
             await asyncio.Event().wait()
         await asyncio.sleep(0)

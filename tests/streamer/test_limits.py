@@ -5,8 +5,9 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
+from structlog.testing import CapturingLogger
 
+from streamer import service
 from tests.streamer.wire import LINEAR, RATE, Code, config, seconds, sound
 
 
@@ -280,7 +281,7 @@ def test_a_gateway_that_reads_nothing_is_given_up(in_process):
     in_process(scenario)
 
 
-def test_a_status_that_nobody_takes_waits_for_so_long(in_process):
+def test_a_status_that_nobody_takes_waits_for_so_long(in_process, monkeypatch):
     class Deafest(Deaf):
         async def abort(self, *status):
             self.aborted = status
@@ -292,14 +293,13 @@ def test_a_status_that_nobody_takes_waits_for_so_long(in_process):
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
         await until(lambda: deaf.aborted)
         assert deaf.aborted[0] is Code.INVALID_ARGUMENT
-        with capture_logs() as log:
-            await clock.run(4)
-            assert not task.done()
-            await clock.run(1)
-            await task
-        assert log == [
-            {"event": "status_unread", "status": "INVALID_ARGUMENT", "log_level": "warning"}
-        ]
+        said = CapturingLogger()
+        monkeypatch.setattr(service, "log", said)
+        await clock.run(4)
+        assert not task.done()
+        await clock.run(1)
+        await task
+        assert said.calls == [("warning", ("status_unread",), {"status": "INVALID_ARGUMENT"})]
         assert local.service.running == 0
         assert counted(local, "refusals", "INVALID_ARGUMENT", "invalid") == 1
 

@@ -1,11 +1,14 @@
 """A student that fails, a client that is gone: in a server of the test's own."""
 
 import asyncio
+import gc
+import weakref
 
 import grpc
 import numpy as np
 import pytest
 
+from streamer.call import Call
 from tests.streamer.wire import (
     LINEAR,
     RATE,
@@ -104,5 +107,34 @@ def test_idle_sweep_goes_by_the_clock_it_is_given(in_process):
             await stream.read()
         assert caught.value.code() is Code.DEADLINE_EXCEEDED
         assert local.service.running == 0
+
+    in_process(scenario)
+
+
+@pytest.mark.parametrize("requests", [[config(), sound(1, b"")], [config(), config()], [config()]])
+def test_an_ended_call_is_free_at_once_under_real_grpc(in_process, monkeypatch, requests):
+    """gRPC keeps the exception that a status is sent by; it must not keep the call."""
+    calls = []
+    begin = Call.__init__
+
+    def noted(call, *args, **kwargs):
+        begin(call, *args, **kwargs)
+        calls.append(weakref.ref(call))
+
+    monkeypatch.setattr(Call, "__init__", noted)
+
+    async def scenario(local):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                code, _, _ = await local.outcome(*requests)
+                assert (code is Code.OK) == (len(requests) == 1)
+            await local.outcome()  # the last may still be held by what asyncio did last
+            while local.service.running:
+                await asyncio.sleep(0.01)
+            assert [call() for call in calls] == [None] * 3
+        finally:
+            gc.enable()
 
     in_process(scenario)
