@@ -158,7 +158,7 @@ def test_a_process_killed_in_mid_run_and_run_again_ends_in_the_same_weights(
     sharded, tiny, tmp_path
 ):
     flags = ("--preset", "base", "--channel", "clean", "--no-streaming")
-    flags = (*flags, "--epochs", 2, "--epoch-clips", 200, "--save-minutes", 0)
+    flags = (*flags, "--epochs", 2, "--epoch-clips", 96, "--save-minutes", 0)
     words = tiny(sharded, tmp_path / "killed", *flags)
     command = [sys.executable, "-m", "train.distill", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
