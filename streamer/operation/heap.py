@@ -2,8 +2,8 @@
 
 glibc raises its threshold for large allocations to the largest that was ever freed, up to 32 MiB:
 one message of 2 MB, and from then on such messages are carved out of the heap and leave holes in
-it. With refused messages of 2 MB among 1,200 malformed ones, the heap's free part grew from 12 to
-20 MB in 30,000 calls, and went on; with the threshold held at 1 MiB it stays between 4 and 7.
+it. Where every fifteenth of 30,000 malformed calls sent one, the heap's free part grew from 12 to
+20 MB, and went on; with the threshold held at 1 MiB it stayed between 4 and 7 MB.
 The arrays of a step lie below that.
 
 An operator's own MALLOC_MMAP_THRESHOLD_ wins; other C libraries are left alone.
