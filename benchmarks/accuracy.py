@@ -6,7 +6,7 @@ Every utterance of a manifest's split becomes an 8 kHz mu-law call in messages o
 the server decided or not; a call in which no speech was heard counts as wrong.
 
 Beside every figure stands its 95 % interval, by resampling speakers with all their calls. What
-``--json`` writes is explained by ``--help`` and in ``accuracy_result.py``.
+``--json`` writes is explained by ``--help`` and in ``scoring/result.py``.
 
 Exit status: 0, 1 if every call failed, 2 for arguments or a manifest that cannot be used.
 """
@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from accuracy_calls import Outcome, make_calls
-from accuracy_manifest import read_manifest
-from accuracy_pictures import calibration_picture, picture
-from accuracy_plans import Plan, plans
-from accuracy_report import markdown, show
-from accuracy_result import FORMAT, assemble
-from accuracy_scores import Classes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from scoring.calls import Outcome, make_calls
+from scoring.manifest import read_manifest
+from scoring.pictures import calibration_picture, picture
+from scoring.plans import Plan, plans
+from scoring.report import markdown, show
+from scoring.result import FORMAT, assemble
+from scoring.scores import Classes
 
 from streamer.client import Client
 from streamer.local import local_server

@@ -15,12 +15,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import card_about as about
-import card_results as results
-from card_findings import findings, weakest_cells
-from card_inputs import Inputs, Unusable, read_inputs
-from card_pictures import draw
-from card_text import INTENDED, LAW, NOT_FOR, PROTECTION
+from model_card import about, results
+from model_card.findings import findings, weakest_cells
+from model_card.inputs import Inputs, Unusable, read_inputs
+from model_card.pictures import draw
+from model_card.text import INTENDED, LAW, NOT_FOR, PROTECTION
 
 ROLES = ("model", "accuracy", "per-speaker", "probe", "clean", "cost")
 _PLACE = re.compile(r"(?<![\w.:/<])(?:~|[A-Za-z]:\\|/)[\w.-]*/[\w./-]*")

@@ -28,8 +28,8 @@ import grpc
 import numpy as np
 import uvloop
 from latency import device_name, load_arguments, server_flags
-from load import CHANNEL_OPTIONS, METHOD, RECORDINGS, Open, recordings
-from load_run import cores, on_cores, write_json
+from load.calls import CHANNEL_OPTIONS, METHOD, RECORDINGS, Open, recordings
+from load.run import cores, on_cores, write_json
 from rich.progress import Progress
 
 from streamer.local import local_server

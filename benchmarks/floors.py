@@ -9,7 +9,7 @@ options as the server's student; the step beside them is measured in turns with 
 JSON keys: ``empty_servicer`` and ``empty_servicer_default`` (with gRPC polling as our server sets
 it, and as gRPC comes): CPU-ms per call-second, ``empty_p99_ms``, ``empty_p99_ms_default``,
 ``calls``, ``chunk_ms``, ``gemm_fraction`` (ideal over measured CPU time of a step at batch 32),
-``gemm_gflops``, ``gemm_curve`` (see load_gemm.py), ``gemm_model`` (file that they are of, stepped
+``gemm_gflops``, ``gemm_curve`` (see load/gemm.py), ``gemm_model`` (file that they are of, stepped
 on the CPU), ``device``.
 """
 
@@ -27,8 +27,8 @@ import streamer.operation.polling  # noqa: F401 - as our server does, unless the
 # isort: split
 import grpc
 import uvloop
-from load import owed
-from load_run import Generators, cores, cpu_seconds, on_cores, write_json
+from load.calls import owed
+from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
 from streamer.local import local_server
 from streamer.operation import polling
@@ -136,7 +136,7 @@ def empty_servicer(
 
 def gemm(model: Path, mine: set[int], batches: Sequence[int] = BATCHES) -> Mapping[str, Any]:
     """The keys of the module's JSON that begin with ``gemm_``."""
-    from load_gemm import gemm_curve  # noqa: PLC0415 - the server process needs no onnx
+    from load.gemm import gemm_curve  # noqa: PLC0415 - the server process needs no onnx
 
     with on_cores(mine):
         curve = gemm_curve(model, batches)

@@ -30,14 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_calls import Outcome, build, make_calls
-from accuracy_manifest import read_manifest
-from accuracy_plans import Plan, plans
-from accuracy_scores import Classes, final_choice, score
-from peers_calls import adults
+from gender_peers.calls import adults
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scoring.calls import Outcome, build, make_calls
+from scoring.manifest import read_manifest
+from scoring.plans import Plan, plans
+from scoring.scores import Classes, final_choice, score
 
 from streamer.client import Client
 from streamer.codec import Encoding, decode

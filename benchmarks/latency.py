@@ -30,9 +30,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from load import DEMO
-from load_pictures import latency_picture
-from load_run import Generators, Outcome, cores, on_cores, server_meter, write_json
+from load.calls import DEMO
+from load.pictures import latency_picture
+from load.run import Generators, Outcome, cores, on_cores, server_meter, write_json
 
 from streamer.local import LocalServer, local_server
 

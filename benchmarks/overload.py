@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 from latency import device_name, load_arguments, server_flags
-from load import SPREAD_SECONDS, Plan, Seen
-from load_pictures import overload_picture
-from load_run import LEAD_SECONDS, Generators, cores, on_cores, quantiles_ms, write_json
+from load.calls import SPREAD_SECONDS, Plan, Seen
+from load.pictures import overload_picture
+from load.run import LEAD_SECONDS, Generators, cores, on_cores, quantiles_ms, write_json
 from rich.progress import track
 
 from streamer.local import local_server

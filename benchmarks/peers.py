@@ -45,15 +45,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accuracy_manifest import read_manifest
-from accuracy_plans import Plan, plans
+from gender_peers.calls import Recording, adults, read, sampled
+from gender_peers.report import markdown, picture
+from gender_peers.run import Heard, described, findings, hear, rows
 from latency import device_name
 from neighbours.answerers import ANSWERERS, Answerer
-from peers_calls import Recording, adults, read, sampled
-from peers_report import markdown, picture
-from peers_run import Heard, described, findings, hear, rows
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from scoring.manifest import read_manifest
+from scoring.plans import Plan, plans
 
 console = Console(stderr=True)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import yaml
 from latency import device_name, load_arguments, server_flags
-from load_run import Generators, cores, cpu_seconds, on_cores, write_json
+from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
 from streamer.local import LocalServer, local_server
 

@@ -4,10 +4,10 @@
 
 Three phases: quiet, mixed, quiet again. Normal calls run throughout: paced in real time, open loop
 (see latency.py), and each final prediction is compared with what the same audio gives by itself. In
-the mixed phase come those of ``soak_callers.KINDS`` besides: callers that vanish, stay half-open,
-never read, flood, send nonsense or nothing. Their rates are bounded; --rate multiplies them. The
-server is a process of its own, on a core of its own where there are two, and is looked at every
-second.
+the mixed phase come those of ``soaking.callers.KINDS`` besides: callers that vanish, stay
+half-open, never read, flood, send nonsense or nothing. Their rates are bounded; --rate multiplies
+them. The server is a process of its own, on a core of its own where there are two, and is looked at
+every second.
 
 JSON keys: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right``, ``wrong``,
 ``lost``, ``refused``, ``errors``); ``callers`` (by kind and status), ``unexpected`` (ends that must
@@ -42,7 +42,7 @@ import grpc
 import uvloop
 from churn import short_call
 from latency import device_name, load_arguments, server_flags, serving
-from load import (
+from load.calls import (
     CHANNEL_OPTIONS,
     ENCODINGS,
     METHOD,
@@ -52,16 +52,16 @@ from load import (
     Seen,
     recordings,
 )
-from load_run import Generators, cores, on_cores, write_json
+from load.run import Generators, cores, on_cores, write_json
 from overload import shifted
 from rich.progress import track
-from soak_callers import CallersPlan, Tally, misbehave
-from soak_judge import Phase
-from soak_pictures import soak_picture
-from soak_reference import Reference, difference
-from soak_result import failures, result_of
-from soak_stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
-from soak_watch import Watch, settled
+from soaking.callers import CallersPlan, Tally, misbehave
+from soaking.judge import Phase
+from soaking.pictures import soak_picture
+from soaking.reference import Reference, difference
+from soaking.result import failures, result_of
+from soaking.stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
+from soaking.watch import Watch, settled
 
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.local import local_server

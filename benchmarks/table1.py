@@ -5,8 +5,8 @@
     python benchmarks/table1.py table --markdown table1.md --picture table1.png
 
 Each row is one process of train.pretrain or train.distill, with the flags of its recipe; a
-finished one leaves a record (``table1_records.py``), and what has a record of the same flags is
-not run again. All may be killed and run again; two of them at once share the rows between them.
+finished one leaves a record (``paper_table/records.py``), and what has a record of the same flags
+is not run again. All may be killed and run again; two at once share the rows between them.
 
 Exit status: 0, 1 if a row failed, 2 for arguments that cannot be used.
 """
@@ -22,12 +22,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from paper_table.plan import (
+    Records,
+    Wanted,
+    chosen,
+    expected_seconds,
+    survey,
+    todo,
+    without_folders,
+)
+from paper_table.recipe import add_recipe, command, recipe_of
+from paper_table.records import read_all
+from paper_table.rows import ROWS
+from paper_table.run import ROOT, Place, duration, eta, run_all
 from rich.console import Console
-from table1_plan import Records, Wanted, chosen, expected_seconds, survey, todo, without_folders
-from table1_recipe import add_recipe, command, recipe_of
-from table1_records import read_all
-from table1_rows import ROWS
-from table1_run import ROOT, Place, duration, eta, run_all
 
 EPILOG = """\
 Data: prepare corpora (python -m train.prepare), shard them (train.shard), send the telephone rows
@@ -156,7 +164,7 @@ def identities(records: Records, folders: Mapping[str, list[str]]) -> dict[str, 
     roles = {ROWS[name].data for name, _ in records if name in ROWS} & set(folders)
     if not roles:
         return {}
-    from table1_data import identity  # noqa: PLC0415 - takes two seconds to import
+    from paper_table.data import identity  # noqa: PLC0415 - takes two seconds to import
 
     return {role: identity(folders[role]) for role in sorted(roles)}
 
@@ -234,8 +242,8 @@ def run_or_plan(options: argparse.Namespace, console: Console) -> int:
 
 def render(options: argparse.Namespace) -> int:
     """The verb table."""
-    from table1_page import Page  # noqa: PLC0415 - run needs no tables
-    from table1_picture import picture  # noqa: PLC0415
+    from paper_table.page import Page  # noqa: PLC0415 - run needs no tables
+    from paper_table.picture import picture  # noqa: PLC0415
 
     for name in ("json", "markdown", "picture"):
         path: Path | None = getattr(options, name)

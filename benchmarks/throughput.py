@@ -31,10 +31,10 @@ from typing import Any
 
 from floors import BATCHES, empty_servicer, gemm
 from latency import device_name, load_arguments
-from load_curves import curves
-from load_pictures import throughput_picture
-from load_run import Generators, cores, write_json
-from load_split import Bench
+from load.curves import curves
+from load.pictures import throughput_picture
+from load.run import Generators, cores, write_json
+from load.split import Bench
 from rich.console import Console
 
 from streamer.student import CPU_MODEL

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-from accuracy_calls import TASKS, Heard, Outcome
-from accuracy_plans import Plan
-from accuracy_scores import Classes
+from scoring.calls import TASKS, Heard, Outcome
+from scoring.plans import Plan
+from scoring.scores import Classes
 
 from model.labels import DEFAULT_TREE
 from streamer.client import Prediction, Task

@@ -18,17 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 import accuracy
-import accuracy_calibration
-import accuracy_calls as calls
-import accuracy_group_tables as group_tables
-import accuracy_groups as groups
-import accuracy_pictures as pictures
-import accuracy_report as report
-import accuracy_scores as scores
-from accuracy_calls import Outcome
 from accuracy_outcomes import CLASSES, failed, heard, outcome, prediction
-from accuracy_plans import Plan
-from accuracy_result import assemble
+from scoring import calibration, calls, group_tables, groups, pictures, report, scores
+from scoring.calls import Outcome
+from scoring.plans import Plan
+from scoring.result import assemble
 
 from streamer.codec import Encoding, decode
 from streamer.student import DEFAULT_MODEL, Student
@@ -201,7 +195,7 @@ def test_decided_calls_are_those_with_a_label():
 
 
 def test_calibration_error_and_bins():
-    found = accuracy_calibration.calibration(
+    found = calibration.calibration(
         [
             outcome("male", "male", confidence=0.9),
             outcome("male", "female", confidence=0.65),

@@ -15,11 +15,10 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-import accuracy_calls as calls
-import accuracy_plans
-from accuracy_manifest import Labelled
 from accuracy_outcomes import prediction
-from accuracy_plans import Plan
+from scoring import calls, plans
+from scoring.manifest import Labelled
+from scoring.plans import Plan
 
 from streamer.client import Prediction, SpeechEvent
 from streamer.codec import Encoding, decode, encode
@@ -32,12 +31,12 @@ def utterance(number, speaker="s", corpus="c", gender="male", band="20s"):
 
 class TestPlans:
     def test_one_call_per_utterance(self):
-        made = accuracy_plans.plans([utterance(1), utterance(2)])
+        made = plans.plans([utterance(1), utterance(2)])
         assert [plan.id for plan in made] == ["1", "2"]
         assert made[1].paths == (Path("2.wav"),)
 
     def test_one_call_per_corpus_and_speaker(self):
-        made = accuracy_plans.plans(
+        made = plans.plans(
             [
                 utterance(1, band=""),
                 utterance(2, corpus="other"),
@@ -58,10 +57,10 @@ class TestPlans:
 
     def test_contradicting_labels_are_an_error(self):
         with pytest.raises(ValueError, match=r"gender: speaker c/s is labelled female and male"):
-            accuracy_plans.plans([utterance(1), utterance(2, gender="female")], per_speaker=True)
+            plans.plans([utterance(1), utterance(2, gender="female")], per_speaker=True)
 
     def test_persons_are_unique_across_corpora_and_calls(self):
-        made = accuracy_plans.plans(
+        made = plans.plans(
             [
                 utterance(1, "s"),
                 utterance(2, "s"),
@@ -77,7 +76,7 @@ class TestPlans:
     def test_language_of_a_call(self):
         def spoken(*languages):
             given = [dataclasses.replace(utterance(1), language=one) for one in languages]
-            (made,) = accuracy_plans.plans(given, per_speaker=True)
+            (made,) = plans.plans(given, per_speaker=True)
             return made.language
 
         assert spoken("ko", "ko", "") == "ko"
@@ -86,9 +85,9 @@ class TestPlans:
         assert spoken("de", "eo") == "several"
 
     def test_limit_is_spread_over_the_split(self):
-        made = accuracy_plans.plans([utterance(i) for i in range(10)], limit=3)
+        made = plans.plans([utterance(i) for i in range(10)], limit=3)
         assert [plan.id for plan in made] == ["0", "3", "6"]
-        assert len(accuracy_plans.plans([utterance(i) for i in range(3)], limit=9)) == 3
+        assert len(plans.plans([utterance(i) for i in range(3)], limit=9)) == 3
 
 
 class TestJoin:

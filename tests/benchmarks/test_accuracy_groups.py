@@ -10,14 +10,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-import accuracy_group_tables as group_tables
-import accuracy_groups as groups
-import accuracy_scores as scores
-from accuracy_calibration import calibration
-from accuracy_fairness import fairness
 from accuracy_outcomes import CLASSES, NAMES, failed, outcome
-from accuracy_report import facts, tables
-from accuracy_result import assemble
+from scoring import group_tables, groups, scores
+from scoring.calibration import calibration
+from scoring.fairness import fairness
+from scoring.report import facts, tables
+from scoring.result import assemble
 
 
 def crowd(count, wrong, gender="male", band="20s", **kwargs):

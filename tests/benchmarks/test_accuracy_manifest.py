@@ -5,7 +5,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from accuracy_manifest import read_manifest
+from scoring.manifest import read_manifest
 
 COLUMNS = ["id", "corpus", "speaker", "gender", "age", "age_band", "split", "path"]
 

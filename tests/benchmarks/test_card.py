@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 import card
-import card_findings as say
-import card_text
 from accuracy_outcomes import CLASSES, NAMES, failed, outcome
-from accuracy_result import assemble
-from card_inputs import Unusable, public, read_model
+from model_card import findings as say
+from model_card import text
+from model_card.inputs import Unusable, public, read_model
+from scoring.result import assemble
 
 from model.labels import DEFAULT_TREE
 
@@ -478,7 +478,7 @@ class TestFindings:
 
 
 def test_the_fixed_text_names_what_it_must():
-    text = card_text.NOT_FOR + card_text.LAW
+    said = text.NOT_FOR + text.LAW
     for word in (
         "recorded or perceived",
         "not gender identity",
@@ -493,7 +493,7 @@ def test_the_fixed_text_names_what_it_must():
         "BIPA",
         "Korea",
     ):
-        assert word in text
+        assert word in said
 
 
 def test_korean_and_few_people_are_limits(files):

@@ -36,7 +36,7 @@ def test_recovered_from_the_second_on_that_p99_stays_under_the_bound(module, p99
 
 
 def test_each_second_has_its_own_figures(module):
-    seen = module("load").Seen(
+    seen = module("load.calls").Seen(
         due=[0.2, 0.9, 1.5],
         latency=[0.01, 0.01, 0.2],
         arrivals=[0.3, 1.0, 1.7, 2.5],
@@ -65,7 +65,7 @@ def test_half_of_the_calls_stay_and_all_are_accounted_for(module, server, tmp_pa
     assert rates[crowded] > rates[alone] > 0, "the additional calls come later"
     assert rates[crowded] > rates[-1] > 0, "and leave"
     picture = tmp_path / "overload.png"
-    module("load_pictures").overload_picture({**result, "device": "this one"}, picture)
+    module("load.pictures").overload_picture({**result, "device": "this one"}, picture)
     assert picture.stat().st_size > 1000
 
 

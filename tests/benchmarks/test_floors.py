@@ -46,7 +46,7 @@ def tiny_graph(path):
 
 
 def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
-    gemm = module("load_gemm")
+    gemm = module("load.gemm")
     tiny_graph(tmp_path / "tiny.onnx")
     model = gemm.optimised(tmp_path / "tiny.onnx")
     found = gemm.products(model, {"x": np.ones((3, 5, 16), np.float32)})
@@ -58,7 +58,7 @@ def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
 
 @pytest.mark.parametrize("path", [CPU_MODEL, DEFAULT_MODEL], ids=["int8", "float32"])
 def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch, path):
-    gemm = module("load_gemm")
+    gemm = module("load.gemm")
     monkeypatch.setattr(gemm, "ROUNDS", 2)
     point = gemm.gemm_floor(path, 8)
     assert point["batch"] == 8
@@ -71,7 +71,7 @@ def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch,
 def test_the_empty_servicer_answers_as_often_as_the_server(module, monkeypatch):
     floors = module("floors")
     monkeypatch.setattr(floors, "POLLING", {"": floors.polling.EXPERIMENTS})
-    with module("load_run").Generators(1) as generators:
+    with module("load.run").Generators(1) as generators:
         found = floors.empty_servicer(generators, 3, 1.0, 100, os.sched_getaffinity(0))
     assert found["empty_servicer"] > 0
     assert found["empty_p99_ms"] > 0

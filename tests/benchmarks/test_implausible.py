@@ -36,9 +36,9 @@ def test_a_speaker_is_judged_by_the_median_of_the_calls(module, gender, pitch, e
 
 
 def test_errors_are_counted_by_corpus_and_by_plausibility(module, monkeypatch):
-    plan = module("accuracy_plans").Plan
-    outcome = module("accuracy_calls").Outcome
-    classes = module("accuracy_scores").Classes(
+    plan = module("scoring.plans").Plan
+    outcome = module("scoring.calls").Outcome
+    classes = module("scoring.scores").Classes(
         {"gender": ("female", "male"), "age_group": ("a",), "age_band": ("20s",)}, (0,)
     )
     people = [

@@ -15,16 +15,16 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by plain name
 
 import peers  # noqa: E402
-from accuracy_manifest import Labelled  # noqa: E402
-from accuracy_plans import plans  # noqa: E402
+from gender_peers.calls import Recording, adults, form, read, sampled  # noqa: E402
+from gender_peers.report import markdown, picture, shown  # noqa: E402
+from gender_peers.run import Heard, answers, described, findings, hear, rows  # noqa: E402
 from neighbours import running  # noqa: E402
 from neighbours.answerers import ANSWERERS, OURS, Answerer, Reading  # noqa: E402
 from neighbours.answering import Said, answered, heard, request  # noqa: E402
 from neighbours.catalogue import Environment  # noqa: E402
 from neighbours.running import Child, Unavailable  # noqa: E402
-from peers_calls import Recording, adults, form, read, sampled  # noqa: E402
-from peers_report import markdown, picture, shown  # noqa: E402
-from peers_run import Heard, answers, described, findings, hear, rows  # noqa: E402
+from scoring.manifest import Labelled  # noqa: E402
+from scoring.plans import plans  # noqa: E402
 
 from streamer.codec import Encoding  # noqa: E402
 

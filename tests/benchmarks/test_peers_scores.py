@@ -1,4 +1,4 @@
-"""benchmarks/peers_scores.py: figures, bootstrap over speakers, the pitch threshold."""
+"""benchmarks/gender_peers/scores.py: figures, bootstrap over speakers, the pitch threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by plain name
 
-from peers_scores import best_threshold, by_pitch, difference, score  # noqa: E402
+from gender_peers.scores import best_threshold, by_pitch, difference, score  # noqa: E402
 
 
 def test_a_call_without_an_answer_is_wrong_but_no_false_alarm():

@@ -10,11 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-from load import Seen
-from soak_callers import KINDS, Tally
-from soak_judge import Phase, growth, latency_by_phase
-from soak_reference import difference
-from soak_result import failures, result_of
+from load.calls import Seen
+from soaking.callers import KINDS, Tally
+from soaking.judge import Phase, growth, latency_by_phase
+from soaking.reference import difference
+from soaking.result import failures, result_of
 
 from streamer.rpc import voicecohort_pb2 as pb
 

@@ -19,17 +19,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))  # its scripts import each other by
 
 import intervals  # noqa: E402
 import table1  # noqa: E402
-import table1_score  # noqa: E402
-from table1_data import identity  # noqa: E402
-from table1_figures import difference, figures, line  # noqa: E402
-from table1_page import Page  # noqa: E402
-from table1_picture import picture  # noqa: E402
-from table1_plan import chosen, expected_seconds, survey, todo, without_folders  # noqa: E402
-from table1_recipe import Recipe, command, differences, flags_of, recipe_of  # noqa: E402
-from table1_records import Record, compact, read, read_all, write  # noqa: E402
-from table1_rows import ABLATIONS, PAPER_ROWS, PREPARATION, ROWS  # noqa: E402
-from table1_run import Busy, Place, claim, locked, run_all, tail  # noqa: E402
-from table1_text import shown  # noqa: E402
+from paper_table import score  # noqa: E402
+from paper_table.data import identity  # noqa: E402
+from paper_table.figures import difference, figures, line  # noqa: E402
+from paper_table.page import Page  # noqa: E402
+from paper_table.picture import picture  # noqa: E402
+from paper_table.plan import chosen, expected_seconds, survey, todo, without_folders  # noqa: E402
+from paper_table.recipe import Recipe, command, differences, flags_of, recipe_of  # noqa: E402
+from paper_table.records import Record, compact, read, read_all, write  # noqa: E402
+from paper_table.rows import ABLATIONS, PAPER_ROWS, PREPARATION, ROWS  # noqa: E402
+from paper_table.run import Busy, Place, claim, locked, run_all, tail  # noqa: E402
+from paper_table.text import shown  # noqa: E402
 
 from model.heads import HeadsConfig  # noqa: E402
 from model.student import Student, StudentConfig  # noqa: E402
@@ -89,7 +89,7 @@ def record(row, seed=1, *, recipe=RECIPE, tables=None, **other):
         "encoder": {"family": "ecapa"},
         "classes": CLASSES,
         "dev": {},
-        "test": table1_score.figures(dict.fromkeys(tasks, tables)),
+        "test": score.figures(dict.fromkeys(tasks, tables)),
         "speakers": {"count": len(tables), "digest": "d1"},
         "confusions": {task: compact(tables) for task in tasks},
     }
@@ -515,7 +515,7 @@ class TestScore:
         dictionary = student.heads.prior.dictionary
         dictionary.copy_(dictionary.new_tensor(np.arange(dictionary.numel())).view_as(dictionary))
         before = dictionary.clone()
-        table1_score.spoil(student, how, seed=1)
+        score.spoil(student, how, seed=1)
         assert not dictionary.equal(before)
         if how == "shuffled":
             assert sorted(dictionary.tolist()) == before.tolist()
@@ -526,7 +526,7 @@ class TestScore:
 
     def test_a_student_without_k(self):
         with pytest.raises(ValueError, match="no dictionary"):
-            table1_score.spoil(Student(StudentConfig()), "zeroed", seed=1)
+            score.spoil(Student(StudentConfig()), "zeroed", seed=1)
 
 
 class TestCommand:

@@ -40,8 +40,8 @@ class FakeBench:
     """Gives runs back as they were written down."""
 
     def __init__(self, module, *runs):
-        self._run = module("load_run")
-        self._seen = module("load").Seen
+        self._run = module("load.run")
+        self._seen = module("load.calls").Seen
         self._left = list(runs)
 
     def plain(self, calls, title):  # noqa: ARG002
@@ -97,16 +97,16 @@ COUNTED = {
 
 
 def test_the_parts_of_the_cost_add_up_to_the_total(module):
-    found = module("load_split").split(COUNTED, call_seconds=100.0)
+    found = module("load.split").split(COUNTED, call_seconds=100.0)
     assert found["total"] == 10.0
     assert found["batching"] == pytest.approx(0.5)
     assert found["transport"] == pytest.approx(4.0)
-    assert sum(found[part] for part in module("load_split").PARTS) == pytest.approx(10.0)
+    assert sum(found[part] for part in module("load.split").PARTS) == pytest.approx(10.0)
 
 
 def test_a_part_that_is_never_counted_is_an_error_not_a_zero(module):
     with pytest.raises(ValueError, match="no steps were counted"):
-        module("load_split").split({**COUNTED, "steps": 0}, call_seconds=100.0)
+        module("load.split").split({**COUNTED, "steps": 0}, call_seconds=100.0)
 
 
 def test_the_measured_server_counts_what_real_calls_cost(module):
@@ -119,30 +119,30 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
         calls_per_connection=50,
         seed=1,
     )
-    with module("load_run").Generators(1) as generators:
-        bench = module("load_split").Bench(options, generators, os.sched_getaffinity(0))
+    with module("load.run").Generators(1) as generators:
+        bench = module("load.split").Bench(options, generators, os.sched_getaffinity(0))
         outcome, cost = bench.measured(5, title="")
     assert (outcome.lost, outcome.seen.refused) == (0, 0)
     assert outcome.metered["messages"] == pytest.approx(5 * 2 * 10, rel=0.3)
     assert outcome.metered["blocks"] >= outcome.metered["steps"] > 0
-    parts = module("load_split").PARTS
+    parts = module("load.split").PARTS
     assert all(cost[part] > 0 for part in parts)
     assert sum(cost[part] for part in parts) == pytest.approx(cost["total"], rel=0.01)
 
 
 def test_what_others_do_on_the_cores_of_the_server_is_told_apart(module):
-    run = module("load_run")
+    run = module("load.run")
     every = set(range(os.cpu_count()))
     before = run.server_meter(os.getpid(), every)
     assert before.keys() == {"cpu", "foreign"}
     sum(range(2_000_000))
     assert run.server_meter(os.getpid(), every)["cpu"] > before["cpu"]
-    outcome = run.Outcome(module("load").Seen(), 1, 2.0, 100, {"cpu": 1.0, "foreign": 0.5})
+    outcome = run.Outcome(module("load.calls").Seen(), 1, 2.0, 100, {"cpu": 1.0, "foreign": 0.5})
     assert outcome.figures()["foreign_cpu_share"] == 0.25
 
 
 def test_the_cpu_of_a_process_grows_as_it_works(module):
-    cpu_seconds = module("load_run").cpu_seconds
+    cpu_seconds = module("load.run").cpu_seconds
     before = cpu_seconds(os.getpid())
     sum(range(2_000_000))
     assert cpu_seconds(os.getpid()) > before
