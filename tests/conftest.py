@@ -54,6 +54,7 @@ class Sharing(LoadScopeScheduling):
         return "servers" if path.startswith(_SERVERS) else path
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest runs without xdist too
 def pytest_xdist_make_scheduler(config, log):
     return Sharing(config, log)
 
