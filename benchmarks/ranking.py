@@ -11,8 +11,8 @@ arXiv 2007.07314, tau 1), so that the answer is as if all classes were equally f
 
 JSON: ``data`` (identity, see paper_table/data.py), ``split``, ``task``, ``classes``, ``speakers``,
 ``utterances``, and ``runs``: by folder's name ``f1``, ``recall``, ``f1_prior_out``,
-``recall_prior_out``, ``auc`` (by class) and ``auc_macro`` {value, interval}. Intervals are of 95 %,
-by resampling speakers with the same draws for every run.
+``recall_prior_out``, ``auc`` (by class), ``auc_macro`` and ``auc_macro_more`` than the first run's,
+{value, interval} each. Intervals are of 95 %, by resampling speakers, the same draws for every run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from intervals import DRAWS, LEVEL, SEED, Floats, Ints
+from intervals import DRAWS, Floats, Ints, confusions, measures, percentiles, resampled
 from paper_table.data import identity
 from paper_table.rows import ROWS
-from paper_table.score import hearing, speakers_of
+from paper_table.score import heard, hearing, speakers_of
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -37,6 +38,7 @@ from train.judging.evaluate import run
 from train.judging.prior import class_prior
 from train.loading.batches import UNKNOWN, evaluation_batches
 from train.loading.data import open_split
+from train.loading.sampling import Sampling
 
 TASK = "age_group"
 HEADS = {
@@ -46,18 +48,8 @@ HEADS = {
     "recall_prior_out": "recall without",
     "auc_macro": "AUC",
 }
-BALANCE = 0.5
+BALANCE = Sampling.balance
 """Of the draws of training, as the rows of Table 1 leave it."""
-
-
-def macro(truth: Ints, said: Ints, weight: Floats, classes: int) -> tuple[float, float]:
-    """Macro F1 and recall over the classes that occur, each utterance counting ``weight`` times."""
-    table = np.zeros((classes, classes))
-    np.add.at(table, (truth, said), weight)
-    right, true, given = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
-    occurs = true > 0
-    f1 = 2 * right[occurs] / (true + given)[occurs]
-    return float(f1.mean()), float((right[occurs] / true[occurs]).mean())
 
 
 def areas(logp: Floats, truth: Ints, weight: Floats) -> Floats:
@@ -72,41 +64,62 @@ def areas(logp: Floats, truth: Ints, weight: Floats) -> Floats:
     return found
 
 
-def judge(logp: Floats, truth: Ints, member: Ints, prior: Floats, draws: int) -> dict[str, Any]:
+def figure(value: float, drawn: Floats) -> dict[str, Any]:
+    """A value and its interval; both None where there was nothing to measure."""
+    if np.isnan(value):
+        return {"value": None, "interval": None}
+    interval = percentiles(drawn)
+    ends = None if interval is None else [round(end, 4) for end in interval]
+    return {"value": round(float(value), 4), "interval": ends}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How well each class is ranked: [classes] as measured, [draws, classes] resampled."""
+
+    measured: Floats
+    drawn: Floats
+
+    def macro(self) -> tuple[float, Floats]:
+        """Averages over the classes that were measured."""
+        there = ~np.isnan(self.measured)
+        return float(self.measured[there].mean()), self.drawn[:, there].mean(axis=1)
+
+
+def ranks(logp: Floats, truth: Ints, speakers: Sequence[str], draws: int) -> Ranks:
+    """Areas of one run, and of ``draws`` resamplings of its speakers, the same for every run."""
+    names, member = np.unique(speakers, return_inverse=True)
+    counts = resampled(np.eye(len(names)), draws=draws)
+    drawn = np.array([areas(logp, truth, row[member]) for row in counts])
+    return Ranks(areas(logp, truth, np.ones(len(truth))), drawn)
+
+
+def judge(
+    logp: Floats, truth: Ints, speakers: Sequence[str], prior: Floats, found: Ranks, draws: int
+) -> dict[str, Any]:
     """Figures of one run.
 
     Args:
         logp: log posteriors [utterances, classes].
         truth: their classes.
-        member: number of each utterance's speaker.
+        speakers: of the utterances.
         prior: of the classes in training, sums to 1.
+        found: see :func:`ranks`.
         draws: of speakers, for the intervals.
 
     Returns:
         See the module; ``auc`` is a list in the order of the classes.
     """
-    classes = logp.shape[1]
-    said, said_out = logp.argmax(axis=1), (logp - np.log(prior)).argmax(axis=1)
-
-    def all_of(weight: Floats) -> Floats:
-        area = areas(logp, truth, weight)
-        kept, out = (macro(truth, answer, weight, classes) for answer in (said, said_out))
-        ranked = area[~np.isnan(area)]
-        return np.array([*kept, *out, ranked.mean() if ranked.size else np.nan, *area])
-
-    random = np.random.default_rng(SEED)
-    people = int(member.max()) + 1
-    drawn = [random.multinomial(people, np.full(people, 1 / people)) for _ in range(draws)]
-    spread = np.array([all_of(counts[member].astype(float)) for counts in drawn])
-    values: list[dict[str, Any]] = []
-    for value, drawn_values in zip(all_of(np.ones(len(truth))), spread.T, strict=True):
-        some = drawn_values[~np.isnan(drawn_values)]
-        if np.isnan(value) or not some.size:  # no member, so nothing to rank
-            values.append({"value": None, "interval": None})
-            continue
-        ends = np.quantile(some, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        values.append({"value": round(float(value), 4), "interval": ends.round(4).tolist()})
-    return {**dict(zip(HEADS, values, strict=False)), "auc": values[len(HEADS) :]}
+    result: dict[str, Any] = {}
+    for end, said in (("", logp), ("_prior_out", logp - np.log(prior))):
+        tables = confusions(truth, said.argmax(axis=1), speakers, logp.shape[1])
+        whole = measures(tables.sum(axis=0))
+        drawn = measures(resampled(tables, draws=draws))
+        result[f"f1{end}"] = figure(float(whole.f1), drawn.f1)
+        result[f"recall{end}"] = figure(float(whole.recall), drawn.recall)
+    result["auc_macro"] = figure(*found.macro())
+    pairs = zip(found.measured, found.drawn.T, strict=True)
+    return {**result, "auc": [figure(value, drawn) for value, drawn in pairs]}
 
 
 def posteriors(folder: Path, data: Sequence[str], split: str) -> tuple[Floats, Ints, list[str]]:
@@ -116,16 +129,11 @@ def posteriors(folder: Path, data: Sequence[str], split: str) -> tuple[Floats, I
     calls = hearing(ROWS["ecapa-base"], student.config.tree, data)
     batches = evaluation_batches(parts, calls)
     found = run(student, batches)
-    heard = [
-        name
-        for batch in batches
-        for name, length in zip(batch.ids, batch.lengths.tolist(), strict=True)
-        if length >= student.samples_per_frame
-    ]
     whose = speakers_of(parts)
+    names = np.array([whose[name] for batch in batches for name in batch.ids])
     known = found.targets[TASK] != UNKNOWN
     logp, truth = found.at(TASK, 1e9)
-    return logp.astype(float), truth, [whose[n] for n, k in zip(heard, known, strict=True) if k]
+    return logp.astype(float), truth, names[heard(student, batches)][known].tolist()
 
 
 def shown(result: dict[str, Any]) -> Table:
@@ -154,19 +162,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"split": options.split, "task": TASK, "runs": {}}
+    first: Ranks | None = None
+    heard_first: list[str] = []
     try:
+        prior: dict[str, Floats] = {}
         for folder in options.runs:
             with console.status(f"{folder.name}: {options.split}"):
-                logp, truth, speakers = posteriors(folder, options.data, options.split)
                 tree = load_student(folder).config.tree
-                prior = class_prior(open_split(options.data, "train"), BALANCE, tree)[TASK]
-                names, member = np.unique(speakers, return_inverse=True)
-                found = judge(logp, truth, member, prior, options.draws)
-            result.setdefault("data", identity(options.data))
-            result |= {"split": options.split, "task": TASK, "classes": list(tree.classes(TASK))}
-            result |= {"speakers": len(names), "utterances": len(truth)}
-            result.setdefault("runs", {})[folder.name] = found
+                prior = prior or class_prior(open_split(options.data, "train"), BALANCE, tree)
+                logp, truth, speakers = posteriors(folder, options.data, options.split)
+                heard_first = heard_first or speakers
+                if speakers != heard_first:  # its draws would be of others
+                    parser.error(f"{folder.name}: hears other utterances than the first run")
+                found = ranks(logp, truth, speakers, options.draws)
+                figures = judge(logp, truth, speakers, prior[TASK], found, options.draws)
+            first = first or found
+            (value, drawn), (base, base_drawn) = found.macro(), first.macro()
+            figures["auc_macro_more"] = figure(value - base, drawn - base_drawn)
+            result["runs"][folder.name] = figures
+        result["data"] = identity(options.data)
+        result |= {"classes": list(tree.classes(TASK)), "utterances": len(truth)}
+        result["speakers"] = len(set(heard_first))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     Console().print(shown(result))

@@ -66,18 +66,22 @@ def speakers_of(split: Split) -> dict[str, str]:
     return {cut.id: cut.supervisions[0].speaker for cut in labelled(split)}
 
 
+def heard(student: Student, batches: Sequence[Batch]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which utterances are at least a frame long: ``run`` passes over the others."""
+    return np.concatenate([b.lengths.numpy() >= student.samples_per_frame for b in batches])
+
+
 def answers(student: Student, batches: Sequence[Batch]) -> dict[str, np.ndarray[Any, Any]]:
     """Final prediction of every utterance by task, -1 where no speech was heard."""
     said = run(student, batches)
-    # run() passes over utterances of less than a frame; they keep their place here
-    heard = np.concatenate([b.lengths.numpy() >= student.samples_per_frame for b in batches])
+    there = heard(student, batches)  # the others keep their place
     found = {}
     for task in TASKS:
         final = [rows[-1].argmax() for rows in said.logp[task]]
-        if len(final) != heard.sum():
-            raise ValueError(f"{heard.sum()} utterances have speech, {len(final)} were answered")
-        found[task] = np.full(len(heard), -1)
-        found[task][heard] = final
+        if len(final) != there.sum():
+            raise ValueError(f"{there.sum()} utterances have speech, {len(final)} were answered")
+        found[task] = np.full(len(there), -1)
+        found[task][there] = final
     return found
 
 
