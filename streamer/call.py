@@ -18,9 +18,10 @@ from streamer.errors import (
 )
 from streamer.keeper import Keeper
 from streamer.models import ServedModel
-from streamer.operation.load import AHEAD_SECONDS, Load
+from streamer.operation.load import Load
 from streamer.operation.metrics import Heard, Metrics
 from streamer.operation.tracing import NO_TRACE, CallTrace
+from streamer.pace import Pace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
@@ -74,7 +75,8 @@ class Call:
         self.messages = 0
         self._load = load
         self._trace = trace
-        self.last_message = self.began = clock()
+        self.last_message = clock()
+        self.pace = Pace(self.last_message)
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
@@ -138,7 +140,8 @@ class Call:
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
         self.counted = Heard.of(session)
-        self.began -= session.audio_seconds + resumed.age
+        sent = session.audio_seconds
+        self.pace = Pace(self.last_message, age=sent + resumed.age, sent=sent)
 
     def remember(self) -> None:
         """Send a checkpoint of what has come up to now, as soon as the student has heard it.
@@ -198,10 +201,6 @@ class Call:
         if not self.given_up.done():
             self.given_up.set_result(reason)
 
-    def ahead(self, now: float) -> bool:
-        """Whether it streams a file: it has sent more audio than it is old."""
-        return self.session.audio_seconds - (now - self.began) > AHEAD_SECONDS
-
     def lag(self, now: float) -> float:
         """Seconds that its oldest audio has waited for the student, to the second."""
         return 0.0 if self._closed else self.session.lag(now)
@@ -224,8 +223,8 @@ class Call:
             seconds = self.session.audio(
                 audio.sequence, audio.data, start, received=self.last_message
             )
-            age = self.last_message - self.began
-            self._load.heard(seconds, self.session.audio_seconds - age)
+            self.pace.heard(self.session.audio_seconds)
+            self._load.heard(seconds, live=not self.pace.file(self.last_message))
             self._remember_if_due()
             return False
         if kind == "control":

@@ -5,7 +5,8 @@ event loop takes as long as all its calls' messages together. Once a turn takes 
 message lasts, running calls fall behind and do not catch up: their audio waits in their streams,
 where the server cannot see it. So new calls are refused already when the open ones need almost all
 of the CPU for live audio; files that are streamed faster than speech fill it too, but can wait.
-When work waits for long, predictions, of which the newest replaces the others, come less often.
+When work waits for long, or live audio needs all of the CPU, predictions, of which the newest
+replaces the others, come less often.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
 FULL_DEMAND = 0.95
 """Share of the CPU, taken for live audio, from which on new calls are refused."""
-AHEAD_SECONDS = 0.5
-"""A call that has sent more audio than it is old, and this besides, streams a file."""
+STRETCH_DEMAND = (0.97, 0.99)
+"""Shares from which on predictions come half and a quarter as often; no new call has been let in
+for some time then, but those that came at once with others may be too many."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -40,19 +42,19 @@ class Load:
         self.delay = 0.0
         self.demand = 0.0
         self._live = 0.0
-        self._ahead = 0.0
+        self._files = 0.0
 
-    def heard(self, seconds: float, ahead: float) -> None:
+    def heard(self, seconds: float, *, live: bool) -> None:
         """Take note of a message.
 
         Args:
             seconds: of audio in it.
-            ahead: seconds of audio that its call has sent beyond its own age.
+            live: whether its call has to be heard while it is spoken; else it is a file.
         """
-        if ahead > AHEAD_SECONDS:
-            self._ahead += seconds
-        else:
+        if live:
             self._live += seconds
+        else:
+            self._files += seconds
 
     def measured(self, delay: float, busy: float, passed: float) -> None:
         """Take one measurement into account.
@@ -62,9 +64,9 @@ class Load:
             busy: see :class:`CpuShare`.
             passed: seconds since the last measurement.
         """
-        heard = self._live + self._ahead
+        heard = self._live + self._files
         live = self._live / heard if heard else 1.0
-        self._live = self._ahead = 0.0
+        self._live = self._files = 0.0
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
         self.demand += share * (busy * live - self.demand)
@@ -81,9 +83,10 @@ class Load:
     @property
     def stretch(self) -> int:
         """Factor on the interval between two predictions: 1, 2 or 4."""
-        if self.delay >= FULL_SECONDS:
+        half, quarter = STRETCH_DEMAND
+        if self.delay >= FULL_SECONDS or self.demand >= quarter:
             return 4
-        return 2 if self.delay >= BUSY_SECONDS else 1
+        return 2 if self.delay >= BUSY_SECONDS or self.demand >= half else 1
 
 
 class CpuShare:

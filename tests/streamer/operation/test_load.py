@@ -82,17 +82,28 @@ def test_share_of_one_worker_among_several(monkeypatch):
 def test_demand_is_the_share_of_live_audio(file, demand):
     load = Load()
     for _ in range(20):
-        load.heard(1.0, 0.0)
-        load.heard(file, 2.0)
+        load.heard(1.0, live=True)
+        load.heard(file, live=False)
         load.measured(0.0, 1.0, 1.0)
     assert load.demand == pytest.approx(demand)
     assert bool(load.full) == (demand == 1.0)
 
 
-def test_live_calls_that_catch_up_are_live():
-    """They hear faster than speech, but are behind their age: no room for others yet."""
+@pytest.mark.parametrize(
+    ("busy", "full", "stretch"), [(0.9, False, 1), (0.96, True, 1), (0.98, True, 2), (1.0, True, 4)]
+)
+def test_a_core_that_is_taken_by_live_calls(busy, full, stretch):
+    """No more calls first; then fewer predictions, so that those let in together keep up."""
     load = Load()
     for _ in range(20):
-        load.heard(10.0, -3.0)
+        load.heard(10.0, live=True)
+        load.measured(0.0, busy, 1.0)
+    assert (bool(load.full), load.stretch) == (full, stretch)
+
+
+def test_files_that_take_the_core_make_no_prediction_wait():
+    load = Load()
+    for _ in range(20):
+        load.heard(10.0, live=False)
         load.measured(0.0, 1.0, 1.0)
-    assert load.full
+    assert (load.full, load.stretch) == ("", 1)
