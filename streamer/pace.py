@@ -37,6 +37,5 @@ class Pace:
 
     def file(self, now: float) -> bool:
         """Whether it streams a file, which can wait."""
-        # Half a second more: the first messages of any call come together.
-        lasted = now - self._here + AHEAD_SECONDS
-        return self.ahead(now) and self._sent - self._elsewhere > FILE_RATE * lasted
+        rate_exceeded = self._sent - self._elsewhere > FILE_RATE * (now - self._here)
+        return rate_exceeded and self.ahead(now)

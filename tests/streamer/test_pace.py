@@ -27,6 +27,12 @@ def test_a_file_is_one_within_half_a_second(rate):
     assert all(file for age, file in play(Pace(0.0), rate) if age > 0.5)
 
 
+def test_a_short_file_is_one_as_soon_as_it_is_ahead():
+    """Ten messages within a fifth of a second: many such calls fill a core, and can wait."""
+    taken = play(Pace(0.0), 5.0, seconds=0.2)
+    assert [file for _, file in taken] == [False] * 6 + [True] * 4
+
+
 @given(late=st.floats(0.5, 5.0), burst=st.floats(0.001, 0.5))
 def test_a_live_call_begun_late_is_live_when_it_has_been_heard_for_as_long(late, burst):
     """What it had said before comes at once; ahead it stays for good."""
@@ -60,4 +66,4 @@ def test_a_file_that_goes_on_here_is_a_file():
     """What it sent elsewhere does not make it one, nor hides it."""
     pace = Pace(100.0, age=20.0, sent=20.0)
     assert not pace.file(100.0)
-    assert all(file for age, file in play(pace, 20.0, start=100.0, before=20.0) if age > 0.5)
+    assert all(file for age, file in play(pace, 20.0, start=100.0, before=20.0) if age > 0.1)
