@@ -21,13 +21,16 @@ from streamer.models import ServedModel
 from streamer.operation.load import Load
 from streamer.operation.metrics import Heard, Metrics
 from streamer.operation.tracing import NO_TRACE, CallTrace
-from streamer.pace import Pace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
 
 MAX_BACKLOG = 32
 """Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""
+AHEAD_SECONDS = 0.5
+"""A call that has sent more audio than it is old, and this besides, streams a file."""
+ACTIVE_SECONDS = 1.0
+"""A call that has sent nothing for so long is held, or silent and suppressed."""
 MAX_UNSENT_EVENTS = 1000
 """Speech events that a slow reader may leave unread; predictions replace each other instead."""
 
@@ -75,8 +78,8 @@ class Call:
         self.messages = 0
         self._load = load
         self._trace = trace
-        self.last_message = clock()
-        self.pace = Pace(self.last_message)
+        self.last_message = self.began = clock()
+        self._active_until = self.began
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
@@ -140,8 +143,7 @@ class Call:
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
         self.counted = Heard.of(session)
-        sent = session.audio_seconds
-        self.pace = Pace(self.last_message, age=sent + resumed.age, sent=sent)
+        self.began -= session.audio_seconds + resumed.age
 
     def remember(self) -> None:
         """Send a checkpoint of what has come up to now, as soon as the student has heard it.
@@ -201,6 +203,14 @@ class Call:
         if not self.given_up.done():
             self.given_up.set_result(reason)
 
+    def active(self, now: float) -> bool:
+        """Whether audio of it is coming."""
+        return self._active_until > now
+
+    def ahead(self, now: float) -> bool:
+        """Whether it streams a file: it has sent more audio than it is old."""
+        return self.session.audio_seconds - (now - self.began) > AHEAD_SECONDS
+
     def lag(self, now: float) -> float:
         """Seconds that its oldest audio has waited for the student, to the second."""
         return 0.0 if self._closed else self.session.lag(now)
@@ -223,8 +233,8 @@ class Call:
             seconds = self.session.audio(
                 audio.sequence, audio.data, start, received=self.last_message
             )
-            self.pace.heard(self.session.audio_seconds)
-            self._load.heard(seconds, live=not self.pace.file(self.last_message))
+            self._load.heard(seconds)
+            self._active_until = self.last_message + max(seconds, ACTIVE_SECONDS)
             self._remember_if_due()
             return False
         if kind == "control":

@@ -20,7 +20,7 @@ def enforce(policy: Policy, call: Call, now: float) -> None:
         now: seconds, monotonic, of the call's own clock.
     """
     lag = call.lag(now)
-    if lag > policy.max_lag_seconds and not call.pace.ahead(now):
+    if lag > policy.max_lag_seconds and not call.ahead(now):
         error = LagExceeded(lag, policy.max_lag_seconds, RETRY_SECONDS)
         if call.over_since is None:
             call.stop(error)
@@ -32,5 +32,5 @@ def enforce(policy: Policy, call: Call, now: float) -> None:
             call.give_up(late if lag else ReadTimeout(policy.idle_timeout))
     elif now - call.last_message > policy.idle_timeout:
         call.stop(IdleTimeout(policy.idle_timeout))
-    elif now - call.pace.began > policy.max_call_seconds:
+    elif now - call.began > policy.max_call_seconds:
         call.stop(CallTooLong(policy.max_call_seconds))

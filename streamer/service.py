@@ -219,7 +219,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             busy: share of the CPU taken since the last time.
             passed: seconds since the last time.
         """
-        self._load.measured(max(late, self._models.waited), busy, passed)
+        now = self._clock()
+        active = sum(call.active(now) for call in self._calls)
+        self._load.measured(max(late, self._models.waited), busy, passed, active)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:

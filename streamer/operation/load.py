@@ -24,6 +24,8 @@ FULL_DEMAND = 0.95
 STRETCH_DEMAND = (0.97, 0.99)
 """Shares from which on predictions come half and a quarter as often; no new call has been let in
 for some time then, but those that came at once with others may be too many."""
+CATCHING_UP = 1.25
+"""Live calls that were held up are heard faster than they speak: by so much still no files."""
 RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
@@ -41,35 +43,32 @@ class Load:
     def __init__(self) -> None:
         self.delay = 0.0
         self.demand = 0.0
-        self._live = 0.0
-        self._files = 0.0
+        self._busy = 0.0
+        self._rate = 0.0
+        self._heard = 0.0
 
-    def heard(self, seconds: float, *, live: bool) -> None:
-        """Take note of a message.
+    def heard(self, seconds: float) -> None:
+        """Take note of so many seconds of audio."""
+        self._heard += seconds
 
-        Args:
-            seconds: of audio in it.
-            live: whether its call has to be heard while it is spoken; else it is a file.
-        """
-        if live:
-            self._live += seconds
-        else:
-            self._files += seconds
-
-    def measured(self, delay: float, busy: float, passed: float) -> None:
+    def measured(self, delay: float, busy: float, passed: float, calls: int) -> None:
         """Take one measurement into account.
 
         Args:
             delay: seconds that work waited just now, the longest of what was looked at.
             busy: see :class:`CpuShare`.
             passed: seconds since the last measurement.
+            calls: that audio is coming of.
         """
-        heard = self._live + self._files
-        live = self._live / heard if heard else 1.0
-        self._live = self._files = 0.0
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
-        self.demand += share * (busy * live - self.demand)
+        self._busy += share * (busy - self._busy)
+        self._rate += share * (self._heard / passed - self._rate)
+        self._heard = 0.0
+        # Live, so many calls can have spoken so much: what is beyond comes from files. Calls are
+        # not told apart one by one: one that a busy server began late is like a file at first.
+        live = min(1.0, CATCHING_UP * calls / self._rate) if self._rate else 1.0
+        self.demand = self._busy * live
 
     @property
     def full(self) -> str:

@@ -59,7 +59,7 @@ def test_what_a_token_grants_goes_before_the_setting(own):
 def test_a_full_server_refuses_whoever_comes():
     load = Load()
     admission = Admission(Policy(), load)
-    load.measured(1.0, 0.5, 30.0)
+    load.measured(1.0, 0.5, 30.0, 0)
     error = refusal(admission, BERLIN)
     assert (error.reason, error.retry_after) == ("full", 2.0)
     assert admission.held == {}

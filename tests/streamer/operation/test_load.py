@@ -15,13 +15,13 @@ DELAYS = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=50)
 def test_average_stays_between_what_was_measured(delays):
     load = Load()
     for delay in delays:
-        load.measured(delay, 0.0, 0.1)
+        load.measured(delay, 0.0, 0.1, 0)
     assert 0.0 <= load.delay <= max(delays) + 1e-9
 
 
 def test_one_long_turn_is_no_overload():
     load = Load()
-    load.measured(0.2, 0.0, 0.1)
+    load.measured(0.2, 0.0, 0.1, 0)
     assert not load.full
     assert load.stretch == 1
 
@@ -32,7 +32,7 @@ def test_one_long_turn_is_no_overload():
 def test_lasting_delay(delay, stretch, full):
     load = Load()
     for _ in range(100):
-        load.measured(delay, 0.0, 0.1)
+        load.measured(delay, 0.0, 0.1, 0)
     assert load.delay == pytest.approx(delay, rel=0.01)
     assert (load.stretch, bool(load.full)) == (stretch, full)
     assert BUSY_SECONDS < FULL_SECONDS
@@ -41,19 +41,19 @@ def test_lasting_delay(delay, stretch, full):
 def test_recovers_within_three_seconds():
     load = Load()
     for _ in range(100):
-        load.measured(1.0, 0.0, 0.1)
+        load.measured(1.0, 0.0, 0.1, 0)
     passed = 0.0
     while load.full:
-        load.measured(0.0, 0.0, 0.1)
+        load.measured(0.0, 0.0, 0.1, 0)
         passed += 0.1
     assert 1.0 < passed < 3.0
 
 
 def test_a_measurement_weighs_as_much_as_the_time_that_it_covers():
     at_once, bit_by_bit = Load(), Load()
-    at_once.measured(1.0, 0.5, 1.0)
+    at_once.measured(1.0, 0.5, 1.0, 0)
     for _ in range(10):
-        bit_by_bit.measured(1.0, 0.5, 0.1)
+        bit_by_bit.measured(1.0, 0.5, 0.1, 0)
     assert at_once.delay == pytest.approx(bit_by_bit.delay)
     assert at_once.demand == pytest.approx(bit_by_bit.demand)
 
@@ -78,15 +78,43 @@ def test_share_of_one_worker_among_several(monkeypatch):
     assert CpuShare(workers=1).since_last() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("file", "demand"), [(0.0, 1.0), (1.0, 0.5), (9.0, 0.1)])
-def test_demand_is_the_share_of_live_audio(file, demand):
+def lasting(load, *, busy=1.0, calls, rate, ticks=200):
+    """Tenths of a second in which so many calls send, and so much audio is heard a second."""
+    for _ in range(ticks):
+        load.heard(rate * 0.1)
+        load.measured(0.0, busy, 0.1, calls)
+
+
+@pytest.mark.parametrize(
+    ("calls", "rate", "demand"),
+    [
+        (400, 400, 1.0),  # all are live
+        (600, 400, 1.0),  # and fall behind
+        (400, 480, 1.0),  # and catch up
+        (5, 200, 0.031),  # files
+        (305, 500, 0.7625),  # both
+    ],
+)
+def test_demand_is_what_live_calls_can_have_spoken(calls, rate, demand):
     load = Load()
-    for _ in range(20):
-        load.heard(1.0, live=True)
-        load.heard(file, live=False)
-        load.measured(0.0, 1.0, 1.0)
-    assert load.demand == pytest.approx(demand)
+    lasting(load, calls=calls, rate=rate)
+    assert load.demand == pytest.approx(demand, rel=0.01)
     assert bool(load.full) == (demand == 1.0)
+
+
+def test_bursts_of_a_network_are_no_files():
+    """Nothing for a tenth of a second, then what was held up."""
+    load = Load()
+    for tick in range(200):
+        load.heard(40.0 * (0.3, 1.7)[tick % 2])
+        load.measured(0.0, 1.0, 0.1, 400)
+        assert tick < 50 or load.full
+
+
+def test_nothing_heard_is_no_live_audio_but_may_be_opening_calls():
+    load = Load()
+    lasting(load, calls=0, rate=0)
+    assert load.full
 
 
 @pytest.mark.parametrize(
@@ -95,15 +123,11 @@ def test_demand_is_the_share_of_live_audio(file, demand):
 def test_a_core_that_is_taken_by_live_calls(busy, full, stretch):
     """No more calls first; then fewer predictions, so that those let in together keep up."""
     load = Load()
-    for _ in range(20):
-        load.heard(10.0, live=True)
-        load.measured(0.0, busy, 1.0)
+    lasting(load, busy=busy, calls=400, rate=400)
     assert (bool(load.full), load.stretch) == (full, stretch)
 
 
 def test_files_that_take_the_core_make_no_prediction_wait():
     load = Load()
-    for _ in range(20):
-        load.heard(10.0, live=False)
-        load.measured(0.0, 1.0, 1.0)
+    lasting(load, calls=5, rate=200)
     assert (load.full, load.stretch) == ("", 1)

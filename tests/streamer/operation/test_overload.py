@@ -1,5 +1,6 @@
 """A server that is behind refuses new calls and predicts less often; running calls go on."""
 
+import asyncio
 from itertools import pairwise
 
 import grpc
@@ -59,9 +60,13 @@ def test_a_refusal_says_when_to_try_again(in_process):
 
 
 @pytest.mark.parametrize(
-    ("late", "busy", "least"), [(0.0, 0.5, 2), (0.03, 1.0, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)]
+    ("late", "busy", "least"),
+    [
+        *((0.0, 0.5, 2), (0.03, 0.96, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)),
+        *((0.0, 0.98, 4), (0.0, 1.0, 8)),
+    ],
 )
-def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, busy, least):
+def test_predictions_come_less_often_the_more_it_has_to_do(in_process, late, busy, least):
     async def scenario(local):
         stream = await opened(local)
         local.service.measured(late, busy, LONG)
@@ -77,13 +82,38 @@ def test_predictions_come_less_often_the_further_it_is_behind(in_process, late, 
 def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):
     async def scenario(local):
         stream = await opened(local)
+        local.service.measured(0.0, 1.0, LONG)
+        assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
         for number in range(1, 41):
             await stream.write(sound(number))
+        (call,) = local.service._calls
+        while call.session.audio_seconds < 4:
+            await asyncio.sleep(0.005)
+        local.service.measured(0.0, 1.0, 1.0)  # four seconds came at once
+        assert (await local.outcome(config()))[0] is Code.OK
         await stream.done_writing()
         while await stream.read() is not grpc.aio.EOF:
             pass
-        local.service.measured(0.0, 1.0, LONG)  # four seconds came at once
-        assert (await local.outcome(config()))[0] is Code.OK
+
+    in_process(scenario)
+
+
+def test_live_calls_that_a_busy_server_began_late_fill_it(in_process):
+    """Two seconds that they had spoken before come at once, then no more than they speak."""
+
+    async def scenario(local):
+        stream = await opened(local)
+        (call,) = local.service._calls
+        for number in range(1, 41):
+            await stream.write(sound(number))
+            while call.session.audio_seconds < (number - 0.5) * 0.1:
+                await asyncio.sleep(0.001)
+            if number >= 20:
+                local.service.measured(0.0, 1.0, 0.1)
+        assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
+        await stream.done_writing()
+        while await stream.read() is not grpc.aio.EOF:
+            pass
 
     in_process(scenario)
 

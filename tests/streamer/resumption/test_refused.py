@@ -193,11 +193,11 @@ def test_call_that_catches_up_is_live_again(replicas, chunks):
         await talk.say(chunks[30:50], first=31)
         while call.session.audio_seconds < 5:
             await asyncio.sleep(0.005)
-        assert not call.pace.ahead(clock.now)
+        assert not call.ahead(clock.now)
         await talk.say(chunks[50:], first=51)
         while call.session.audio_seconds < 6:
             await asyncio.sleep(0.005)
-        assert call.pace.ahead(clock.now)
+        assert call.ahead(clock.now)
         await talk.end()
 
     replicas(scenario)
