@@ -5,8 +5,8 @@ event loop takes as long as all its calls' messages together. Once a turn takes 
 message lasts, running calls fall behind and do not catch up: their audio waits in their streams,
 where the server cannot see it. So new calls are refused already when the open ones need almost all
 of the CPU for live audio; files that are streamed faster than speech fill it too, but can wait.
-When work waits for long, or live audio needs all of the CPU, predictions, of which the newest
-replaces the others, come less often.
+When work waits for long, or live calls fall behind all the same (many may have come at once),
+predictions, of which the newest replaces the others, come less often.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
 FULL_DEMAND = 0.95
 """Share of the CPU, taken for live audio, from which on new calls are refused."""
-STRETCH_DEMAND = (0.97, 0.99)
-"""Shares from which on predictions come half and a quarter as often; no new call has been let in
-for some time then, but those that came at once with others may be too many."""
+KEEPING_UP = (0.98, 0.9)
+"""Share of what live calls speak that a server without CPU time to spare has heard of late, below
+which predictions come half and a quarter as often."""
 CATCHING_UP = 1.25
 """Live calls that were held up are heard faster than they speak: by so much still no files."""
 RETRY_SECONDS = 2.0
@@ -46,6 +46,7 @@ class Load:
         self._busy = 0.0
         self._rate = 0.0
         self._heard = 0.0
+        self._kept_up = 1.0
 
     def heard(self, seconds: float) -> None:
         """Take note of so many seconds of audio."""
@@ -69,6 +70,8 @@ class Load:
         # not told apart one by one: one that a busy server began late is like a file at first.
         live = min(1.0, CATCHING_UP * calls / self._rate) if self._rate else 1.0
         self.demand = self._busy * live
+        # Held or suppressed silence is not heard either: that alone is not falling behind.
+        self._kept_up = self._rate / calls if calls and self.demand >= FULL_DEMAND else 1.0
 
     @property
     def full(self) -> str:
@@ -82,10 +85,10 @@ class Load:
     @property
     def stretch(self) -> int:
         """Factor on the interval between two predictions: 1, 2 or 4."""
-        half, quarter = STRETCH_DEMAND
-        if self.delay >= FULL_SECONDS or self.demand >= quarter:
+        half, quarter = KEEPING_UP
+        if self.delay >= FULL_SECONDS or self._kept_up < quarter:
             return 4
-        return 2 if self.delay >= BUSY_SECONDS or self.demand >= half else 1
+        return 2 if self.delay >= BUSY_SECONDS or self._kept_up < half else 1
 
 
 class CpuShare:

@@ -118,12 +118,20 @@ def test_nothing_heard_is_no_live_audio_but_may_be_opening_calls():
 
 
 @pytest.mark.parametrize(
-    ("busy", "full", "stretch"), [(0.9, False, 1), (0.96, True, 1), (0.98, True, 2), (1.0, True, 4)]
+    ("busy", "rate", "full", "stretch"),
+    [
+        (0.9, 400, False, 1),
+        (0.9, 200, False, 1),  # half of them suppress silence
+        (0.96, 400, True, 1),
+        (1.0, 400, True, 1),
+        (1.0, 380, True, 2),
+        (1.0, 300, True, 4),
+    ],
 )
-def test_a_core_that_is_taken_by_live_calls(busy, full, stretch):
-    """No more calls first; then fewer predictions, so that those let in together keep up."""
+def test_a_core_that_is_taken_by_live_calls(busy, rate, full, stretch):
+    """No more calls first; then fewer predictions, if those let in fall behind."""
     load = Load()
-    lasting(load, busy=busy, calls=400, rate=400)
+    lasting(load, busy=busy, calls=400, rate=rate)
     assert (bool(load.full), load.stretch) == (full, stretch)
 
 
