@@ -21,7 +21,7 @@ FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
 FULL_DEMAND = 0.95
 """Share of the CPU, taken for live audio, from which on new calls are refused."""
-KEEPING_UP = (0.98, 0.9)
+KEEPING_UP = (0.97, 0.9)
 """Share of what live calls speak that a server without CPU time to spare has heard of late, below
 which predictions come half and a quarter as often."""
 CATCHING_UP = 1.25
@@ -30,6 +30,8 @@ RETRY_SECONDS = 2.0
 """When a refused call may try again."""
 _MEMORY_SECONDS = 0.5
 """Time constant of the averages: opening a hundred calls at once is no overload."""
+_LONG_SECONDS = 2.0
+"""Time constant of what is compared to a few per cent; messages come in lumps."""
 
 
 class Load:
@@ -46,7 +48,7 @@ class Load:
         self._busy = 0.0
         self._rate = 0.0
         self._heard = 0.0
-        self._kept_up = 1.0
+        self._spoken = self._taken = 0.0
 
     def heard(self, seconds: float) -> None:
         """Take note of so many seconds of audio."""
@@ -64,14 +66,15 @@ class Load:
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
         self._busy += share * (busy - self._busy)
-        self._rate += share * (self._heard / passed - self._rate)
-        self._heard = 0.0
+        rate, self._heard = self._heard / passed, 0.0
+        self._rate += share * (rate - self._rate)
+        share = 1.0 - math.exp(-passed / _LONG_SECONDS)
+        self._taken += share * (rate - self._taken)
+        self._spoken += share * (calls - self._spoken)
         # Live, so many calls can have spoken so much: what is beyond comes from files. Calls are
         # not told apart one by one: one that a busy server began late is like a file at first.
         live = min(1.0, CATCHING_UP * calls / self._rate) if self._rate else 1.0
         self.demand = self._busy * live
-        # Held or suppressed silence is not heard either: that alone is not falling behind.
-        self._kept_up = self._rate / calls if calls and self.demand >= FULL_DEMAND else 1.0
 
     @property
     def full(self) -> str:
@@ -86,9 +89,11 @@ class Load:
     def stretch(self) -> int:
         """Factor on the interval between two predictions: 1, 2 or 4."""
         half, quarter = KEEPING_UP
-        if self.delay >= FULL_SECONDS or self._kept_up < quarter:
+        # With CPU time to spare, what is not heard is silence that gateways held or suppressed.
+        kept_up = self._taken / self._spoken if self._spoken and self.demand >= FULL_DEMAND else 1.0
+        if self.delay >= FULL_SECONDS or kept_up < quarter:
             return 4
-        return 2 if self.delay >= BUSY_SECONDS or self._kept_up < half else 1
+        return 2 if self.delay >= BUSY_SECONDS or kept_up < half else 1
 
 
 class CpuShare:
