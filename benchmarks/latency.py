@@ -2,6 +2,7 @@
 
     python benchmarks/latency.py --calls 200 --seconds 60 --picture latency.png
     python benchmarks/latency.py --provider cuda --server-flags "--max-batch 256"
+    python benchmarks/latency.py --calls 280 --seconds 30 --profile profile.svg
 
 Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
 the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
@@ -9,6 +10,8 @@ is the demo call in mu-law, A-law and linear16, from a different point in every 
 of it is silence. The calls start one after another, then two seconds warm up; neither is counted.
 
 The server that is started gets a core of its own where there are two, the generator the others.
+--profile draws what its CPU time is spent on while it is counted, as a flame graph; py-spy stops
+the server for each of its samples, so take no latency or cost from such a run.
 
 JSON keys: ``calls``, ``lost`` (without their final prediction), ``refused`` (turned away before
 they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms``,
@@ -16,7 +19,7 @@ they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms
 ``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
 ``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
 itself was), ``foreign_cpu_share`` (of the server's cores, used by others meanwhile; a few per cent
-are the kernel's), ``provider``, ``device``.
+are the kernel's), ``profiled`` (true with --profile), ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from typing import Any
 
 from load.calls import DEMO
 from load.pictures import latency_picture
+from load.profiling import Profiler
 from load.run import Generators, Outcome, cores, on_cores, server_meter, write_json
 
 from streamer.local import LocalServer, local_server
@@ -61,9 +65,17 @@ def measure(
     mine: set[int],
     allowed: set[int],
 ) -> tuple[Outcome, dict[str, Any]]:
-    """One run, and the JSON that the module documents."""
+    """One run, and the JSON that the module documents.
 
-    def meter() -> dict[str, float]:
+    Raises:
+        FileNotFoundError: a profile is wanted, and py-spy is not installed.
+        RuntimeError: py-spy could not make it.
+    """
+    profiler = Profiler(server.process.pid, options.profile) if server and options.profile else None
+
+    def meter() -> dict[str, float]:  # first called when counting begins
+        if profiler and not profiler.started:
+            profiler.start(options.seconds)
         return server_meter(server.process.pid, mine) if server else {}
 
     with Generators(options.generators, allowed) as generators:
@@ -77,10 +89,13 @@ def measure(
             seed=options.seed,
             title=f"{options.calls} calls",
         )
+    if profiler:
+        profiler.finish()
     used = outcome.metered.get("cpu")
     return outcome, {
         **outcome.figures(),
         "server_cpu_ms_per_call_s": None if used is None else outcome.per_call_second(used),
+        "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
         "device": device_name(),
     }
@@ -125,8 +140,13 @@ def main() -> int:
     parser.add_argument(
         "--server-cores", type=int, default=1, help="cores of the server (%(default)s)"
     )
+    parser.add_argument(
+        "--profile", type=Path, help="draw a flame graph of the started server there (SVG)"
+    )
     load_arguments(parser)
     options = parser.parse_args()
+    if options.profile and options.target:
+        parser.error("--profile: only a server that is started here is profiled, not a --target")
     mine, theirs = cores(options.server_cores)
     with contextlib.ExitStack() as stack:
         server = None

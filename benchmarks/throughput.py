@@ -17,8 +17,9 @@ sets it) and ``empty_servicer_default``, and ``total_without_counters``. ``mean_
 step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py),
 ``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
 that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
-``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``),
-``seconds`` of a step, ``chunk_ms``, ``provider``, ``device``.
+``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``, medians
+of three rounds, and ``cpu_ms_per_call_s_range``), ``seconds`` of a step, ``chunk_ms``,
+``provider``, ``device``.
 """
 
 from __future__ import annotations

@@ -124,7 +124,13 @@ def _products(axes: Axes, result: Mapping[str, Any]) -> None:
 
 def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
     values = [point[name] for point in points]
-    axes.plot(values, [p["cpu_ms_per_call_s"] for p in points], "o-", color=ACCENT)
+    costs = [p["cpu_ms_per_call_s"] for p in points]
+    ranges = [p["cpu_ms_per_call_s_range"] for p in points]
+    spread = [
+        [cost - low for cost, (low, _) in zip(costs, ranges, strict=True)],
+        [high - cost for cost, (_, high) in zip(costs, ranges, strict=True)],
+    ]
+    axes.errorbar(values, costs, spread, fmt="o-", color=ACCENT, elinewidth=0.8, capsize=2)
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
     axes.minorticks_off()

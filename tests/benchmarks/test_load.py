@@ -55,6 +55,31 @@ def test_live_calls_are_paced_and_all_end_with_a_prediction(tmp_path, load):
     assert picture.stat().st_size > 1000
 
 
+def test_a_profile_shows_what_the_server_spends_its_time_on(tmp_path):
+    picture = tmp_path / "profile.svg"
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(BENCHMARKS / "latency.py"), "--calls", "20", "--seconds", "3"]
+    command += ["--profile", str(picture), "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if "ermission denied" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("py-spy may not look into another process here (ptrace)")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["profiled"] is True
+    drawn = picture.read_text()
+    assert drawn.startswith("<?xml")
+    assert str(tmp_path) not in drawn, "nothing of the machine"
+    assert "(streamer/" in drawn
+    assert "(onnxruntime" in drawn, "native frames belong to it"
+
+
+def test_only_a_server_that_is_started_here_is_profiled(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "latency.py"), "--target", "127.0.0.1:1"]
+    command += ["--profile", str(tmp_path / "p.svg")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--profile: only a server that is started here" in done.stderr
+
+
 def test_a_call_that_never_came_through_counts_as_lost(tmp_path):
     done, result = run(
         tmp_path, "latency.py", "--calls", "2", "--seconds", "1", "--target", "127.0.0.1:1"

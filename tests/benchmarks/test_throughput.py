@@ -84,6 +84,40 @@ def test_a_step_whose_generator_was_late_is_repeated_and_marked(module):
     assert capacity.generator_limited
 
 
+def test_every_point_of_a_curve_is_measured_once_a_round(module):
+    curves = module("load.curves")
+    found = curves.points(400)
+    assert len(found) == len(set(found))
+    assert [p.value for p in found if p.curve == "calls"] == [25, 50, 100, 200, 400]
+    assert {p.calls for p in found if p.curve == "chunk_ms"} == {100}
+    assert all(p.calls == 100 * p.value for p in found if p.curve == "workers")
+    assert [p.value for p in curves.points(300) if p.curve == "calls"][-2:] == [200, 300]
+
+
+def test_a_point_says_its_median_and_how_far_the_rounds_were_apart(module):
+    curves = module("load.curves")
+    runs = [
+        {
+            "cpu_ms_per_call_s": cost,
+            "generator_cpu_ms_per_call_s": 1.0,
+            "p99_ms": p99,
+            "late_sends_ms_p99": 0.5,
+            "lost": 1,
+        }
+        for cost, p99 in ((3.0, 10.0), (2.0, None), (9.0, 30.0))
+    ]
+    assert curves.summarised(curves.Point("workers", 2, 200), runs) == {
+        "workers": 2,
+        "calls": 200,
+        "cpu_ms_per_call_s": 3.0,
+        "cpu_ms_per_call_s_range": [2.0, 9.0],
+        "generator_cpu_ms_per_call_s": 1.0,
+        "p99_ms": 20.0,
+        "late_sends_ms_p99": 0.5,
+        "lost": 3,
+    }
+
+
 COUNTED = {
     "total": 1.0,
     "decode_vad": 0.2,
