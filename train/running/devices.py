@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -10,6 +11,8 @@ from lightning_fabric.plugins import MixedPrecision
 
 from train.running.settings import Training
 
+_log = logging.getLogger(__name__)
+
 
 class _Autocast(MixedPrecision):
     """Computes in 16 bits where that is safe; Fabric's own also rounds the inputs to 16 bits."""
@@ -17,6 +20,11 @@ class _Autocast(MixedPrecision):
     def convert_input(self, data: object) -> object:
         """Samples and the teacher's embeddings stay as they are."""
         return data
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; torch imitates it otherwise."""
+    return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def launch(settings: Training) -> Fabric:
@@ -32,6 +40,11 @@ def launch(settings: Training) -> Fabric:
         raise ValueError("--accelerator cuda: torch finds no GPU")
     if settings.precision == "16-mixed" and not cuda:
         raise ValueError("--precision 16-mixed needs a GPU: take bf16-mixed")
+    if settings.precision == "bf16-mixed" and not cuda and not _has_bfloat16():
+        _log.warning(
+            "--precision bf16-mixed: this CPU has no instructions for it, and takes several times "
+            "as long as with 32-true"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     fabric = Fabric(

@@ -81,7 +81,8 @@ class Training(Command):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train; under torchrun every process takes its own device"""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """bf16-mixed is a quarter faster on CPUs with AMX, more on GPUs; 16-mixed needs a GPU"""
+    """bf16-mixed is a quarter faster on CPUs with AMX, more on GPUs, and six times slower on CPUs
+    without bfloat16; 16-mixed needs a GPU"""
     compile: bool = False
     """torch.compile the network: with bf16-mixed half the time, after a minute of compiling, where
     all batches are of one length (--shortest-crop as --longest-crop); otherwise it is slower"""

@@ -386,6 +386,22 @@ def test_an_accelerator_that_is_not_there_is_refused(sharded, tiny, tmp_path, mo
         launch(Distill(_cli_parse_args=tiny(sharded, tmp_path, "--precision", "16-mixed")))
 
 
+@pytest.mark.parametrize(
+    ("has", "precision", "warned"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": False, "avx2": True}, "bf16-mixed", False),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx2": True}, "bf16-mixed", True),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx2": True}, "32-true", False),
+    ],
+)
+def test_a_cpu_that_imitates_bfloat16_is_warned_of(
+    sharded, tiny, tmp_path, monkeypatch, caplog, has, precision, warned
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
+    launch(Distill(_cli_parse_args=tiny(sharded, tmp_path, "--precision", precision)))
+    assert ("--precision bf16-mixed: this CPU has no instructions" in caplog.text) == warned
+
+
 def test_an_overflow_of_sixteen_bit_gradients_skips_a_step_and_their_scale_is_resumed(
     begun, tmp_path
 ):
