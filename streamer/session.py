@@ -1,7 +1,7 @@
-"""One call: ordering of messages, speech gate, blocks, counters. No gRPC, no batching, no I/O.
+"""One call: what its messages do to its channels. No gRPC, no batching, no I/O.
 
-Time is counted in samples of the call's own rate per channel; lost audio counts as time.
-Everything a call remembers is in the lanes' state vectors, the gates and the counters here.
+Everything a call remembers is in the lanes' state vectors, the gates, the order of its messages and
+the counters here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
 from streamer.operation.load import Load
+from streamer.order import Order
 from streamer.snapshot import CallState, Snapshot
-
-MAX_GAP_SECONDS = 3600.0
-"""A longer hole in the sequence numbers is taken for a mistake of the gateway."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +102,10 @@ class CallSession:
             if not ignored
         }
         self._engine = engine
-        self._sequence: int | None = None
-        self._heard = 0  # samples of config.sample_rate, lost ones included
-        self._lost = 0
-        self.duplicates = 0
+        self._order = Order(config.sample_rate)
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
         self._asked: Snapshot | None = None
-        self._replayed = False  # audio up to self._sequence may come again
         self.finishing = False
         self.finals = 0
         self.done = False
@@ -128,12 +122,17 @@ class CallSession:
     @property
     def begun(self) -> bool:
         """Whether audio has come."""
-        return self._sequence is not None
+        return self._order.sequence is not None
+
+    @property
+    def duplicates(self) -> int:
+        """Messages that came twice."""
+        return self._order.duplicates
 
     @property
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
-        return self._heard / self.config.sample_rate
+        return self._order.heard / self.config.sample_rate
 
     @property
     def classified_seconds(self) -> float:
@@ -143,7 +142,7 @@ class CallSession:
     @property
     def lost_seconds(self) -> float:
         """Audio that never arrived."""
-        return self._lost / self.config.sample_rate
+        return self._order.lost / self.config.sample_rate
 
     @property
     def speech_seconds(self) -> float:
@@ -160,10 +159,10 @@ class CallSession:
             return
         self._ask_no_more()
         own = CallState(
-            sequence=self._sequence,
-            heard=self._heard,
-            lost=self._lost,
-            duplicates=self.duplicates,
+            sequence=self._order.sequence,
+            heard=self._order.heard,
+            lost=self._order.lost,
+            duplicates=self._order.duplicates,
             next_update=self._next_update,
             filters=self._decoder.snapshot(),
             channels={},
@@ -191,13 +190,12 @@ class CallSession:
         """
         if set(state.channels) != set(self._channels):
             raise ValueError(f"channels {sorted(state.channels)}")
-        if not 0 <= state.lost <= state.heard or min(state.duplicates, state.next_update) < 0:
-            raise ValueError(f"{state.heard} samples heard, {state.lost} of them lost")
+        if state.next_update < 0:
+            raise ValueError(f"next update at sample {state.next_update}")
+        self._order.restore(state.sequence, state.heard, state.lost, state.duplicates)
         self._decoder.restore(state.filters)
         for index, channel in self._channels.items():
             channel.restore(state.channels[index])
-        self._sequence, self._replayed = state.sequence, True
-        self._heard, self._lost, self.duplicates = state.heard, state.lost, state.duplicates
         self._next_update = state.next_update
 
     def audio(
@@ -228,54 +226,23 @@ class CallSession:
                 f"{len(data)} bytes",
                 f"a sample of every channel takes {self._decoder.frame_bytes} bytes",
             )
-        if self._sequence is not None and sequence <= self._sequence:
-            if self._replayed:
-                return 0.0
-            if sequence == self._sequence:
-                self.duplicates += 1
-                return 0.0
-        length = len(data) // self._decoder.frame_bytes
-        missing = self._missing(sequence, length, start_sample)
-        if missing:
-            self._lose(missing)
-        self._sequence, self._replayed = sequence, False
-        self._heard += length
+        lost = self._order.place(sequence, len(data) // self._decoder.frame_bytes, start_sample)
+        if lost is None:
+            return 0.0
+        if lost:
+            self._skip(lost)
         for index, samples in enumerate(self._decoder.push(data)):
             if index in self._channels:
                 self._channels[index].hear(samples)
-        if self._heard >= self._next_update:
+        if self._order.heard >= self._next_update:
             step = self._update_step * self._load.stretch
-            passed = (self._heard - self._next_update) // step + 1
+            passed = (self._order.heard - self._next_update) // step + 1
             self._next_update += passed * step
             self._request_updates(final=False, received=received)
         return seconds
 
-    def _missing(self, sequence: int, length: int, start_sample: int | None) -> int:
-        """Samples lost before this message."""
-        gap = 0
-        if self._sequence is not None:
-            if sequence < self._sequence:
-                raise InvalidArgument(
-                    "audio.sequence", sequence, f"it must rise; the last was {self._sequence}"
-                )
-            gap = (sequence - self._sequence - 1) * length
-        if start_sample is not None:
-            gap = start_sample - self._heard
-            if gap < 0:
-                raise InvalidArgument(
-                    "audio.start_sample", start_sample, f"the call is at sample {self._heard}"
-                )
-        if gap > MAX_GAP_SECONDS * self.config.sample_rate:
-            field = "audio.sequence" if start_sample is None else "audio.start_sample"
-            value = sequence if start_sample is None else start_sample
-            hours = gap / self.config.sample_rate / 3600
-            raise InvalidArgument(field, value, f"it would leave a gap of {hours:.3g} h")
-        return gap
-
-    def _lose(self, samples: int) -> None:
+    def _skip(self, samples: int) -> None:
         """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
-        self._heard += samples
-        self._lost += samples
         for channel in self._channels.values():
             channel.gate.skip(samples * SAMPLE_RATE // self.config.sample_rate)
 
@@ -334,7 +301,7 @@ class CallSession:
             channel.request(
                 Update(
                     channel=index,
-                    sequence=self._sequence or 0,
+                    sequence=self._order.sequence or 0,
                     audio_seconds=self.audio_seconds,
                     speech_seconds=0.0,  # known when the posteriors are
                     lost_seconds=self.lost_seconds,
