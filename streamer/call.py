@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from streamer import messages
@@ -24,6 +23,7 @@ from streamer.operation.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
+from streamer.unsent import Item, Unsent
 
 MAX_BACKLOG = 32
 """Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""
@@ -83,10 +83,9 @@ class Call:
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
-        self._unsent: deque[Response | Update | CallState] = deque()
-        self._something_unsent = asyncio.Event()
+        self._unsent = Unsent()
         self._progress = asyncio.Event()
-        self._no_more = self._closed = self._moving = self._moved = False
+        self._closed = self._moving = self._moved = False
         self._failure: CallError | None = None
         self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the call must end from this side."""
@@ -100,10 +99,7 @@ class Call:
 
     def updated(self, update: Update) -> None:
         """Queue a prediction in place of an unsent older one of its channel."""
-        for index, waiting in enumerate(self._unsent):
-            if isinstance(waiting, Update) and waiting.channel == update.channel:
-                del self._unsent[index]
-                break
+        self._unsent.drop(lambda old: isinstance(old, Update) and old.channel == update.channel)
         self.say(update)
         self._progress.set()
 
@@ -162,10 +158,7 @@ class Call:
 
     def _remembered(self, state: CallState) -> None:
         """Queue a checkpoint in place of an unsent older one."""
-        for index, waiting in enumerate(self._unsent):
-            if isinstance(waiting, CallState):
-                del self._unsent[index]
-                break
+        self._unsent.drop(lambda old: isinstance(old, CallState))
         self.say(state)
         self._remember_if_due()  # the student may have been long about this one
 
@@ -215,12 +208,10 @@ class Call:
         """Seconds that its oldest audio has waited for the student, to the second."""
         return 0.0 if self._closed else self.session.lag(now)
 
-    def say(self, item: Response | Update | CallState) -> None:
+    def say(self, item: Item) -> None:
         """Queue a response; :meth:`write_all` sends it when the gateway reads."""
-        if self._moved:
-            return  # it is said again by the server that goes on
-        self._unsent.append(item)
-        self._something_unsent.set()
+        if not self._moved:  # else it is said again by the server that goes on
+            self._unsent.put(item)
 
     def handle(self, request: pb.StreamClassifyRequest) -> bool:
         """One message after the config; True when it finished the call."""
@@ -292,26 +283,24 @@ class Call:
 
     async def write_all(self, write: Callable[[Response], Awaitable[None]]) -> None:
         """Send what is queued until :meth:`no_more_responses`."""
-        while not self._no_more:
-            await self._something_unsent.wait()
-            self._something_unsent.clear()
-            while self._unsent:
-                item = self._unsent.popleft()
-                due = None
-                if isinstance(item, Update):
-                    due = None if item.final else item.received
-                    # Made into a message only now: an overtaken update would be wasted work.
-                    item = messages.prediction(
-                        item, self.model.decider, self.config.min_speech_seconds
-                    )
-                    if item.prediction.final:
-                        self._metrics.decided(item.prediction)
-                elif isinstance(item, CallState):
-                    item = self._checkpoint(item)
-                await write(item)
-                self._trace.sent(item)
-                if due is not None:
-                    self._metrics.predicted(self._clock() - due)
+        while (item := await self._unsent.next()) is not None:
+            due = None
+            if isinstance(item, Update):
+                due = None if item.final else item.received
+                # Made into a message only now: an overtaken update would be wasted work.
+                response = messages.prediction(
+                    item, self.model.decider, self.config.min_speech_seconds
+                )
+                if response.prediction.final:
+                    self._metrics.decided(response.prediction)
+            elif isinstance(item, CallState):
+                response = self._checkpoint(item)
+            else:
+                response = item
+            await write(response)
+            self._trace.sent(response)
+            if due is not None:
+                self._metrics.predicted(self._clock() - due)
 
     def _checkpoint(self, state: CallState) -> Response:
         assert self.keeper is not None  # noqa: S101 - it asked for the state
@@ -319,8 +308,7 @@ class Call:
 
     def no_more_responses(self) -> None:
         """Let :meth:`write_all` return once everything queued is sent."""
-        self._no_more = True
-        self._something_unsent.set()
+        self._unsent.complete()
 
     def close(self) -> None:
         """Leave the engine."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from streamer.channel import Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
+from streamer.listener import NOBODY, Listener
 from streamer.operation.load import Load
 from streamer.order import Order
 from streamer.snapshot import CallState, Snapshot
@@ -45,41 +45,6 @@ class CallConfig:
     speech_events: bool = False
     max_chunk_seconds: float = 10.0
     checkpoint_seconds: float | None = None
-
-
-class Listener(Protocol):
-    """Who is told what a call brings forth. Called on the thread that feeds the session."""
-
-    def updated(self, update: Update) -> None:
-        """A prediction is due."""
-
-    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
-        """Speech began or ended."""
-
-    def progressed(self) -> None:
-        """The backlog shrank."""
-
-    def failed(self, error: CallError) -> None:
-        """The call cannot go on."""
-
-
-class _Nobody:
-    """Listens to sessions that are closed."""
-
-    def updated(self, update: Update) -> None:
-        """See :class:`Listener`."""
-
-    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
-        """See :class:`Listener`."""
-
-    def progressed(self) -> None:
-        """See :class:`Listener`."""
-
-    def failed(self, error: CallError) -> None:
-        """See :class:`Listener`."""
-
-
-_NOBODY = _Nobody()
 
 
 class CallSession:
@@ -288,7 +253,7 @@ class CallSession:
         self.finishing = True
         self._ask_no_more()
         self._asked = None
-        self._listener = _NOBODY
+        self._listener = NOBODY
         for channel in self._channels.values():
             channel.close()
 
