@@ -5,14 +5,15 @@
 Macro F1 hangs on the prior: a student that has learnt to doubt rare classes never says them, though
 its posterior for them may well rise where they speak. Two figures do without it. ``auc`` is, for
 each class, how often a member's log odds of it are higher than another's (area under the ROC
-curve, one class against the rest; 0.5 is chance). ``*_prior_out`` are macro F1 and recall after
-all of the training prior was taken out of the posteriors (logit adjustment, Menon et al. 2021,
-arXiv 2007.07314, tau 1), so that the answer is as if all classes were equally frequent.
+curve, one class against the rest; 0.5 is chance). ``*_shifted`` are macro F1 and recall after each
+class's log posterior was shifted by what suits dev, as for a student that is released
+(train/judging/shift.py): what the run is worth once its line is drawn well.
 
 JSON: ``data`` (identity, see paper_table/data.py), ``split``, ``task``, ``classes``, ``speakers``,
-``utterances``, and ``runs``: by folder's name ``f1``, ``recall``, ``f1_prior_out``,
-``recall_prior_out``, ``auc`` (by class), ``auc_macro`` and ``auc_macro_more`` than the first run's,
-{value, interval} each. Intervals are of 95 %, by resampling speakers, the same draws for every run.
+``utterances``, and ``runs``: by folder's name ``shift`` (by class, natural log), and {value,
+interval} each of ``f1``, ``recall``, ``f1_shifted``, ``recall_shifted``, ``auc`` (by class),
+``auc_macro``, and ``f1_shifted_more`` and ``auc_macro_more`` than the first run's. Intervals are of
+95 %, by resampling speakers, the same draws for every run.
 """
 
 from __future__ import annotations
@@ -33,23 +34,21 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from model.student import Student
 from train.checkpoint import load_student
 from train.judging.evaluate import run
-from train.judging.prior import class_prior
+from train.judging.shift import choose
 from train.loading.batches import UNKNOWN, evaluation_batches
 from train.loading.data import open_split
-from train.loading.sampling import Sampling
 
 TASK = "age_group"
 HEADS = {
     "f1": "F1",
     "recall": "recall",
-    "f1_prior_out": "F1 without prior",
-    "recall_prior_out": "recall without",
+    "f1_shifted": "F1 shifted",
+    "recall_shifted": "recall shifted",
     "auc_macro": "AUC",
 }
-BALANCE = Sampling.balance
-"""Of the draws of training, as the rows of Table 1 leave it."""
 
 
 def areas(logp: Floats, truth: Ints, weight: Floats) -> Floats:
@@ -95,15 +94,15 @@ def ranks(logp: Floats, truth: Ints, speakers: Sequence[str], draws: int) -> Ran
 
 
 def judge(
-    logp: Floats, truth: Ints, speakers: Sequence[str], prior: Floats, found: Ranks, draws: int
-) -> dict[str, Any]:
-    """Figures of one run.
+    logp: Floats, truth: Ints, speakers: Sequence[str], shift: Floats, found: Ranks, draws: int
+) -> tuple[dict[str, Any], Floats]:
+    """Figures of one run, and the draws of its shifted F1.
 
     Args:
         logp: log posteriors [utterances, classes].
         truth: their classes.
         speakers: of the utterances.
-        prior: of the classes in training, sums to 1.
+        shift: of the classes' log posteriors.
         found: see :func:`ranks`.
         draws: of speakers, for the intervals.
 
@@ -111,7 +110,7 @@ def judge(
         See the module; ``auc`` is a list in the order of the classes.
     """
     result: dict[str, Any] = {}
-    for end, said in (("", logp), ("_prior_out", logp - np.log(prior))):
+    for end, said in (("", logp), ("_shifted", logp + shift)):
         tables = confusions(truth, said.argmax(axis=1), speakers, logp.shape[1])
         whole = measures(tables.sum(axis=0))
         drawn = measures(resampled(tables, draws=draws))
@@ -119,12 +118,21 @@ def judge(
         result[f"recall{end}"] = figure(float(whole.recall), drawn.recall)
     result["auc_macro"] = figure(*found.macro())
     pairs = zip(found.measured, found.drawn.T, strict=True)
-    return {**result, "auc": [figure(value, drawn) for value, drawn in pairs]}
+    return {**result, "auc": [figure(value, area) for value, area in pairs]}, drawn.f1
 
 
-def posteriors(folder: Path, data: Sequence[str], split: str) -> tuple[Floats, Ints, list[str]]:
+def shift_of(student: Student, data: Sequence[str]) -> dict[str, float]:
+    """By class of TASK, what suits dev."""
+    tree = student.config.tree
+    batches = evaluation_batches(
+        open_split(list(data), "dev"), hearing(ROWS["ecapa-base"], tree, data)
+    )
+    shift: dict[str, float] = choose(run(student, batches), tree, [TASK])[TASK]["shift"]
+    return shift
+
+
+def posteriors(student: Student, data: Sequence[str], split: str) -> tuple[Floats, Ints, list[str]]:
     """Final log posteriors of TASK, classes and speakers of the labelled utterances with speech."""
-    student = load_student(folder)
     parts = open_split(list(data), split)
     calls = hearing(ROWS["ecapa-base"], student.config.tree, data)
     batches = evaluation_batches(parts, calls)
@@ -163,26 +171,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     result: dict[str, Any] = {"split": options.split, "task": TASK, "runs": {}}
-    first: Ranks | None = None
+    first: dict[str, tuple[float, Floats]] | None = None
     heard_first: list[str] = []
     try:
-        prior: dict[str, Floats] = {}
         for folder in options.runs:
             with console.status(f"{folder.name}: {options.split}"):
-                tree = load_student(folder).config.tree
-                prior = prior or class_prior(open_split(options.data, "train"), BALANCE, tree)
-                logp, truth, speakers = posteriors(folder, options.data, options.split)
+                student = load_student(folder)
+                logp, truth, speakers = posteriors(student, options.data, options.split)
                 heard_first = heard_first or speakers
                 if speakers != heard_first:  # its draws would be of others
                     parser.error(f"{folder.name}: hears other utterances than the first run")
                 found = ranks(logp, truth, speakers, options.draws)
-                figures = judge(logp, truth, speakers, prior[TASK], found, options.draws)
-            first = first or found
-            (value, drawn), (base, base_drawn) = found.macro(), first.macro()
-            figures["auc_macro_more"] = figure(value - base, drawn - base_drawn)
-            result["runs"][folder.name] = figures
+                shift = shift_of(student, options.data)
+                moved = np.array(list(shift.values()))
+                figures, f1 = judge(logp, truth, speakers, moved, found, options.draws)
+            measured = {
+                "auc_macro": found.macro(),
+                "f1_shifted": (figures["f1_shifted"]["value"], f1),
+            }
+            first = first or measured
+            for name, (value, drawn) in measured.items():
+                base, base_drawn = first[name]
+                figures[f"{name}_more"] = figure(value - base, drawn - base_drawn)
+            result["runs"][folder.name] = {"shift": shift, **figures}
         result["data"] = identity(options.data)
-        result |= {"classes": list(tree.classes(TASK)), "utterances": len(truth)}
+        result |= {"classes": list(student.config.tree.classes(TASK)), "utterances": len(truth)}
         result["speakers"] = len(set(heard_first))
     except (OSError, ValueError) as error:
         parser.error(str(error))

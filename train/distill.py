@@ -22,7 +22,6 @@ from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
 from train.judging.evaluate import run, summary
-from train.judging.prior import class_prior
 from train.judging.release import release
 from train.loading.batches import Calls
 from train.loading.data import open_split
@@ -114,7 +113,8 @@ class Distill(Training):
     """width of each task's hidden representation, where the hierarchy conveys one"""
 
     class_prior: Literal["keep", "dev"] = "keep"
-    """of training, in the ages: kept, or taken back as far as suits macro F1 on dev"""
+    """of the answers to the ages: keep answers by the posterior, dev shifts that of each class by
+    what suits macro F1 on dev"""
 
     def cli_cmd(self) -> None:
         """Entry point of the command line."""
@@ -240,9 +240,7 @@ def distill(settings: Distill) -> Student:
                 data=corpus.train.licences,
                 people=corpus.people(),
                 out=settings.out,
-                class_prior=class_prior(corpus.train, settings.balance, tree)
-                if settings.class_prior == "dev"
-                else None,
+                shifted=settings.class_prior == "dev",
             )
         else:
             scores = summary(run(student, loop.material.dev), tree)

@@ -32,18 +32,18 @@ def test_certainty_is_ranked_and_a_class_without_members_is_not():
     assert np.isnan(found[2])
 
 
-def judged(logp, truth, speakers, prior, draws=50):
+def judged(logp, truth, speakers, shift, draws=50):
     found = ranking.ranks(logp, truth, speakers, draws)
-    return ranking.judge(logp, truth, speakers, np.array(prior), found, draws)
+    return ranking.judge(logp, truth, speakers, np.array(shift), found, draws)[0]
 
 
-def test_a_prior_that_hides_a_class_is_taken_out():
+def test_a_line_that_hides_a_class_is_moved():
     # the second class is never said, though its posterior rises tenfold where it speaks
     logp = log([[0.98, 0.02]] * 9 + [[0.8, 0.2]])
     truth = np.array([0] * 9 + [1])
-    found = judged(logp, truth, [f"{n}" for n in range(10)], [0.9, 0.1])
+    found = judged(logp, truth, [f"{n}" for n in range(10)], [0.0, 2.0])
     assert found["recall"]["value"] == 0.5
-    assert found["recall_prior_out"]["value"] == 1.0
+    assert found["recall_shifted"]["value"] == 1.0
     assert found["auc_macro"]["value"] == 1.0
 
 

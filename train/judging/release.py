@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from model.export import export
 from model.student import Student
 from train.corpora.utterance import Utterance
 from train.judging.calibrate import calibrate
 from train.judging.evaluate import run, summary
-from train.judging.prior import adjustable, choose, take_back
+from train.judging.shift import apply, choose, shiftable
 from train.loading.batches import Batch
 from train.shortcut.report import Report, shortcut_report
 
@@ -61,7 +58,7 @@ def release(
     data: dict[str, str],
     people: Mapping[str, Utterance],
     out: Path,
-    class_prior: dict[str, NDArray[np.float64]] | None = None,
+    shifted: bool = False,
 ) -> Path:
     """Calibrate ``student`` on dev and write ``out/student.onnx`` and ``out/dev.json``.
 
@@ -75,20 +72,20 @@ def release(
         data: corpus name -> licence, of the train split.
         people: utterances of the dev split by cut id.
         out: folder of the run.
-        class_prior: of training, of which as much is taken back as suits dev; None keeps it. The
-            student's biases are changed.
+        shifted: shift each class's log posterior by what suits macro F1 on dev. The student's
+            biases are changed.
     """
     running = run(student, dev)
     tree = student.config.tree
-    adjusted: dict[str, Any] = {}
-    if class_prior is not None:
-        adjusted = choose(running, class_prior, tree, adjustable(student))
-        take_back(student, class_prior, {task: found["tau"] for task, found in adjusted.items()})
+    chosen: dict[str, dict[str, Any]] = {}
+    if shifted:
+        chosen = choose(running, tree, shiftable(student))
+        apply(student, chosen)
         running = run(student, dev)
     scores = {str(s): summary(running, tree, s) for s in (0.5, 1, 2, 3, 5, 10, 1e9)}
     shortcut = shortcut_report(student, dev, people, seed=recipe["seed"])
     (out / "dev.json").write_text(
-        json.dumps({"scores": scores, "class_prior": adjusted, "shortcut": shortcut}, indent=1)
+        json.dumps({"scores": scores, "shift": chosen, "shortcut": shortcut}, indent=1)
     )
     final = scores[str(1e9)]
     path = out / FILE
@@ -99,7 +96,7 @@ def release(
         provenance={
             **recipe,
             "commit": _commit(),
-            "class_prior_taken_back": {task: found["tau"] for task, found in adjusted.items()},
+            "shift": {task: found["shift"] for task, found in chosen.items()},
             "dev_f1": {task: round(s["f1"], 4) for task, s in final.items()},
             "data": data,
             "shortcut": _brief(shortcut),
