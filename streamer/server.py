@@ -46,6 +46,7 @@ OPTIONS = (
     # A gateway whose host died never says goodbye: ask it once a minute.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # what gRPC 1.85 goes by; it would wait 60 s
     # Gateways ping through long silences; gRPC would answer GOAWAY below five minutes.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
