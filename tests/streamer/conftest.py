@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from streamer.admission import Policy
-from streamer.codec import SAMPLE_RATE, Encoding, decode
+from streamer.codec import SAMPLE_RATE, Encoding, decode, encode
 from tests.streamer.doubles import Bench, FakeStudent
 from tests.streamer.in_process import Local
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction
@@ -141,3 +141,16 @@ def in_process(run_async, make_student):
         return run_async(main(scenario, Policy(**policy), identities))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chunks(request_of, voices):
+    """Four seconds of the demo call's caller, forty messages."""
+    data = encode(voices.caller[5 * SAMPLE_RATE : 9 * SAMPLE_RATE], Encoding.MULAW)
+    return [request_of.audio(number, part) for number, part in enumerate(cut(data, [800]), start=1)]
+
+
+@pytest.fixture(scope="module")
+def quiet(line, request_of, chunks):
+    """Their final prediction by a server of one process that is left alone."""
+    return line.run(request_of.config(), *chunks).finals[0]

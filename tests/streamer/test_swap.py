@@ -15,29 +15,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamer.codec import Encoding, encode
 from streamer.local import local_server
 from streamer.operation.workers import UNHEALTHY
 from streamer.student import CPU_MODEL
 
-RATE = 8000
 WAIT = 30.0
 Code = grpc.StatusCode
-
-
-@pytest.fixture(scope="module")
-def chunks(request_of, voices):
-    data = encode(voices.caller[5 * RATE : 9 * RATE], Encoding.MULAW)
-    return [
-        request_of.audio(number, data[start : start + 800])
-        for number, start in enumerate(range(0, len(data), 800), start=1)
-    ]
-
-
-@pytest.fixture(scope="module")
-def quiet(line, request_of, chunks):
-    """The prediction that the same audio has on a server that is left alone."""
-    return line.run(request_of.config(), *chunks).finals[0]
 
 
 class File:

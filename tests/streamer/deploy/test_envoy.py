@@ -12,26 +12,9 @@ import urllib.request
 import grpc
 import pytest
 
-from streamer.codec import Encoding, encode
 from streamer.settings import ServerSettings
 
-RATE = 8000
 Code = grpc.StatusCode
-
-
-@pytest.fixture(scope="module")
-def chunks(request_of, voices):
-    data = encode(voices.caller[5 * RATE : 9 * RATE], Encoding.MULAW)
-    return [
-        request_of.audio(number, data[start : start + 800])
-        for number, start in enumerate(range(0, len(data), 800), start=1)
-    ]
-
-
-@pytest.fixture(scope="module")
-def quiet(line, request_of, chunks):
-    """The call's final prediction without an Envoy."""
-    return line.run(request_of.config(), *chunks).finals[0]
 
 
 @pytest.fixture

@@ -16,30 +16,13 @@ from pathlib import Path
 import grpc
 import pytest
 
-from streamer.codec import Encoding, encode
 from streamer.local import local_server
 
-RATE = 8000
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 TWO = ("--workers", "2", "--provider", "cpu")
 Code = grpc.StatusCode
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds pids in /proc")
-
-
-@pytest.fixture(scope="module")
-def chunks(request_of, voices):
-    data = encode(voices.caller[5 * RATE : 9 * RATE], Encoding.MULAW)
-    return [
-        request_of.audio(number, data[start : start + 800])
-        for number, start in enumerate(range(0, len(data), 800), start=1)
-    ]
-
-
-@pytest.fixture(scope="module")
-def quiet(line, request_of, chunks):
-    """The call's final prediction by a server of one process."""
-    return line.run(request_of.config(), *chunks).finals[0]
 
 
 @pytest.fixture
