@@ -11,7 +11,7 @@ from model_card.inputs import Inputs, ModelFile, public
 from model_card.text import ATTRIBUTION, UNTESTED
 
 FAMILIES = {"ecapa": "ECAPA-TDNN", "resnet": "ResNet"}
-_OWN_PLACE = ("data", "shortcut", "dev_f1", "command", "commit", "seed", "quantised")
+_OWN_PLACE = ("data", "shortcut", "shift", "dev_f1", "command", "commit", "seed", "quantised")
 _NOT_SAID = "not said in the file"
 
 
@@ -122,6 +122,8 @@ def training(inputs: Inputs) -> str:
     for name, value in _flat({k: v for k, v in made.items() if k not in _OWN_PLACE}):
         if name != "seed":
             rows.append((name, _value(value)))
+    if made.get("shift"):
+        rows.append(("answers shifted, chosen on dev", _shifts(made["shift"])))
     if made.get("dev_f1"):
         on_dev = ", ".join(f"{task_name(k)} {v:.3f}" for k, v in sorted(made["dev_f1"].items()))
         rows.append(("macro F1 on dev", on_dev))
@@ -133,6 +135,17 @@ def training(inputs: Inputs) -> str:
             "\n\nThe code had changes that are in no commit: it cannot be trained again exactly."
         )
     return text
+
+
+def _shifts(by_task: Mapping[str, Mapping[str, float]]) -> str:
+    """What was added to log posteriors, of the classes that it was added to."""
+    texts = [
+        f"{task_name(task)} {name} {value:+g}"
+        for task, shift in sorted(by_task.items())
+        for name, value in shift.items()
+        if value
+    ]
+    return ", ".join(texts) or "none gained enough"
 
 
 def _flat(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -278,6 +278,22 @@ def test_a_file_that_says_little_is_said_to(files):
     assert "| seed | not said in the file |" in page
 
 
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [
+        (
+            {"age_group": {"child": 0.0, "middle": 0.5}, "age_band": {"30s": -0.25}},
+            "age band 30s -0.25, age group middle +0.5",
+        ),
+        ({"age_group": {"child": 0.0}}, "none gained enough"),
+    ],
+)
+def test_shifted_answers_are_said(files, shift, said):
+    write_model(files / "tiny.onnx", provenance={"shift": shift})
+    _, page = write(files, pictures=False)
+    assert f"| answers shifted, chosen on dev | {said} |" in page
+
+
 def test_a_dirty_commit_is_said(files):
     write_model(files / "tiny.onnx", provenance={"commit": "abc1234-dirty"})
     _, page = write(files)
