@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result["speakers"] = len(set(heard_first))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    Console().print(shown(result))
+    wide = None if sys.stdout.isatty() else 140  # a pipe has no width of its own, and cuts at 80
+    Console(width=wide).print(shown(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
