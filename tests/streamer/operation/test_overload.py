@@ -33,6 +33,19 @@ async def predictions(stream, first, count):
     return [prediction.sequence for prediction in seen if not prediction.final]
 
 
+async def heard(call, seconds):
+    """Wait until so much of its audio has come."""
+    while call.session.audio_seconds < seconds:
+        await asyncio.sleep(0.001)
+
+
+async def ended(stream):
+    """Finish a call and read what is left."""
+    await stream.done_writing()
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 def test_a_server_that_is_behind_refuses_new_calls_only(in_process):
     async def scenario(local):
         running = await opened(local)
@@ -84,13 +97,10 @@ def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):
         for number in range(1, 41):
             await stream.write(sound(number))
         (call,) = local.service._calls
-        while call.session.audio_seconds < 4:
-            await asyncio.sleep(0.005)
+        await heard(call, 4.0)
         local.service.measured(0.0, 1.0, 1.0)  # four seconds came at once
         assert (await local.outcome(config()))[0] is Code.OK
-        await stream.done_writing()
-        while await stream.read() is not grpc.aio.EOF:
-            pass
+        await ended(stream)
 
     in_process(scenario)
 
@@ -103,14 +113,11 @@ def test_live_calls_that_a_busy_server_began_late_fill_it(in_process):
         (call,) = local.service._calls
         for number in range(1, 41):
             await stream.write(sound(number))
-            while call.session.audio_seconds < (number - 0.5) * 0.1:
-                await asyncio.sleep(0.001)
+            await heard(call, (number - 0.5) * 0.1)
             if number >= 20:
                 local.service.measured(0.0, 1.0, 0.1)
         assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
-        await stream.done_writing()
-        while await stream.read() is not grpc.aio.EOF:
-            pass
+        await ended(stream)
 
     in_process(scenario)
 
