@@ -18,6 +18,7 @@ from model.layers import (
     DepthwiseConv,
     PointwiseNorm,
     SqueezeExcitation,
+    newest,
 )
 
 
@@ -103,7 +104,7 @@ class DenseConv(nn.Module):
         """x [B, T, inputs] with T divisible by the stride -> [B, T/stride, outputs], state."""
         padded = torch.cat([state.reshape(-1, self.context, self.inputs), x], dim=1)
         y = self._convolve(padded, x.shape[1] // self.stride)
-        return y, padded[:, -self.context :].flatten(1)
+        return y, newest(padded, x, self.context).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Centred convolution of whole utterances."""
@@ -180,10 +181,8 @@ class Block(nn.Module):
         cache, mean = state.split([self.temporal.state_size, self.squeeze.state_size], dim=1)
         y = torch.relu(self.expand(x))
         y, cache = self.temporal.step(y, cache)
-        y = self.project(y)
-        blocks = y.reshape(*mask.shape[:3], -1)
-        gated, mean = self.squeeze.step(blocks, mask, seen, mean)
-        return x + gated.reshape(x.shape), torch.cat([cache, mean], dim=1)
+        gated, mean = self.squeeze.step(self.project(y), mask, seen, mean)
+        return x + gated, torch.cat([cache, mean], dim=1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Whole utterances, x [B, T, C] and mask [B, T, 1] (not causal)."""
@@ -245,7 +244,7 @@ class Ecapa(nn.Module):
             outputs.append(x)
             states.append(after)
         h = torch.relu(self.aggregate(torch.cat(outputs, dim=2)))
-        pooled, last = self.pooling.step(h.reshape(*mask.shape[:3], -1), mask, last)
+        pooled, last = self.pooling.step(h, mask, last)
         return pooled, torch.cat([*states, last], dim=1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:

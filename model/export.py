@@ -23,6 +23,7 @@ from onnxscript import ir, optimizer
 from torch import Tensor, nn
 
 from model.frontend import SAMPLE_RATE
+from model.graph import flatten
 from model.labels import TASKS
 from model.student import BLOCK, Student
 
@@ -41,9 +42,9 @@ class _OneBlock(nn.Module):
         self.student = student
 
     def forward(self, samples: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        output, after = self.student.step(samples, valid, state)
-        posteriors = [output.logits[task][:, 0].softmax(dim=1) for task in TASKS]
-        return (*posteriors, after)
+        pooled, _, after = self.student.listen(samples, valid, state)
+        logits, _, _ = self.student.heads(pooled[:, 0])
+        return (*(logits[task].softmax(dim=1) for task in TASKS), after)
 
 
 def _graph(student: Student) -> ModelProto:
@@ -69,7 +70,7 @@ def _graph(student: Student) -> ModelProto:
         folded = optimizer.optimize(
             program.model, input_size_limit=1 << 20, output_size_limit=1 << 20
         )
-    return ir.to_proto(folded)
+    return flatten(ir.to_proto(folded))
 
 
 def _without_traces(graph: ModelProto) -> None:

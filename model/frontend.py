@@ -35,12 +35,15 @@ def _povey_window(window: int) -> Tensor:
 
 
 def _dft_matrix(window: int, fft: int) -> Tensor:
-    """[window, 2 * (fft/2 + 1)]: samples of a frame -> real parts, then imaginary parts."""
+    """[window, fft - 2]: samples of a frame -> real parts, then imaginary parts.
+
+    Of all but the first and the last frequency, 0 and Nyquist, which no mel filter hears.
+    """
     identity = torch.eye(window, dtype=torch.float64)
     frames = identity - identity.mean(dim=1, keepdim=True)  # row i: unit sample i, DC removed
     previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
     frames = (frames - _PREEMPHASIS * previous) * _povey_window(window)
-    spectrum = torch.fft.rfft(frames, n=fft, dim=1)
+    spectrum = torch.fft.rfft(frames, n=fft, dim=1)[:, 1:-1]
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
 
@@ -56,15 +59,16 @@ def mel_edges(rate: int) -> Tensor:
 
 
 def _mel_matrix(rate: int, fft: int) -> Tensor:
-    """[fft/2 + 1, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist."""
-    bin_mel = _mel(torch.arange(fft // 2 + 1, dtype=torch.float64) * rate / fft)
+    """[fft/2 - 1, BINS]: triangles equally spaced on Kaldi's mel scale, 20 Hz to Nyquist.
+
+    The first bin lies below them, and Kaldi leaves the last one out.
+    """
+    bin_mel = _mel(torch.arange(1, fft // 2, dtype=torch.float64) * rate / fft)
     edges = mel_edges(rate)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     up = (bin_mel[:, None] - left) / (centre - left)
     down = (right - bin_mel[:, None]) / (right - centre)
-    matrix = torch.minimum(up, down).clamp(min=0.0)
-    matrix[-1] = 0.0  # Kaldi leaves the Nyquist bin out
-    return matrix
+    return torch.minimum(up, down).clamp(min=0.0)
 
 
 class LogMel(nn.Module):
@@ -99,12 +103,11 @@ class LogMel(nn.Module):
         batch, length = samples.shape
         hop, count = self.hop, 1 + (length - self.window) // self.hop
         # A frame is 2.5 hops: three shifted views of the hop grid beat a strided gather in ONNX.
-        need = (count + 2) * hop
-        samples = nn.functional.pad(samples, (0, max(0, need - length)))[:, :need]
-        hops = samples.reshape(batch, count + 2, hop)
-        frames = torch.cat(
-            [hops[:, :count], hops[:, 1 : count + 1], hops[:, 2:, : self.window - 2 * hop]], dim=2
-        )
-        power = (frames @ self.dft).square()
+        span, rest = count * hop, self.window - 2 * hop
+        starts = (0, hop, hop + rest)
+        hops = [samples[:, at : at + span].reshape(batch, count, hop) for at in starts]
+        hops[2] = hops[2][:, :, hop - rest :]
+        spectrum = torch.cat(hops, dim=2) @ self.dft
+        power = spectrum * spectrum
         energies: Tensor = (power @ self.mel).clamp(min=_POWER_FLOOR).log()
         return energies

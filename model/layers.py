@@ -46,7 +46,8 @@ def folded_norm(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 class DepthwiseConv(nn.Module):
     """Dilated convolution along time, each channel by itself, then batch norm and ReLU.
 
-    Written as shifted multiply-adds: on [B, T, C] that is memory-linear and needs no transpose.
+    In training it is shifted multiply-adds, which on a CPU are several times faster backwards; a
+    call is served by one convolution, a third of the cost of those (benchmarks/results/README.md).
 
     Args:
         channels: C.
@@ -69,24 +70,27 @@ class DepthwiseConv(nn.Module):
         return self.context * self.channels
 
     def _convolve(self, padded: Tensor, frames: int) -> Tensor:
-        weight: Tensor = self.weight
-        shift: Tensor | None = None
         if not self.training:
-            scale, shift = folded_norm(self.norm)
-            weight = weight * scale
-        y = shift if shift is not None else torch.zeros((), dtype=padded.dtype)
+            scale, bias = folded_norm(self.norm)
+            weight = (self.weight * scale).t()[:, None, None]
+            # As a picture of one row: ONNX Runtime has a kernel for that, and for its transposes.
+            row = padded[:, None].permute(0, 3, 1, 2)
+            convolved = torch.conv2d(
+                row, weight, bias, dilation=(1, self.dilation), groups=self.channels
+            )
+            return torch.relu(convolved).permute(0, 2, 3, 1).flatten(1, 2)
+        y = torch.zeros((), dtype=padded.dtype)
         for tap in range(self.kernel):
             start = tap * self.dilation
-            y = y + padded[:, start : start + frames] * weight[tap]
-        if self.training:
-            y = self.norm(y.reshape(-1, self.channels)).reshape(y.shape)
-        return torch.relu(y)
+            y = y + padded[:, start : start + frames] * self.weight[tap]
+        normed: Tensor = self.norm(y.reshape(-1, self.channels))
+        return torch.relu(normed.reshape(y.shape))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, T, C], state [B, state_size] -> y [B, T, C] and the next state."""
         padded = torch.cat([state.reshape(-1, self.context, self.channels), x], dim=1)
         y = self._convolve(padded, x.shape[1])
-        return y, padded[:, -self.context :].flatten(1)
+        return y, newest(padded, x, self.context).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Centred convolution of whole utterances [B, T, C] (not causal)."""
@@ -94,11 +98,29 @@ class DepthwiseConv(nn.Module):
         return self._convolve(nn.functional.pad(x, (0, 0, half, self.context - half)), x.shape[1])
 
 
+def newest(padded: Tensor, x: Tensor, count: int) -> Tensor:
+    """The last ``count`` frames of ``padded`` [B, _, C], which ends with x [B, T, C]."""
+    if x.shape[1] == count:  # not one copy in the exported graph
+        return x
+    return padded[:, -count:]
+
+
 class RunningMean:
     """Mean over all valid frames so far, advanced by whole blocks.
 
     The state holds the mean, not a sum: hours of frames then lose no precision in float32.
     """
+
+    @staticmethod
+    def advance(x: Tensor, mask: Tensor, seen: Tensor, mean: Tensor) -> Tensor:
+        """Running mean after one block: x [B, F, C], mask [B, F, 1], others as of :meth:`step`.
+
+        Returns:
+            [B, C], which is the next state.
+        """
+        total = (seen + mask.sum(dim=1)).clamp(min=1.0)
+        share = (mask / total[:, None]).transpose(1, 2)  # of each frame in the mean
+        return mean + ((share @ x).squeeze(1) - mean * share.sum(dim=2))
 
     @staticmethod
     def step(x: Tensor, mask: Tensor, seen: Tensor, mean: Tensor) -> Tensor:
@@ -114,11 +136,7 @@ class RunningMean:
             [B, n, C]; the last row is the next state.
         """
         sums = (x * mask).sum(dim=2)
-        counts = mask.sum(dim=2)
-        if x.shape[1] == 1:
-            total = (seen[:, None] + counts).clamp(min=1.0)
-            return mean[:, None] + (sums - mean[:, None] * counts) / total
-        total = (seen[:, None] + counts.cumsum(dim=1)).clamp(min=1.0)
+        total = (seen[:, None] + mask.sum(dim=2).cumsum(dim=1)).clamp(min=1.0)
         return ((mean * seen)[:, None] + sums.cumsum(dim=1)) / total
 
 
@@ -141,9 +159,13 @@ class SqueezeExcitation(nn.Module):
         return torch.sigmoid(self.excite(torch.relu(self.squeeze(mean))))
 
     def step(self, x: Tensor, mask: Tensor, seen: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, n, F, C] -> gated x and the next state [B, C]; see :class:`RunningMean`."""
-        means = RunningMean.step(x, mask, seen, state)
-        return x * self.gates(means)[:, :, None], means[:, -1]
+        """x [B, n*F, C] -> gated x and the next state [B, C]; see :class:`RunningMean`."""
+        if mask.shape[1] == 1:
+            mean = RunningMean.advance(x, mask[:, 0], seen, state)
+            return x * self.gates(mean)[:, None], mean
+        blocks = x.reshape(*mask.shape[:3], -1)
+        means = RunningMean.step(blocks, mask, seen, state)
+        return (blocks * self.gates(means)[:, :, None]).reshape(x.shape), means[:, -1]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Whole utterances: x [B, T, C], mask [B, T, 1]; one gate for all frames."""
@@ -188,7 +210,7 @@ class AttentiveStatsPooling(nn.Module):
         """Statistics after each of n blocks.
 
         Args:
-            x: [B, n, F, C].
+            x: [B, n*F, C].
             mask: [B, n, F, 1], 1.0 for valid frames.
             state: [B, 3 C].
 
@@ -196,20 +218,37 @@ class AttentiveStatsPooling(nn.Module):
             [B, n, 2 C] mean and deviation, and the next state.
         """
         weight, mean, variance = state.split(self.channels, dim=1)
-        e = torch.exp(self.score(torch.tanh(self.hidden(x)))) * mask
-        d = x - mean[:, None, None]  # about the old mean: no cancellation in the variance
+        e = torch.exp(self.score(torch.tanh(self.hidden(x))))
+        d = x - mean[:, None]  # about the old mean: no cancellation in the variance
         ed = e * d
-        w1, s1, s2 = e.sum(dim=2), ed.sum(dim=2), (ed * d).sum(dim=2)
-        if x.shape[1] > 1:
-            w1, s1, s2 = w1.cumsum(dim=1), s1.cumsum(dim=1), s2.cumsum(dim=1)
-        total = weight[:, None] + w1
+        if mask.shape[1] == 1:
+            row = mask[:, 0].transpose(1, 2)
+            sums = [(row @ value).squeeze(1) for value in (e, ed, ed * d)]
+            statistics, after = self._joined(weight, mean, variance, *sums)
+            return statistics[:, None], torch.cat(after, dim=1)
+        shape = (*mask.shape[:3], -1)
+        sums = [(v.reshape(shape) * mask).sum(dim=2).cumsum(dim=1) for v in (e, ed, ed * d)]
+        old = (value[:, None] for value in (weight, mean, variance))
+        statistics, after = self._joined(*old, *sums)
+        return statistics, torch.cat([value[:, -1] for value in after], dim=1)
+
+    @staticmethod
+    def _joined(
+        weight: Tensor, mean: Tensor, variance: Tensor, w1: Tensor, s1: Tensor, s2: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Pooled statistics [..., 2 C], and weight, mean and variance, each [..., C].
+
+        ``w1``, ``s1`` and ``s2`` are the new frames' weight and their weighted first and second
+        moment about ``mean``.
+        """
+        total = weight + w1
         inverse = 1.0 / total.clamp(min=1e-9)
         shift = s1 * inverse
-        new_mean = mean[:, None] + shift
-        new_variance = (variance * weight)[:, None] * inverse + s2 * inverse - shift * shift
+        new_mean = mean + shift
+        new_variance = variance * weight * inverse + s2 * inverse - shift * shift
         new_variance = new_variance.clamp(min=0.0)
-        new_state = torch.cat([total[:, -1], new_mean[:, -1], new_variance[:, -1]], dim=1)
-        return torch.cat([new_mean, torch.sqrt(new_variance + 1e-5)], dim=2), new_state
+        statistics = torch.cat([new_mean, torch.sqrt(new_variance + 1e-5)], dim=-1)
+        return statistics, [total, new_mean, new_variance]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Whole utterances: x [B, T, C], mask [B, T, 1] -> [B, 2 C]."""

@@ -93,7 +93,10 @@ def _products(model: ModelProto) -> list[_Product]:
 
 def _feeds_spectrum(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
     """Whether the product is the DFT (squared next) or the mel matrix (clipped for the log)."""
-    return any(reader.op_type in {"Pow", "Clip"} for reader in readers.get(node.output[0], []))
+    return any(
+        reader.op_type == "Clip" or (reader.op_type == "Mul" and len(set(reader.input)) == 1)
+        for reader in readers.get(node.output[0], [])
+    )
 
 
 def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> Ranges:

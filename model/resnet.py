@@ -174,7 +174,7 @@ class StatisticsPooling(nn.Module):
         """Statistics after each of n blocks.
 
         Args:
-            x: [B, n, F, C].
+            x: [B, n*F, C].
             mask: [B, n, F, 1], 1.0 for valid frames.
             state: [B, 1 + 2 C].
 
@@ -182,6 +182,7 @@ class StatisticsPooling(nn.Module):
             [B, n, 2 C] mean and deviation, and the next state.
         """
         seen, mean, variance = state.split([1, self.channels, self.channels], dim=1)
+        x = x.reshape(*mask.shape[:3], -1)
         means = RunningMean.step(x, mask, seen, mean)
         squares = (x - mean[:, None, None]).square()  # about the old mean: less cancellation
         variances = RunningMean.step(squares, mask, seen, variance)
@@ -263,7 +264,7 @@ class ResNet(nn.Module):
         for block, before in zip(self.blocks, inner, strict=True):
             x, after = block.step(x, before)  # type: ignore[operator]
             states.append(after)
-        pooled, last = self.pooling.step(_frames(x).reshape(*mask.shape[:3], -1), mask, last)
+        pooled, last = self.pooling.step(_frames(x), mask, last)
         return pooled, torch.cat([*states, last], dim=1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:

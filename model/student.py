@@ -141,17 +141,37 @@ class Student(nn.Module):
         Returns:
             Output for the n blocks, and the next state [B, D].
         """
+        pooled, ended, after = self.listen(samples, valid, state)
+        return self._output(pooled, ended), after
+
+    def listen(
+        self, samples: Tensor, valid: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`step` without the heads.
+
+        Returns:
+            Statistics of all speech after each block, [B, n, encoder.outputs]; which blocks
+            complete a frame, [B, n]; the next state [B, D].
+        """
         context, seen, before = state.split(self.state_sizes, dim=1)
         heard = torch.cat([context, samples], dim=1)
         frames = torch.div(valid, self.samples_per_frame, rounding_mode="floor")
-        output, after = self._advance(self.frontend(heard), frames, seen, before)
+        pooled, ended, after = self._encode(self.frontend(heard), frames, seen, before)
         seen = seen + frames[:, None].to(samples.dtype)
-        return output, torch.cat([heard[:, -self.context :], seen, after], dim=1)
+        after = torch.cat([heard[:, -self.context :], seen, after], dim=1)
+        return pooled, ended, after
 
-    def _advance(
+    def _output(self, pooled: Tensor, ended: Tensor) -> Output:
+        logits, embedding, glance = self.heads(pooled)
+        return Output(logits, embedding, ended, glance)
+
+    def _encode(
         self, features: Tensor, frames: Tensor, seen: Tensor, before: Tensor
-    ) -> tuple[Output, Tensor]:
-        """Encoder and heads over n blocks; ``frames`` [B] encoder frames are valid."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encoder over n blocks: statistics and where a block has frames, [B, n]; next state.
+
+        ``frames`` [B] encoder frames are valid.
+        """
         features = (features - self.feature_mean) * self.feature_scale
         per_block = self.block // self.samples_per_frame
         blocks = features.shape[1] // FRAMES_PER_BLOCK
@@ -159,8 +179,7 @@ class Student(nn.Module):
         valid = order.reshape(1, blocks, per_block) < frames[:, None, None]
         mask = valid.to(features.dtype)[..., None]
         pooled, after = self.encoder.step(features, mask, seen, before)
-        logits, embedding, glance = self.heads(pooled)
-        return Output(logits, embedding, valid[..., 0], glance), after
+        return pooled, valid[..., 0], after
 
     def features(self, samples: Tensor) -> Tensor:
         """fbank of whole utterances, not yet normalised: [B, L] -> [B, T, 80], T = L / hop.
@@ -182,14 +201,14 @@ class Student(nn.Module):
         if self.config.encoder.causal:
             size = sum(self.encoder.state_sizes)
             zeros = features.new_zeros(features.shape[0], 1 + size)
-            return self._advance(features, frames, zeros[:, :1], zeros[:, 1:])[0]
+            pooled, ended, _ = self._encode(features, frames, zeros[:, :1], zeros[:, 1:])
+            return self._output(pooled, ended)
         stride = self.config.encoder.stem_stride
         inside = torch.arange(features.shape[1] // stride, device=frames.device) < frames[:, None]
         mask = inside.to(features.dtype)[..., None]
         features = (features - self.feature_mean) * self.feature_scale
         pooled = self.encoder(features * mask.repeat_interleave(stride, dim=1), mask)
-        logits, embedding, glance = self.heads(pooled[:, None])
-        return Output(logits, embedding, inside.any(dim=1, keepdim=True), glance)
+        return self._output(pooled[:, None], inside.any(dim=1, keepdim=True))
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Output:
         """Whole utterances.

@@ -188,10 +188,11 @@ def test_statistics_are_those_of_attention_that_is_even():
     mask[:, -1, 1:] = 0
     attentive, plain = AttentiveStatsPooling(6, 2), StatisticsPooling(6)
     torch.nn.init.zeros_(attentive.score.weight)
-    expected, _ = attentive.step(x, mask, torch.zeros(2, attentive.state_size))
-    pooled, _ = plain.step(x, mask, torch.zeros(2, plain.state_size))
+    frames = x.flatten(1, 2)
+    expected, _ = attentive.step(frames, mask, torch.zeros(2, attentive.state_size))
+    pooled, _ = plain.step(frames, mask, torch.zeros(2, plain.state_size))
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=1e-5)
-    whole = plain(x.flatten(1, 2), mask.flatten(1, 2))
+    whole = plain(frames, mask.flatten(1, 2))
     torch.testing.assert_close(pooled[:, -1], whole, atol=1e-5, rtol=1e-5)
     assert plain.score_bound == 0
 
@@ -201,7 +202,7 @@ def test_statistics_do_not_cancel_over_an_hour():
     layer = StatisticsPooling(2)
     state = torch.zeros(1, layer.state_size)
     for _ in range(1000):
-        x = 100 + 0.1 * torch.randn(1, 1, 45, 2)
+        x = 100 + 0.1 * torch.randn(1, 45, 2)
         pooled, state = layer.step(x, torch.ones(1, 1, 45, 1), state)
     torch.testing.assert_close(pooled[0, 0, :2], torch.full((2,), 100.0), atol=1e-2, rtol=0)
     torch.testing.assert_close(pooled[0, 0, 2:], torch.full((2,), 0.1), atol=5e-3, rtol=0)
