@@ -242,6 +242,7 @@ class Step(torch.nn.Module):
         return pooled[:, 0], torch.cat([state[:, :1] + mask.sum(dim=(1, 2)), after], dim=1)
 
 
+@pytest.mark.parametrize("encoder", ["statistics", "coarse"], indirect=True)  # half a minute each
 def test_step_exports_with_any_batch(encoder, tmp_path):
     path, size = tmp_path / "step.onnx", 1 + sum(encoder.state_sizes)
     per_block = FRAMES_PER_BLOCK // encoder.config.stem_stride
