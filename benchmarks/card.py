@@ -21,7 +21,7 @@ from model_card.inputs import Inputs, Unusable, read_inputs
 from model_card.pictures import draw
 from model_card.text import INTENDED, LAW, NOT_FOR, PROTECTION
 
-ROLES = ("model", "accuracy", "per-speaker", "probe", "clean", "cost")
+ROLES = ("model", "accuracy", "per-speaker", "probe", "clean", "voices", "cost")
 _PLACE = re.compile(r"(?<![\w.:/<])(?:~|[A-Za-z]:\\|/)[\w.-]*/[\w./-]*")
 """A path that begins at the root or at home: no such thing belongs in a card."""
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "      --json per_speaker.json\n"
         "  python -m train.probe --data runs/shards --split test --student runs/x \\\n"
         "      --json > probe.json\n"
+        "  python benchmarks/implausible.py --manifest M.tsv --split test --json voices.json\n"
         "  python benchmarks/throughput.py --json throughput.json\n"
         "\nExample:\n"
         "  python benchmarks/card.py --model streamer/students/student.onnx \\\n"
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
             "accuracy.py --json on another manifest of the split, say without doubted labels; "
             "its headline figures stand beside the others",
         ),
+        ("voices", False, "implausible.py --json: is a gap between genders one of pitch?"),
         ("cost", False, "throughput.py --json: what serving it costs"),
     ):
         made.add_argument(f"--{role}", type=Path, required=needed, metavar="FILE", help=text)

@@ -14,7 +14,9 @@ JSON keys: ``model``, ``split``, ``per_speaker``, ``calls``, ``speakers``, bound
 ``accuracy_plausible`` of the calls of plausible speakers; ``implausible`` {speakers, calls,
 errors}; ``errors`` of all calls; ``ceiling``: accuracy of somebody who answers by the voice, so
 that each implausible call counts as wrong and every other one as right; ``per_corpus`` {corpus:
-{speakers, calls, errors, implausible_speakers, implausible_calls, implausible_errors}}.
+{speakers, calls, errors, implausible_speakers, implausible_calls, implausible_errors}};
+``per_cell`` {age band: {gender: the same and ``median_hz`` over speakers, None if nobody's pitch
+is known}}.
 Intervals: see intervals.py.
 """
 
@@ -25,7 +27,7 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +81,42 @@ def implausible(
     """
     found = set()
     for who, values in pitch.items():
-        known = [value for value in values if np.isfinite(value)]
-        if not known:
+        middle = middle_of(values)
+        if middle is None:
             continue
-        middle = float(np.median(known))
         if middle > high if gender[who] == "male" else middle < low:
             found.add(who)
     return found
 
 
+def middle_of(values: Sequence[float]) -> float | None:
+    """Median of the known pitches of a speaker, Hz."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else None
+
+
+def counted(some: Sequence[Outcome], doubted: set[str]) -> dict[str, int]:
+    """Calls, errors and speakers, and how many of each are implausible."""
+    people = {o.plan.person for o in some}
+    wrong = [o for o in some if final_choice(o, "gender") != o.plan.gender]
+    return {
+        "calls": len(some),
+        "errors": len(wrong),
+        "implausible_calls": sum(o.plan.person in doubted for o in some),
+        "implausible_errors": sum(o.plan.person in doubted for o in wrong),
+        "speakers": len(people),
+        "implausible_speakers": len(people & doubted),
+    }
+
+
 def result_of(
-    outcomes: Sequence[Outcome], classes: Classes, doubted: set[str], options: argparse.Namespace
+    outcomes: Sequence[Outcome],
+    classes: Classes,
+    doubted: set[str],
+    options: argparse.Namespace,
+    pitch: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
-    """The JSON that the module documents."""
+    """The JSON that the module documents; ``pitch`` as of :func:`implausible`."""
 
     def figures(some: Sequence[Outcome]) -> tuple[dict[str, Any], dict[str, Any]]:
         scores = score(some, classes, "gender", lambda o: final_choice(o, "gender"))
@@ -101,24 +126,18 @@ def result_of(
             {"value": scores["accuracy"], "interval": interval["accuracy"]},
         )
 
-    counts: dict[str, dict[str, Any]] = defaultdict(
-        lambda: {"calls": 0, "errors": 0, "implausible_calls": 0, "implausible_errors": 0}
-    )
-    for outcome in outcomes:
-        wrong = final_choice(outcome, "gender") != outcome.plan.gender
-        there = counts[outcome.plan.corpus]
-        there["calls"] += 1
-        there["errors"] += wrong
-        if outcome.plan.person in doubted:
-            there["implausible_calls"] += 1
-            there["implausible_errors"] += wrong
-    for corpus, there in counts.items():
-        people = {o.plan.person for o in outcomes if o.plan.corpus == corpus}
-        there["speakers"] = len(people)
-        there["implausible_speakers"] = len(people & doubted)
-    total = {
-        key: sum(there[key] for there in counts.values()) for key in next(iter(counts.values()))
+    counts = {
+        corpus: counted([o for o in outcomes if o.plan.corpus == corpus], doubted)
+        for corpus in sorted({o.plan.corpus for o in outcomes})
     }
+    total = counted(outcomes, doubted)
+    cells: dict[str, dict[str, Any]] = defaultdict(dict)
+    for band, gender in sorted({(o.plan.age_band, o.plan.gender) for o in outcomes}):
+        some = [o for o in outcomes if (o.plan.age_band, o.plan.gender) == (band, gender)]
+        middles = [middle_of(pitch.get(who, ())) for who in {o.plan.person for o in some}]
+        known = [hz for hz in middles if hz is not None]
+        middle = float(np.median(known)) if known else None
+        cells[band][gender] = {**counted(some, doubted), "median_hz": middle}
     f1, accuracy = figures(outcomes)
     f1_plausible, accuracy_plausible = figures(
         [outcome for outcome in outcomes if outcome.plan.person not in doubted]
@@ -142,7 +161,8 @@ def result_of(
         "f1_plausible": f1_plausible,
         "accuracy_plausible": accuracy_plausible,
         "ceiling": 1 - total["implausible_calls"] / total["calls"],
-        "per_corpus": dict(sorted(counts.items())),
+        "per_corpus": counts,
+        "per_cell": dict(cells),
     }
 
 
@@ -188,7 +208,7 @@ def main() -> int:
         pitch[plan.person].append(pitch_of(plan))
     gender = {plan.person: plan.gender for plan in todo}
     doubted = implausible(pitch, gender, options.female_hz, options.male_hz)
-    result = result_of(outcomes, classes, doubted, options)
+    result = result_of(outcomes, classes, doubted, options, pitch)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     show(result, Console())

@@ -24,6 +24,10 @@ ENOUGH_SPEAKERS = 20
 WEAKEST = 3
 
 
+BOUNDS = {"female": "below", "male": "above"}
+"""The side of implausible.py's bound on which a label contradicts the pitch."""
+
+
 def findings(inputs: Inputs) -> list[str]:
     """All sentences, a finding each, gravest first."""
     single = inputs.single
@@ -31,6 +35,7 @@ def findings(inputs: Inputs) -> list[str]:
         *age_classes(single),
         *children(single),
         *women_and_men(single),
+        *cause_of_the_gap(single, inputs.voices),
         *whole_calls(single, inputs.calls),
         *speech_needed(single),
         *undecided(single),
@@ -121,6 +126,42 @@ def women_and_men(result: Result) -> list[str]:
             + _zero(at["gap_points"], interval, sure=sure)
         )
     return said
+
+
+def cause_of_the_gap(result: Result, voices: Result | None) -> list[str]:
+    """How much of the largest gap between genders is of labels that the pitch contradicts."""
+    found = result["fairness"]
+    if found is None or found["largest"] is None:
+        return []
+    band = found["largest"]["age_band"]
+    if voices is None or any(name not in voices["per_cell"].get(band, {}) for name in BOUNDS):
+        return [f"**Why {band}**: not looked for; `--voices` was not given or has no such band."]
+    cells = voices["per_cell"][band]
+    parts, recalls, pitches = [], [], []
+    for name, side in BOUNDS.items():
+        at = cells[name]
+        heard = at["calls"] - at["implausible_calls"]
+        if heard:
+            recalls.append(1 - (at["errors"] - at["implausible_errors"]) / heard)
+        parts.append(
+            f"{at['implausible_errors']} of {plural(at['errors'], 'error')} on {name} voices "
+            f"{'is' if at['implausible_errors'] == 1 else 'are'} of the "
+            f"{plural(at['implausible_speakers'], 'speaker')} {side} {voices[f'{name}_hz']:.0f} Hz"
+        )
+        if at["median_hz"] is not None:
+            known = [
+                cell[name]["median_hz"] or 0.0
+                for cell in voices["per_cell"].values()
+                if name in cell
+            ]
+            pitches.append(f"{name} {at['median_hz']:.0f} Hz (in all bands up to {max(known):.0f})")
+    said = f"**Why {band}**: {'; '.join(parts)}."
+    if len(recalls) == len(BOUNDS):
+        gap = 100 * (recalls[0] - recalls[1])
+        said += f" Without those speakers the gap, female less male, is {gap:+.1f} points."
+    if pitches:
+        said += f" Median pitch of the band: {', '.join(pitches)}."
+    return [said]
 
 
 def _zero(gap: float, interval: Sequence[float] | None, *, sure: bool) -> str:

@@ -82,6 +82,7 @@ class Inputs:
         calls: the same with a call per speaker, or None.
         clean: the same on another manifest, or None.
         probe: of train.probe, or None.
+        voices: of implausible.py, or None.
         cost: of throughput.py, or None.
         sources: files read.
     """
@@ -91,6 +92,7 @@ class Inputs:
     calls: Result | None
     clean: Result | None
     probe: Result | None
+    voices: Result | None
     cost: Result | None
     sources: tuple[Source, ...]
 
@@ -185,14 +187,18 @@ def _accuracy(flag: str, path: Path, model: ModelFile, *, per_speaker: bool) -> 
         why = f"no {', '.join(missing)}; write it again with this benchmarks/accuracy.py --json"
         raise Unusable(f"{flag} {path}: {why}")
     if result["model"] not in model.ids:
-        measured = result["model"] or "nothing"
-        raise Unusable(f"{flag} {path}: measured {measured}, the model is {' or '.join(model.ids)}")
+        raise Unusable(_other(flag, path, result, model))
     if result["per_speaker"] != per_speaker:
         unit = "speaker" if result["per_speaker"] else "utterance"
         raise Unusable(f"{flag} {path}: has a call per {unit}")
     if not result["speakers"]:
         raise Unusable(f"{flag} {path}: no call was finished")
     return result
+
+
+def _other(flag: str, path: Path, result: Result, model: ModelFile) -> str:
+    measured = result["model"] or "nothing"
+    return f"{flag} {path}: measured {measured}, the model is {' or '.join(model.ids)}"
 
 
 def _checked(flag: str, path: Path, needed: tuple[str, ...], made_by: str) -> Result:
@@ -207,8 +213,8 @@ def read_inputs(paths: dict[str, Path | None]) -> Inputs:
     """Read and check the files.
 
     Args:
-        paths: by role: model, accuracy, per-speaker, clean, probe, cost; None where not given,
-            which only the first two may not be.
+        paths: by role: model, accuracy, per-speaker, clean, probe, voices, cost; None where not
+            given, which only the first two may not be.
 
     Raises:
         Unusable: a file cannot be read, or is of another student.
@@ -223,6 +229,12 @@ def read_inputs(paths: dict[str, Path | None]) -> Inputs:
     }
     if "probe" in given:
         results["probe"] = _checked("--probe", given["probe"], probed, "train.probe --json")
+    if "voices" in given:
+        results["voices"] = voices = _checked(
+            "--voices", given["voices"], ("per_cell", "male_hz", "female_hz"), "implausible.py"
+        )
+        if voices["model"] not in model.ids:
+            raise Unusable(_other("--voices", given["voices"], voices, model))
     if "cost" in given:
         results["cost"] = _checked("--cost", given["cost"], measured, "throughput.py --json")
     single = results["accuracy"]
@@ -233,6 +245,7 @@ def read_inputs(paths: dict[str, Path | None]) -> Inputs:
         calls=results.get("per-speaker"),
         clean=results.get("clean"),
         probe=results.get("probe"),
+        voices=results.get("voices"),
         cost=results.get("cost"),
         sources=tuple(
             Source(role, path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:12])

@@ -196,6 +196,7 @@ def files(tmp_path, measured):
         ("per-speaker", calls),
         ("clean", {**single, "manifest": "clean.tsv"}),
         ("probe", PROBE),
+        ("voices", {"model": "tiny-1", "male_hz": 190.0, "female_hz": 140.0, "per_cell": {}}),
         ("cost", COST),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -213,7 +214,7 @@ def write(folder, *roles, pictures=True):
 
 
 def test_every_section_stands_in_the_card_with_every_picture(files):
-    status, page = write(files, "per-speaker", "clean", "probe", "cost")
+    status, page = write(files, "per-speaker", "clean", "probe", "voices", "cost")
     assert status == 0
     assert tuple(re.findall(r"^## (.+)$", page, re.MULTILINE)) == SECTIONS
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)
@@ -308,7 +309,7 @@ def test_missing_files_are_said(files):
     assert "(`--probe` was not given)" in page
     assert "(`--clean` was not given)" in page
     assert "(`--cost` was not given)" in page
-    assert "Not given: `--per-speaker`, `--probe`, `--clean`, `--cost`." in page
+    assert "Not given: `--per-speaker`, `--probe`, `--clean`, `--voices`, `--cost`." in page
 
 
 def test_nothing_of_people_or_machine_stands_in_it(files):
@@ -369,6 +370,8 @@ def test_the_small_form_beside_the_file_may_be_what_was_measured(files, measured
         ("per-speaker", {"per_speaker": False}, "has a call per utterance"),
         ("clean", {"model": ""}, "measured nothing"),
         ("probe", {"corpus_probe": ...}, "no corpus_probe; not of train.probe --json"),
+        ("voices", {"per_cell": ...}, "no per_cell; not of implausible.py"),
+        ("voices", {"model": "other-9"}, "measured other-9, the model is tiny-1"),
         ("cost", {"max_calls": ...}, "no max_calls; not of throughput.py --json"),
     ],
 )

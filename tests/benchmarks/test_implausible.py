@@ -56,12 +56,17 @@ def test_errors_are_counted_by_corpus_and_by_plausibility(module, monkeypatch):
     monkeypatch.setattr(implausible, "final_choice", lambda one, _: said_of[id(one)])
     options = argparse.Namespace(split="test", per_speaker=False, male_hz=190.0, female_hz=140.0)
     outcomes = [one for one, _ in made]
-    result = implausible.result_of(outcomes, classes, {"x/speaker/1"}, options)
+    pitch = {"x/speaker/1": [200.0, 220.0], "x/speaker/2": [math.nan, 120.0]}
+    result = implausible.result_of(outcomes, classes, {"x/speaker/1"}, options, pitch)
     assert (result["calls"], result["speakers"], result["errors"]) == (5, 4, 3)
     assert result["implausible"] == {"speakers": 1, "calls": 2, "errors": 2}
     assert result["accuracy"]["value"] == pytest.approx(2 / 5)
     assert result["accuracy_plausible"]["value"] == pytest.approx(2 / 3)
     assert result["ceiling"] == pytest.approx(3 / 5)
+    men = result["per_cell"]["20s"]["male"]
+    assert (men["calls"], men["errors"], men["implausible_errors"]) == (3, 2, 2)
+    assert men["median_hz"] == pytest.approx(165.0)  # of 210 and 120
+    assert result["per_cell"]["20s"]["female"]["median_hz"] is None
     assert result["per_corpus"]["y"] == {
         "calls": 2,
         "errors": 1,
