@@ -90,7 +90,7 @@ def implausible(
 
 
 def middle_of(values: Sequence[float]) -> float | None:
-    """Median of the known pitches of a speaker, Hz."""
+    """Median of the known pitches, Hz; None if there are none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.median(known)) if known else None
 
@@ -135,8 +135,7 @@ def result_of(
     for band, gender in sorted({(o.plan.age_band, o.plan.gender) for o in outcomes}):
         some = [o for o in outcomes if (o.plan.age_band, o.plan.gender) == (band, gender)]
         middles = [middle_of(pitch.get(who, ())) for who in {o.plan.person for o in some}]
-        known = [hz for hz in middles if hz is not None]
-        middle = float(np.median(known)) if known else None
+        middle = middle_of([hz for hz in middles if hz is not None])
         cells[band][gender] = {**counted(some, doubted), "median_hz": middle}
     f1, accuracy = figures(outcomes)
     f1_plausible, accuracy_plausible = figures(

@@ -24,11 +24,17 @@ def flatten(model: ModelProto) -> ModelProto:
     nodes = _merged_joins(nodes, readers)
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    drop_unread(model)
+    return model
+
+
+def drop_unread(model: ModelProto) -> None:
+    """Drop the weights that no node reads."""
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return model
 
 
 def _axis(node: NodeProto) -> int:
@@ -58,12 +64,11 @@ def _merged_splits(
         found = []
         for name, part in zip(node.output, sizes, strict=True):
             inner = only.get(name)
-            inner_pieces = []
-            if inner is not None and _axis(inner) == _axis(node):
-                inner_pieces = pieces(inner, part)
-            if inner is not None and inner_pieces:
+            if inner and _axis(inner) == _axis(node) and (within := pieces(inner, part)):
                 inside.add(inner.output[0])
-            found.extend(inner_pieces or [(name, part)])
+                found.extend(within)
+            else:
+                found.append((name, part))
         return found
 
     merged = []

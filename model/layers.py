@@ -46,8 +46,8 @@ def folded_norm(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 class DepthwiseConv(nn.Module):
     """Dilated convolution along time, each channel by itself, then batch norm and ReLU.
 
-    In training it is shifted multiply-adds, which on a CPU are several times faster backwards; a
-    call is served by one convolution, a third of the cost of those (benchmarks/results/README.md).
+    In training it is shifted multiply-adds, which on a CPU are faster backwards where dilated; a
+    call is served by one convolution, less than half as dear (benchmarks/results/README.md).
 
     Args:
         channels: C.

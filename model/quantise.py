@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from model.export import METADATA_KEY
+from model.graph import drop_unread
 
 Floats = NDArray[np.float32]
 
@@ -213,10 +214,7 @@ def quantised(
 
 def _tidy(model: ModelProto, made_by: dict[str, object]) -> None:
     """Drop weights that nobody reads, declare the domain, name the file by its new content."""
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    drop_unread(model)
     if all(entry.domain != _DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)

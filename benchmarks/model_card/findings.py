@@ -22,8 +22,6 @@ CELL_SPEAKERS = 5
 ENOUGH_SPEAKERS = 20
 """Speakers of a corpus or language of which anything can be said."""
 WEAKEST = 3
-
-
 BOUNDS = {"female": "below", "male": "above"}
 """The side of implausible.py's bound on which a label contradicts the pitch."""
 
