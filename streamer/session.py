@@ -14,6 +14,7 @@ from streamer.channel import Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
+from streamer.intake import Intake
 from streamer.listener import NOBODY, Listener
 from streamer.operation.load import Load
 from streamer.order import Order
@@ -68,6 +69,9 @@ class CallSession:
         }
         self._engine = engine
         self._order = Order(config.sample_rate)
+        # Until a block or an update is due nobody misses anything; speech events are due at once.
+        block = engine.student.metadata.block * config.sample_rate // SAMPLE_RATE
+        self._intake = Intake(self._decoder, 0 if config.speech_events else block)
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
         self._asked: Snapshot | None = None
@@ -123,6 +127,7 @@ class CallSession:
         if self.finishing:
             return
         self._ask_no_more()
+        self._hear()
         own = CallState(
             sequence=self._order.sequence,
             heard=self._order.heard,
@@ -196,15 +201,22 @@ class CallSession:
             return 0.0
         if lost:
             self._skip(lost)
-        for index, samples in enumerate(self._decoder.push(data)):
-            if index in self._channels:
-                self._channels[index].hear(samples)
-        if self._order.heard >= self._next_update:
+        enough = self._intake.put(data)
+        update_due = self._order.heard >= self._next_update
+        if enough or update_due:
+            self._hear()
+        if update_due:
             step = self._update_step * self._load.stretch
             passed = (self._order.heard - self._next_update) // step + 1
             self._next_update += passed * step
             self._request_updates(final=False, received=received)
         return seconds
+
+    def _hear(self) -> None:
+        """Let the channels hear what has come."""
+        for index, samples in enumerate(self._intake.take()):
+            if index in self._channels:
+                self._channels[index].hear(samples)
 
     def _skip(self, samples: int) -> None:
         """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
@@ -221,6 +233,7 @@ class CallSession:
     def discard(self, channels: Sequence[int]) -> None:
         """Forget everything heard on the channels (all if none are named)."""
         self._must_run("control.discard")
+        self._hear()
         for channel in self._selected(channels):
             channel.discard()
         if self._asked is not None and self._asked.waits:
@@ -229,6 +242,7 @@ class CallSession:
     def hold(self, channels: Sequence[int], *, held: bool) -> None:
         """Stop or start listening on the channels (all if none are named)."""
         self._must_run("control.hold" if held else "control.resume")
+        self._hear()
         for channel in self._selected(channels):
             if held and not channel.held:
                 channel.flush()
@@ -239,6 +253,7 @@ class CallSession:
         self._must_run("control.finish")
         self.finishing = True
         self._ask_no_more()
+        self._hear()
         for channel in self._channels.values():
             channel.finish()
         self._request_updates(final=True)
