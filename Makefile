@@ -16,7 +16,7 @@ demo: .venv/serve.stamp ## set up, start the server, stream a call, show running
 	$(BIN)/python -m streamer.demo
 
 test: .venv/train.stamp check ## set up, run everything CI runs
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: .venv/train.stamp ## style, types, architecture
 	$(BIN)/ruff check $(CHECKED)

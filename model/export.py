@@ -19,7 +19,6 @@ from typing import Any
 import onnx
 import torch
 from onnx import ModelProto
-from onnxscript import ir, optimizer
 from torch import Tensor, nn
 
 from model.frontend import SAMPLE_RATE
@@ -48,6 +47,8 @@ class _OneBlock(nn.Module):
 
 
 def _graph(student: Student) -> ModelProto:
+    from onnxscript import ir, optimizer  # noqa: PLC0415 - a second, for who only reads METADATA_KEY
+
     samples = torch.zeros(2, BLOCK)
     valid = torch.full((2,), BLOCK)
     state = torch.zeros(2, student.state_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +30,23 @@ settings.register_profile(
 )
 settings.load_profile("voicecohort")
 
-_SERVERS = tuple(
+# Processes that tests start compile the project once, not each for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+_UNDER_LOAD = tuple(
     f"tests/{prefix}"
     for prefix in (
-        *(f"streamer/{name}/" for name in ["client", "deploy", "operation", "security", "service"]),
-        *(f"streamer/test_{name}.py" for name in ["client", "serve", "survival", "swap"]),
+        *(f"streamer/{name}" for name in ["client/", "deploy/", "operation/test_workers."]),
+        *(f"streamer/test_{name}." for name in ["survival", "swap"]),
         *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
         *(f"benchmarks/test_{name}" for name in ["peer_cost", "soak", "throughput", "training"]),
         "fuzz/",
-        "test_readme.py",
     )
 )
 
 
 class Sharing(LoadScopeScheduling):
-    """Where two processes share the tests (make test), one has all that start servers.
+    """Where two processes share the tests (make test), one has all that put servers under load.
 
     Two servers under load would take the cores from each other, and refuse calls. All others are
     shared out by file, so that what a file prepares is prepared once.
@@ -51,7 +54,7 @@ class Sharing(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         path = nodeid.partition("::")[0]
-        return "servers" if path.startswith(_SERVERS) else path
+        return "under load" if path.startswith(_UNDER_LOAD) else path
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest runs without xdist too

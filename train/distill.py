@@ -22,7 +22,6 @@ from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
 from model.student import Student, StudentConfig
 from train.judging.evaluate import run, summary
-from train.judging.release import release
 from train.loading.batches import Calls
 from train.loading.data import open_split
 from train.loading.line import Lines, Preset
@@ -233,6 +232,8 @@ def distill(settings: Distill) -> Student:
             **chosen,
         }
         if settings.streaming:
+            from train.judging.release import release  # noqa: PLC0415 - two seconds, so not before
+
             release(
                 student,
                 loop.material.dev,

@@ -1,16 +1,13 @@
 """The causal heads: dictionary of prior knowledge, and what the age band tells the age group."""
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 
 from model.backbones import from_dict, to_dict
 from model.ecapa import EcapaConfig
-from model.export import export
 from model.heads import HeadsConfig, PriorKnowledge, TaskHeads
 from model.labels import DEFAULT_TREE
-from model.student import BLOCK, Student, StudentConfig
+from model.student import StudentConfig
 
 KINDS = 14
 
@@ -100,34 +97,3 @@ def test_files_from_before_the_causal_heads_are_still_read():
 def test_a_streaming_student_hears_the_telephone_only():
     with pytest.raises(ValueError, match="sample_rate 16000"):
         StudentConfig(sample_rate=16000)
-
-
-@pytest.fixture(scope="module")
-def causal():
-    config = StudentConfig(
-        encoder=EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8),
-        heads=HeadsConfig(embedding=16, hierarchy="conveyed", hidden=8, knowledge=12),
-    )
-    torch.manual_seed(1)
-    student = Student(config).train()
-    student.heads.prior.dictionary.copy_(torch.randn(KINDS, 12))
-    with torch.no_grad():
-        for _ in range(3):
-            student(torch.randn(6, 8000) * 0.1, torch.full((6,), 8000))
-    return student.eval()
-
-
-def test_the_exported_student_holds_the_dictionary_and_no_teacher(causal, tmp_path):
-    path = tmp_path / "student.onnx"
-    export(causal, path, calibration={}, provenance={})
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    samples = (0.1 * np.random.default_rng(0).standard_normal((3, 2 * BLOCK))).astype(np.float32)
-    state = np.zeros((3, causal.state_size), np.float32)
-    for start in (0, BLOCK):
-        feed = {"samples": samples[:, start : start + BLOCK], "valid": np.full(3, BLOCK)}
-        *posteriors, state = session.run(None, {**feed, "state": state})
-    with torch.no_grad():
-        offline = causal(torch.from_numpy(samples), torch.full((3,), 2 * BLOCK)).last()
-    for task, posterior in zip(("gender", "age_group", "age_band"), posteriors, strict=True):
-        np.testing.assert_allclose(posterior, offline[task].softmax(dim=1), atol=1e-4)
-    assert [i.name for i in session.get_inputs()] == ["samples", "valid", "state"]

@@ -8,7 +8,6 @@ from math import cos, pi, sin, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import ellip, sosfilt
 
 from streamer.codec import SAMPLE_RATE, Samples, to_int16
 from train.channel.effect import Effect
@@ -19,10 +18,18 @@ Sections = NDArray[np.float64]
 
 @lru_cache(maxsize=4096)
 def _band_sections(low: float, high: float, order: int) -> Sections:
+    from scipy.signal import ellip  # noqa: PLC0415 - takes a second, and only calls need it
+
     sections: Sections = ellip(
         order, 0.3, 42.0, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos"
     )
     return sections
+
+
+def _filtered(samples: Samples, sections: Sections) -> Samples:
+    from scipy.signal import sosfilt  # noqa: PLC0415
+
+    return to_int16(sosfilt(sections, samples.astype(np.float64)))
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class TrunkBand(Effect):
         if not len(samples):
             return samples
         sections = _band_sections(self.low, self.high, self.order)
-        return to_int16(sosfilt(sections, samples.astype(np.float64)))
+        return _filtered(samples, sections)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Handset(Effect):
         """Filter; nothing is drawn."""
         if not len(samples):
             return samples
-        return to_int16(sosfilt(self.sections(), samples.astype(np.float64)))
+        return _filtered(samples, self.sections())
 
 
 def _biquad(kind: str, hertz: float, gain_db: float, q: float) -> list[float]:

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import oaconvolve
 
 from streamer.codec import SAMPLE_RATE, Samples, to_int16
 from train.channel.effect import Effect, samples_of
@@ -44,6 +43,8 @@ class Room(Effect):
         if not len(samples):
             return samples
         x = samples.astype(np.float32)
+        from scipy.signal import oaconvolve  # noqa: PLC0415 - takes a second
+
         wet = oaconvolve(x, room_response(self.index))[: len(x)]
         return to_int16(x + np.float32(10 ** (-self.drr_db / 20)) * wet)
 

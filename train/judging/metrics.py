@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -25,6 +24,10 @@ def macro_scores(truth: Ints, predicted: Ints, classes: Sequence[str]) -> dict[s
         ``n``, ``precision``, ``recall``, ``f1``, ``accuracy`` (None for an empty split),
         ``per_class`` by name, and ``absent``: names left out of the averages.
     """
+    from sklearn.metrics import (  # noqa: PLC0415 - two seconds, and --help scores nothing
+        precision_recall_fscore_support,
+    )
+
     present = sorted(set(truth.tolist()))
     absent = [name for i, name in enumerate(classes) if i not in present]
     if not present:

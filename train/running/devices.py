@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
 
 from train.running.settings import Training
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 _log = logging.getLogger(__name__)
-
-
-class _Autocast(MixedPrecision):
-    """Computes in 16 bits where that is safe; Fabric's own also rounds the inputs to 16 bits."""
-
-    def convert_input(self, data: object) -> object:
-        """Samples and the teacher's embeddings stay as they are."""
-        return data
 
 
 def _has_bfloat16() -> bool:
@@ -33,6 +27,11 @@ def launch(settings: Training) -> Fabric:
     Raises:
         ValueError: the accelerator is not there, or not up to the precision.
     """
+    # Two seconds, which --help need not wait for.
+    from lightning_fabric import Fabric  # noqa: PLC0415
+
+    from train.running.autocast import Autocast  # noqa: PLC0415
+
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
@@ -54,7 +53,7 @@ def launch(settings: Training) -> Fabric:
         strategy="ddp" if world > 1 else "auto",
         plugins=None
         if settings.precision == "32-true"
-        else _Autocast(settings.precision, "cuda" if cuda else "cpu"),
+        else Autocast(settings.precision, "cuda" if cuda else "cpu"),
     )
     fabric.launch()
     return fabric

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -27,6 +26,9 @@ from train.loading.sampling import generator
 from train.method.lesson import Lesson
 from train.method.teacher import Embeddings
 from train.running.settings import Training, check_same_flags
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass

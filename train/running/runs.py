@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from model.frontend import BINS
 from model.student import Student
@@ -22,6 +22,9 @@ from train.method.lesson import Lesson
 from train.method.teacher import Embeddings
 from train.running.loop import Loop, Material
 from train.running.settings import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Hearing = Callable[[int, tuple[float, float] | None], Calls]
 """Epoch and crop (None: whole utterances, as on dev) -> what becomes of a cut."""

@@ -22,8 +22,8 @@ from train.loading.line import Lines
 from train.method.lesson import Lesson
 from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 from train.method.teacher import Embeddings
-from train.running import devices
 from train.running import loop as module
+from train.running.autocast import Autocast
 from train.running.devices import launch
 from train.running.loop import Loop
 from train.running.runs import augmentation, begin, fit_normalisation, open_corpus
@@ -408,7 +408,7 @@ def test_an_overflow_of_sixteen_bit_gradients_skips_a_step_and_their_scale_is_re
     def fabric():
         # float16 is for GPUs; on a CPU it is slow, but the same
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-        return Fabric(accelerator="cpu", plugins=devices._Autocast("16-mixed", "cpu", scaler))
+        return Fabric(accelerator="cpu", plugins=Autocast("16-mixed", "cpu", scaler))
 
     loop = begun(tmp_path, "--precision", "16-mixed", fabric=fabric())
     weight = loop.lesson.project.weight

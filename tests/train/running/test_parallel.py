@@ -31,10 +31,13 @@ def recorded(self, batch):
 Loop.step = recorded
 distill(Distill(_cli_parse_args=[*words, "--out", folder + "/whole"]))
 Path(folder, f"steps.{os.environ['RANK']}.json").write_text(json.dumps(steps))
+stopped = [*words, "--out", folder + "/stopped"]
 try:
-    distill(Distill(_cli_parse_args=[*words, "--out", folder + "/stopped"]))
+    distill(Distill(_cli_parse_args=stopped))
 except InterruptedError:
-    pass
+    Loop.step = step
+assert Loop.step is step
+distill(Distill(_cli_parse_args=stopped))
 """
 
 
@@ -59,7 +62,6 @@ def runs(sharded, teacher_run, tiny, tmp_path_factory):
     words = tiny(sharded, folder / "stopped", *flags)
     (folder / "script.py").write_text(SCRIPT)
     torchrun(folder / "script.py", folder, *words)
-    torchrun("-m", "train.distill", *words)
     return folder
 
 
