@@ -201,9 +201,9 @@ class CallSession:
             return 0.0
         if lost:
             self._skip(lost)
-        enough = self._intake.put(data)
+        full = self._intake.put(data)
         update_due = self._order.heard >= self._next_update
-        if enough or update_due:
+        if full or update_due:
             self._hear()
         if update_due:
             step = self._update_step * self._load.stretch

@@ -93,9 +93,12 @@ def test_speech_events_are_told_with_the_message_that_brings_them(bench, speech,
     assert recorder.events
 
 
-def test_long_messages_are_heard_as_they_come(bench, speech, visits):
+@pytest.mark.parametrize(
+    ("samples", "visited"), [(480, [960, 960]), (800, [800] * 4), (1280, [1280] * 4)]
+)
+def test_a_visit_brings_no_more_than_a_block(bench, speech, visits, samples, visited):
     recorder = bench.session(update_seconds=60.0)
     for sequence in range(1, 5):
-        recorder.session.audio(sequence, speech[1280 * (sequence - 1) : 1280 * sequence])
-        assert len(visits) == sequence
+        recorder.session.audio(sequence, speech[samples * (sequence - 1) : samples * sequence])
+    assert visits == visited
     bench.finish(recorder)
