@@ -178,6 +178,9 @@ def distill(settings: Distill) -> Student:
         OSError, ValueError: data, teacher, checkpoint or flags cannot be used.
         FloatingPointError: training diverged.
     """
+    # Two seconds, which --help need not wait for; but before the hours, not after them.
+    from train.judging.release import release  # noqa: PLC0415
+
     objective, chosen = settings.objective(), settings.resolved()
     fabric = launch(settings)
     torch.manual_seed(settings.seed)
@@ -232,8 +235,6 @@ def distill(settings: Distill) -> Student:
             **chosen,
         }
         if settings.streaming:
-            from train.judging.release import release  # noqa: PLC0415 - two seconds, so not before
-
             release(
                 student,
                 loop.material.dev,
