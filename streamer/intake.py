@@ -13,9 +13,9 @@ class Intake:
 
     Args:
         decoder: of the call.
-        most: samples of every channel, at the decoder's rate, that a visit brings if a message
-            alone is not longer. More than a block of the student would cost more than it saves:
-            the second has to be stepped with few others, since it cannot wait for them.
+        most: samples of every channel, at the decoder's rate, that a visit brings where messages
+            are of one length, and not longer. More than a block of the student would cost more
+            than it saves: the second is stepped with few others, since it does not wait for them.
     """
 
     def __init__(self, decoder: Decoder, most: int) -> None:
