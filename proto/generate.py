@@ -16,7 +16,9 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     "voicecohort/v1/voicecohort.proto": ("python", "grpc_python", "mypy", "mypy_grpc"),
+    "voicecohort/v1/trunk.proto": ("python", "grpc_python", "mypy", "mypy_grpc"),
     "voicecohort/internal/v1/checkpoint.proto": ("python", "mypy"),
+    "voicecohort/internal/v1/envelope.proto": ("python", "mypy"),
 }
 """Each file, and what is made of it."""
 TARGET = ROOT / "streamer" / "rpc"

@@ -23,6 +23,7 @@ from streamer.operation.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
+from streamer.stream import Stream
 from streamer.unsent import Item, Unsent
 
 MAX_BACKLOG = 32
@@ -253,11 +254,10 @@ class Call:
             raise InvalidArgument("control.action", "empty", "discard, hold, resume or finish")
         return False
 
-    async def read_all(
-        self, read: Callable[[], Awaitable[pb.StreamClassifyRequest | None]]
-    ) -> None:
-        """Feed the session until the call is finished or half-closed (``read`` gives None)."""
-        while (request := await read()) is not None:
+    async def read_all(self, stream: Stream) -> None:
+        """Feed the session until the call is finished or half-closed."""
+        stream.hears(self._heard_at_once)
+        while (request := await stream.read()) is not None:
             if self._moving:
                 await self.stopped  # not heard here: it will come again, elsewhere
                 return
@@ -266,6 +266,12 @@ class Call:
             while self.session.backlog > MAX_BACKLOG:
                 self._progress.clear()
                 await self._progress.wait()
+
+    def _heard_at_once(self, request: pb.StreamClassifyRequest) -> bool:
+        """Hear audio unless something stands in its way; what is not audio may have to wait."""
+        if not request.HasField("audio") or self._moving or self.session.backlog > MAX_BACKLOG:
+            return False
+        return not self.handle(request)
 
     async def finish(self) -> None:
         """Flush the session and wait until every final prediction is queued.

@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from streamer import messages
 from streamer.call import Call
 from streamer.errors import CallError, ServerFault
-from streamer.rpc import voicecohort_pb2 as pb
 
 log = structlog.get_logger()
-
-Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
-
-
-async def abort(context: Context, error: CallError) -> None:
-    """End the stream with the error's status and, where it has one, its retry delay."""
-    code = grpc.StatusCode[error.status]
-    metadata: tuple[tuple[str, bytes], ...] = ()
-    if error.retry_after is not None:
-        details = AnyMessage()
-        details.Pack(error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after)))
-        status = status_pb2.Status(
-            code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
-        )
-        metadata = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, str(error), metadata)
 
 
 async def conclude(

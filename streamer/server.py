@@ -30,6 +30,8 @@ from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
 from streamer.student import Student
+from streamer.trunk import NAME as TRUNK_SERVICE
+from streamer.trunk import TrunkService
 from streamer.vad_state import check_vad_state
 
 log = structlog.get_logger()
@@ -164,10 +166,11 @@ class Server:
             )
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
+        TrunkService(self.service, settings.max_calls).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._probed = _health_alone(self._health) if settings.health_listen else None
         if tokens is None:  # gRPC's reflection lets in everyone
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (SERVICE, TRUNK_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         self._tasks: list[asyncio.Task[None]] = []
         self._reload = reload or asyncio.Event()

@@ -9,13 +9,12 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from streamer.admission import Admission, Policy
 from streamer.beginnings import Beginnings
 from streamer.call import Call
-from streamer.endings import Context, abort, conclude, log_end, log_error, unexpected
-from streamer.errors import CallError, Draining, InvalidArgument, Unhealthy
+from streamer.endings import conclude, log_end, log_error, unexpected
+from streamer.errors import CallError, Draining, Unhealthy
 from streamer.limits import enforce
 from streamer.models import Models
 from streamer.opening import Openings
@@ -25,7 +24,8 @@ from streamer.operation.tracing import Tracing
 from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.security.identity import Caller, Identities
+from streamer.security.identity import Caller, Identities, Opener
+from streamer.stream import Context, OwnStream, Stream
 
 log = structlog.get_logger()
 
@@ -89,7 +89,11 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
-        trace = self._tracing.call(context.invocation_metadata() or ())
+        await self.serve(OwnStream(context))
+
+    async def serve(self, stream: Stream) -> None:
+        """One call, from config to end, in a task of its own."""
+        trace = self._tracing.call(stream.invocation_metadata() or ())
         # A stream is served by a task of its own: these fields end with it.
         structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
@@ -101,14 +105,14 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         ending, reason = "CANCELLED", "cancelled"
         try:
             try:
-                self._must_serve()
-                caller = self._identities.caller(context)
+                self._must_be_well()
+                caller = self._identities.caller(stream)
                 with self._admission.place(caller):
-                    wanted = await self._openings.config(lambda: _read(context))
+                    wanted = await self._openings.config(stream.read)
                     call = self._beginnings.begin(wanted, caller, trace)
                     self._calls.add(call)
                     self._beginnings.greet(call)
-                    error = await self._converse(call, context)
+                    error = await self._converse(call, stream)
             except CallError as raised:
                 error = raised
             except grpc.aio.BaseError:
@@ -118,8 +122,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             ending, reason = (error.status, error.reason) if error else ("OK", "finished")
             if error is not None:
                 identity = caller.identity if caller else ""
-                log_error(call, error, identity=identity, peer=context.peer())
-                await self._tell(context, error)
+                log_error(call, error, identity=identity, peer=stream.peer())
+                await self._tell(stream, error)
         finally:
             self._left(call, ending, reason)
             trace.ended(ending, reason, call.session if call else None)
@@ -127,17 +131,13 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 # Its frames hold the call and it: free now, not when Python looks for cycles.
                 error.__traceback__ = None
 
-    async def _tell(self, context: Context, error: CallError) -> None:
+    async def _tell(self, stream: Stream, error: CallError) -> None:
         """End the stream with a status; one that does not read would leave even that waiting."""
         limit = asyncio.timeout(None)
         self._telling[limit] = self._clock() + ABORT_SECONDS
         try:
             async with limit:
-                await abort(context, error)
-        except grpc.aio.AbortError as told:
-            # gRPC keeps it with the stream, and raises it again itself. Its frames would keep the
-            # call until Python looks for cycles, which for old objects is seldom.
-            told.__traceback__ = None
+                await stream.end(error)
         except TimeoutError:
             log.warning("status_unread", status=error.status)
         finally:
@@ -162,17 +162,22 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._metrics.ended(ending, reason)
         log_end(call, ending, reason)
 
-    def _must_serve(self) -> None:
+    def must_serve(self, opener: Opener) -> None:
+        """Raises CallError if who opened a stream would get no call."""
+        self._must_be_well()
+        self._identities.caller(opener)
+
+    def _must_be_well(self) -> None:
         if self.draining.is_set():
             raise Draining
         health = self._models.current.engine.health
         if not health.healthy:
             raise Unhealthy(health.reason)
 
-    async def _converse(self, call: Call, context: Context) -> CallError | None:
+    async def _converse(self, call: Call, stream: Stream) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
-        reader = asyncio.create_task(call.read_all(lambda: _read(context)))
-        writer = asyncio.create_task(call.write_all(context.write))
+        reader = asyncio.create_task(call.read_all(stream))
+        writer = asyncio.create_task(call.write_all(stream.write))
         try:
             over: set[asyncio.Future[Any]] = {reader, writer, call.stopped}
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
@@ -257,15 +262,6 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             enforce(self._policy, call, now)
             if call.keeper is not None and call.keeper.overdue:
                 call.remember()
-
-
-async def _read(context: Context) -> pb.StreamClassifyRequest | None:
-    """Next request, or None at the half-close."""
-    try:
-        request: Any = await context.read()
-    except DecodeError as error:
-        raise InvalidArgument("message", "undecodable", str(error)) from error
-    return request if isinstance(request, pb.StreamClassifyRequest) else None
 
 
 def _why_over(

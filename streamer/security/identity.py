@@ -37,7 +37,7 @@ class Caller:
             raise PermissionDenied(scope)
 
 
-class Stream(Protocol):
+class Opener(Protocol):
     """What gRPC knows of who opened a stream (``grpc.aio.ServicerContext``)."""
 
     def peer(self) -> str:
@@ -65,7 +65,7 @@ class Identities:
         if self._tokens is not None:
             self._tokens.refresh()
 
-    def caller(self, stream: Stream) -> Caller:
+    def caller(self, stream: Opener) -> Caller:
         """Who opened a stream, and may open calls.
 
         Raises:
@@ -106,7 +106,7 @@ def _certificate_name(properties: Mapping[str, Iterable[bytes]]) -> str:
     return every[0].decode(errors="replace")[:LONGEST_NAME] if every else ""
 
 
-def address(stream: Stream) -> str:
+def address(stream: Opener) -> str:
     """IP address of the peer, without its port."""
     kind, _, rest = urllib.parse.unquote(stream.peer()).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind

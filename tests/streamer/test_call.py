@@ -41,6 +41,9 @@ class Desk:
         self.may_send = asyncio.Event()
         self.may_send.set()
 
+    def hears(self, at_once):
+        self.at_once = at_once
+
     async def read(self):
         self.reads += 1
         return self.incoming.pop(0) if self.incoming else None
@@ -90,7 +93,7 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
     async def scenario(desk):
         desk.student.gate.clear()
         desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
-        reader = asyncio.create_task(desk.call.read_all(desk.read))
+        reader = asyncio.create_task(desk.call.read_all(desk))
         await until(lambda: desk.call.session.backlog > MAX_BACKLOG)
         await asyncio.sleep(0.05)
         read = desk.reads
@@ -283,8 +286,35 @@ def test_only_finish_finishes(run):
         finish = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish()))
         assert desk.call.handle(finish) is True
         desk.incoming = [finish, audio(2, b"\0\0")]
-        await desk.call.read_all(desk.read)
+        await desk.call.read_all(desk)
         assert len(desk.incoming) == 1, "nothing is read behind a finish"
+
+    run(scenario)
+
+
+def test_only_audio_that_nothing_stands_in_the_way_of_is_heard_at_once(run):
+    async def scenario(desk):
+        reader = asyncio.create_task(desk.call.read_all(desk))
+        await reader  # there is nothing to read
+        assert desk.at_once(audio(1, noise(0.5))) is True
+        assert desk.call.session.audio_seconds == 0.5
+        for action in ("discard", "hold", "finish"):
+            control = pb.Control(**{action: getattr(pb, action.capitalize())()})
+            assert desk.at_once(pb.StreamClassifyRequest(control=control)) is False
+        assert desk.at_once(pb.StreamClassifyRequest()) is False
+        desk.student.gate.clear()
+        sequence = 2
+        while desk.call.session.backlog <= MAX_BACKLOG:
+            assert desk.at_once(audio(sequence, noise(1.0, sequence))) is True
+            sequence += 1
+        heard = desk.call.session.audio_seconds
+        assert desk.at_once(audio(sequence, noise(1.0))) is False
+        assert desk.call.session.audio_seconds == heard
+        desk.student.gate.set()
+        await until(lambda: desk.call.session.backlog == 0)
+        with pytest.raises(InvalidArgument):
+            desk.at_once(audio(sequence, b""))
+        assert desk.at_once(audio(sequence, noise(0.1))) is True
 
     run(scenario)
 

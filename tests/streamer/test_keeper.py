@@ -182,12 +182,18 @@ def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
         desk.student.gate.clear()
         desk.call.move()
         audio = pb.Audio(sequence=2, data=bytes(1600))
-        incoming = [pb.StreamClassifyRequest(audio=audio), None]
 
-        async def read():
-            return incoming.pop(0)
+        class Incoming:
+            left = (pb.StreamClassifyRequest(audio=audio), None)
 
-        reader = asyncio.create_task(desk.call.read_all(read))
+            def hears(self, at_once):
+                assert at_once(self.left[0]) is False
+
+            async def read(self):
+                first, *self.left = self.left
+                return first
+
+        reader = asyncio.create_task(desk.call.read_all(Incoming()))
         await asyncio.sleep(0.02)
         assert not reader.done()
         assert desk.call.session.audio_seconds == 0.5

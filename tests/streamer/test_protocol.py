@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streamer.rpc import trunk_pb2
 from streamer.rpc import voicecohort_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +42,10 @@ def test_proto_passes_buf_lint():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_every_message_and_field_is_explained():
+@pytest.mark.parametrize("file", sorted((ROOT / "proto").rglob("*.proto")), ids=lambda f: f.stem)
+def test_every_message_and_field_is_explained(file):
     """Comments are the protocol's documentation: a field without one is undocumented."""
-    source = (ROOT / "proto" / "voicecohort" / "v1" / "voicecohort.proto").read_text()
+    source = file.read_text()
     lines = [line.strip() for line in source.splitlines()]
     bare = [
         line
@@ -55,10 +57,17 @@ def test_every_message_and_field_is_explained():
     assert bare == []
 
 
-def test_service_is_where_gateways_look_for_it():
-    service = pb.DESCRIPTOR.services_by_name["ClassifierService"]
-    assert service.full_name == "voicecohort.v1.ClassifierService"
+@pytest.mark.parametrize(
+    ("file", "name", "rpc"),
+    [
+        (pb.DESCRIPTOR, "ClassifierService", "StreamClassify"),
+        (trunk_pb2.DESCRIPTOR, "TrunkService", "StreamTrunk"),
+    ],
+)
+def test_service_is_where_gateways_look_for_it(file, name, rpc):
+    service = file.services_by_name[name]
+    assert service.full_name == f"voicecohort.v1.{name}"
     (method,) = service.methods
-    assert method.name == "StreamClassify"
+    assert method.name == rpc
     assert method.client_streaming
     assert method.server_streaming

@@ -175,6 +175,7 @@ def test_reflection_lists_the_services(line):
     listed = reflect(line, list_services="").list_services_response.service
     assert {entry.name for entry in listed} == {
         SERVICE,
+        "voicecohort.v1.TrunkService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -1,0 +1,241 @@
+"""Many calls on one gRPC stream: each of its lines is served as a stream of its own would be.
+
+gRPC costs the same for each message, however little is in it: for calls on streams of their own
+that is more than all else. A trunk's message holds what a gateway has for all its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from streamer.errors import CallError, Draining, InvalidArgument, ServerFault
+from streamer.line import Line, Metadata
+from streamer.rpc import envelope_pb2 as envelope
+from streamer.rpc import trunk_pb2
+from streamer.security.identity import Opener
+from streamer.stream import Stream, abort
+
+log = structlog.get_logger()
+
+EOF = grpc.aio.EOF
+NAME = trunk_pb2.DESCRIPTOR.services_by_name["TrunkService"].full_name
+LARGEST = 1 << 20
+"""Bytes of a message to the gateway, and the response that goes over; gRPC's clients take 4 MiB."""
+SPARE = 100
+"""Responses that may wait beyond those of running calls."""
+TRACEPARENT = "traceparent"
+
+Context = grpc.aio.ServicerContext[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse]
+
+
+class Calls(Protocol):
+    """Serves one call."""
+
+    draining: asyncio.Event
+    """Set when no more calls are taken."""
+
+    def must_serve(self, opener: Opener) -> None:
+        """Raises CallError if who opened a stream would get no call here."""
+
+    async def serve(self, stream: Stream) -> None:
+        """From config to end."""
+
+
+class Outgoing:
+    """What the lines have to say, gathered while the message before is being sent."""
+
+    def __init__(self) -> None:
+        self._responses: list[envelope.LineResponse] = []
+        self._sent = asyncio.Event()
+        self._some, self._room = asyncio.Event(), asyncio.Event()
+        self._complete = False
+
+    def say(self, response: envelope.LineResponse) -> asyncio.Event:
+        """Queue one; the event is set when it is sent."""
+        self._responses.append(response)
+        self._some.set()
+        return self._sent
+
+    def complete(self) -> None:
+        """Nothing more will be said."""
+        self._complete = True
+        self._some.set()
+
+    async def at_most(self, waiting: int) -> None:
+        """Return when no more responses than that wait to be sent."""
+        while len(self._responses) > waiting:
+            self._room.clear()
+            await self._room.wait()
+
+    async def send_all(self, context: Context) -> None:
+        """Until :meth:`complete`."""
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            responses, self._responses = self._responses, []
+            self._room.set()
+            sent, self._sent = self._sent, asyncio.Event()
+            for message in _messages(responses):
+                await context.write(message)
+            sent.set()
+            if self._complete and not self._responses:
+                return
+
+
+def _messages(responses: list[envelope.LineResponse]) -> list[envelope.StreamTrunkResponse]:
+    """The same in order, in messages of not much more than :data:`LARGEST`."""
+    made, size = [], LARGEST
+    for response in responses:
+        if size >= LARGEST:
+            made.append(envelope.StreamTrunkResponse())
+            size = 0
+        made[-1].lines.append(response)
+        size += len(response.response)
+    return made
+
+
+class _Trunk:
+    """One trunk.
+
+    Args:
+        calls: serve its lines.
+        context: of its stream.
+        most: responses that may wait to be sent before no more is read.
+    """
+
+    def __init__(self, calls: Calls, context: Context, most: int) -> None:
+        self._calls = calls
+        self._context = context
+        self._most = most
+        self._outgoing = Outgoing()
+        self._lines: dict[int, Line] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._highest = -1
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._peer = context.peer()
+        self._auth = context.auth_context()
+        self._metadata: Metadata = tuple(context.invocation_metadata() or ())
+        self._untraced = tuple(item for item in self._metadata if item[0] != TRACEPARENT)
+
+    async def run(self) -> None:
+        """To its end; raises CallError if that is not the gateway's own wish."""
+        reader = asyncio.create_task(self._read_all())
+        writer = asyncio.create_task(self._outgoing.send_all(self._context))
+        drained = asyncio.create_task(self._drained())
+        try:
+            over = {reader, writer, drained}
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+            if reader.done():
+                reader.result()
+                await self._idle.wait()
+            self._outgoing.complete()
+            await writer
+            if not reader.done():
+                raise Draining
+        finally:
+            every = [reader, writer, drained, *self._serving.values()]
+            for task in every:
+                task.cancel()
+            await asyncio.gather(*every, return_exceptions=True)
+
+    async def _drained(self) -> None:
+        """The server takes no more calls, and none is left."""
+        await self._calls.draining.wait()
+        await self._idle.wait()
+
+    async def _read_all(self) -> None:
+        while True:
+            try:
+                message: Any = await self._context.read()
+            except DecodeError as error:
+                raise InvalidArgument("message", "undecodable", str(error)) from error
+            if message is EOF:
+                break
+            for item in message.lines:
+                self._take(item)
+            await self._outgoing.at_most(self._most)
+        for line in self._lines.values():
+            line.close()
+
+    def _take(self, item: envelope.LineRequest) -> None:
+        number = item.line
+        line = self._lines.get(number)
+        if line is None:
+            if number <= self._highest:
+                return  # of a call that ended before the gateway knew
+            line = self._open(number, item.traceparent)
+        if item.HasField("leave"):
+            self._serving[number].cancel()
+        else:
+            line.put(item.request)
+
+    def _open(self, number: int, traceparent: bytes) -> Line:
+        metadata = self._untraced
+        if traceparent:
+            metadata = (*metadata, (TRACEPARENT, traceparent.decode(errors="replace")))
+        line = Line(number, self._outgoing.say, self._peer, self._auth, metadata)
+        serving = asyncio.create_task(self._calls.serve(line))
+        serving.add_done_callback(functools.partial(self._over, line))
+        self._highest = number
+        self._lines[number], self._serving[number] = line, serving
+        self._idle.clear()
+        return line
+
+    def _over(self, line: Line, serving: asyncio.Task[None]) -> None:
+        del self._lines[line.number], self._serving[line.number]
+        if not self._lines:
+            self._idle.set()
+        if serving.cancelled():
+            line.over(None, left=True)
+        elif (error := serving.exception()) is not None:
+            log.error("line_broken", exc_info=error)
+            line.over(ServerFault(error))
+        else:
+            line.over(None)
+
+
+class TrunkService:
+    """The servicer.
+
+    Args:
+        calls: serves them.
+        max_calls: of the server.
+    """
+
+    def __init__(self, calls: Calls, max_calls: int) -> None:
+        self._calls = calls
+        # A call waits with each response for it to be sent; besides there are ends and the like.
+        self._most = 2 * max_calls + SPARE
+
+    async def StreamTrunk(  # noqa: N802 - the name is the protocol's
+        self,
+        request_iterator: AsyncIterator[envelope.StreamTrunkRequest],  # noqa: ARG002 - read() instead
+        context: Context,
+    ) -> None:
+        """One trunk, to its status."""
+        try:
+            self._calls.must_serve(context)
+            await _Trunk(self._calls, context, self._most).run()
+        except CallError as error:
+            log.info("trunk_ended", peer=context.peer(), status=error.status, reason=str(error))
+            await abort(context, error)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve trunks; with coded lines, see ``envelope.proto``."""
+        handler = grpc.stream_stream_rpc_method_handler(
+            self.StreamTrunk,
+            request_deserializer=envelope.StreamTrunkRequest.FromString,
+            response_serializer=envelope.StreamTrunkResponse.SerializeToString,
+        )
+        handlers = grpc.method_handlers_generic_handler(NAME, {"StreamTrunk": handler})
+        server.add_generic_rpc_handlers((handlers,))

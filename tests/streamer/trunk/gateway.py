@@ -1,0 +1,85 @@
+"""A gateway's end of a trunk, in the messages of the public protocol."""
+
+import contextlib
+from collections import defaultdict
+
+import grpc
+
+from streamer.rpc import trunk_pb2 as trunk
+
+
+def item(line, request=None, **fields):
+    """Something for one line."""
+    return trunk.LineRequest(line=line, request=request, **fields)
+
+
+def leave(line):
+    return trunk.LineRequest(line=line, leave=trunk.Leave())
+
+
+class Gateway:
+    """Sends what it is told, and sorts what comes by line."""
+
+    def __init__(self, channel, metadata=()):
+        method = trunk.DESCRIPTOR.services_by_name["TrunkService"].methods[0]
+        self.stream = channel.stream_stream(
+            f"/{method.containing_service.full_name}/{method.name}",
+            response_deserializer=trunk.StreamTrunkResponse.FromString,
+        )(metadata=grpc.aio.Metadata(*metadata))
+        self.responses = defaultdict(list)
+        self.ends = {}
+        self.taken = defaultdict(int)
+        self.messages = 0
+
+    async def say(self, *items):
+        """All in one message."""
+        await self.stream.write(trunk.StreamTrunkRequest(lines=items).SerializeToString())
+
+    async def call(self, line, *requests):
+        """A call from its config on, in one message."""
+        await self.say(*(item(line, request) for request in requests))
+
+    async def read(self):
+        """One message; False at the end of the trunk."""
+        message = await self.stream.read()
+        if message is grpc.aio.EOF:
+            return False
+        self.messages += 1
+        assert message.lines
+        for told in message.lines:
+            assert told.line not in self.ends, "something after the end of a line"
+            kind = told.WhichOneof("event")
+            if kind == "response":
+                self.responses[told.line].append(told.response)
+            elif kind == "taken":
+                self.taken[told.line] = told.taken.bytes
+            else:
+                self.ends[told.line] = told.end
+        return True
+
+    async def until(self, *lines):
+        """Read until those have ended."""
+        while not set(lines) <= set(self.ends):
+            assert await self.read(), f"the trunk ended before {lines}"
+
+    async def began(self, *lines):
+        """Read until those are accepted."""
+        while not all(self.responses[line] for line in lines):
+            assert await self.read(), f"the trunk ended before {lines}"
+
+    async def status(self):
+        """Read to the end; code and details."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await self.read():
+                pass
+        return await self.stream.code(), await self.stream.details()
+
+    def end(self, line):
+        """Code and message of a line's end."""
+        return grpc.StatusCode(self._value(line)), self.ends[line].message
+
+    def _value(self, line):
+        return next(c.value for c in grpc.StatusCode if c.value[0] == self.ends[line].code)
+
+    def finals(self, line):
+        return [r.prediction for r in self.responses[line] if r.prediction.final]
