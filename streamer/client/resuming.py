@@ -12,7 +12,7 @@ import grpc
 from streamer.client.attempts import Attempts
 from streamer.client.delivered import Delivered
 from streamer.client.kept import Kept
-from streamer.client.stream import Stream
+from streamer.client.stream import CallStream
 from streamer.rpc import voicecohort_pb2 as pb
 
 Request = pb.StreamClassifyRequest
@@ -40,7 +40,7 @@ class ResumingStream:
 
     def __init__(
         self,
-        open_stream: Callable[[], Stream],
+        open_stream: Callable[[], CallStream],
         kept: Kept,
         attempts: Attempts,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -158,7 +158,7 @@ class ResumingStream:
         finals = self._delivered.finals_up_to(self._last_audio)
         return self._all_given and finals == channels
 
-    async def _converse(self, stream: Stream) -> None:
+    async def _converse(self, stream: CallStream) -> None:
         """One stream from its config to its end."""
         started = await self._begun(stream)
         self._streams += 1
@@ -179,7 +179,7 @@ class ResumingStream:
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
-    async def _begun(self, stream: Stream) -> pb.Started:
+    async def _begun(self, stream: CallStream) -> pb.Started:
         try:
             async with asyncio.timeout(self._answer_seconds):
                 return await stream.begin(self._config)
@@ -191,7 +191,7 @@ class ResumingStream:
                 f"no answer to the config within {self._answer_seconds:g} s",
             ) from None
 
-    async def _give_all(self, stream: Stream) -> None:
+    async def _give_all(self, stream: CallStream) -> None:
         """Write what the stream has not been given, as it comes, and the half-close."""
         # An error of the stream is its status, which the reader meets, too.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -205,7 +205,7 @@ class ResumingStream:
                 self._more.clear()
                 await self._more.wait()
 
-    async def _take_all(self, stream: Stream) -> None:
+    async def _take_all(self, stream: CallStream) -> None:
         """Read until the stream ends well."""
         while (response := await stream.read()) is not None:
             self._take(response)

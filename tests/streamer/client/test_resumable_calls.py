@@ -256,14 +256,24 @@ def server_of(servers, call_id):
     return found[0]
 
 
-def test_kill_9_in_mid_call_changes_nothing(run_async, server, replicas, voices):
+@pytest.mark.parametrize(
+    ("blow", "trunks"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 1)],
+    ids=["kill -9", "kill -9, trunks", "drained, one trunk"],
+)
+def test_a_server_that_goes_in_mid_call_changes_nothing(
+    run_async, server, replicas, voices, blow, trunks
+):
     """Predictions and speech events are those of a call that nothing befell."""
     speech = encode(voices.caller[4 * RATE : 9 * RATE], Encoding.MULAW)
     config = {"call_id": "killed", "update_seconds": 0.5, "speech_events": True}
 
     async def gateway(target, kill=None, **options):
         events = []
-        async with Client(target) as client, client.call(**config, **options) as call:
+        async with (
+            Client(target, trunks=trunks) as client,
+            client.call(**config, **options) as call,
+        ):
             stream = aiter(call)
             for start in range(0, len(speech), 800):
                 await call.send(speech[start : start + 800])
@@ -280,7 +290,7 @@ def test_kill_9_in_mid_call_changes_nothing(run_async, server, replicas, voices)
 
     async def kill():
         victim = await asyncio.to_thread(server_of, servers, "killed")
-        victim.process.send_signal(signal.SIGKILL)
+        victim.process.send_signal(blow)
         await asyncio.to_thread(victim.process.wait)
 
     wanted, _ = run_async(gateway(server.target))
