@@ -3,14 +3,15 @@
     python benchmarks/floors.py --calls 400 --seconds 15
 
 The empty servicer runs on the same library, loop and protocol, parses the same messages and
-answers a prediction after every update interval, made beforehand. The products run with the same
-options as the server's student; the step beside them is measured in turns with them.
+answers a prediction after every update interval, made beforehand; with --trunk-ms on a trunk. The
+products run with the same options as the server's student; the step beside them is measured in
+turns with them.
 
 JSON keys: ``empty_servicer`` and ``empty_servicer_default`` (with gRPC polling as our server sets
 it, and as gRPC comes): CPU-ms per call-second, ``empty_p99_ms``, ``empty_p99_ms_default``,
-``calls``, ``chunk_ms``, ``gemm_fraction`` (ideal over measured CPU time of a step at batch 32),
-``gemm_gflops``, ``gemm_curve`` (see load/gemm.py), ``gemm_model`` (file that they are of, stepped
-on the CPU), ``device``.
+``calls``, ``chunk_ms``, ``trunk_ms``, ``gemm_fraction`` (ideal over measured CPU time of a step at
+batch 32), ``gemm_gflops``, ``gemm_curve`` (see load/gemm.py), ``gemm_model`` (file that they are
+of, stepped on the CPU), ``device``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,11 @@ import streamer.operation.polling  # noqa: F401 - as our server does, unless the
 # isort: split
 import grpc
 import uvloop
-from load.calls import owed
+from load.empty import EmptyServicer, EmptyTrunks
 from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
 from streamer.local import local_server
 from streamer.operation import polling
-from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -41,56 +41,11 @@ POLLING = {"": polling.EXPERIMENTS, "_default": ""}
 """GRPC_EXPERIMENTS by the suffix of the figures measured with it."""
 
 
-def canned() -> pb.StreamClassifyResponse:
-    """A prediction as large as a real one."""
-
-    def task(label: str, classes: int) -> pb.TaskPrediction:
-        posterior = [0.5, *[0.5 / (classes - 1)] * (classes - 1)]
-        return pb.TaskPrediction(posterior=posterior, label=label, confidence=0.5)
-
-    prediction = pb.Prediction(
-        sequence=1, gender=task("female", 2), age_group=task("young", 4), age_band=task("20s", 7)
-    )
-    for field in (prediction.audio_time, prediction.speech_time, prediction.lost_time):
-        field.seconds, field.nanos = 12, 340_000_000
-    return pb.StreamClassifyResponse(prediction=prediction)
-
-
-class EmptyServicer(pb_grpc.ClassifierServiceServicer):
-    """Reads, and answers what was made beforehand.
-
-    Args:
-        chunk_ms: audio in a message.
-    """
-
-    def __init__(self, chunk_ms: int) -> None:
-        self._chunk_ms = chunk_ms
-
-    async def StreamClassify(  # type: ignore[override]  # noqa: N802 - the name is the protocol's
-        self,
-        request_iterator: AsyncIterator[pb.StreamClassifyRequest],  # noqa: ARG002 - read() instead
-        context: grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse],
-    ) -> None:
-        """One call."""
-        answer, sequence = canned(), 0
-        while True:
-            request: Any = await context.read()
-            if request is grpc.aio.EOF:
-                break
-            sequence = request.audio.sequence
-            if not sequence:
-                await context.write(pb.StreamClassifyResponse(started=pb.Started()))
-            elif owed(sequence, self._chunk_ms):
-                answer.prediction.sequence = sequence
-                await context.write(answer)
-        answer.prediction.final = True
-        await context.write(answer)
-
-
 async def serve(listen: str, chunk_ms: int) -> None:
     """The empty server, until it is killed; says on standard error where it listens."""
     server = grpc.aio.server()
     pb_grpc.add_ClassifierServiceServicer_to_server(EmptyServicer(chunk_ms), server)
+    EmptyTrunks(chunk_ms).add_to(server)
     host = listen.rpartition(":")[0]
     port = server.add_insecure_port(listen)
     await server.start()
@@ -99,7 +54,13 @@ async def serve(listen: str, chunk_ms: int) -> None:
 
 
 def empty_servicer(
-    generators: Generators, calls: int, seconds: float, chunk_ms: int, mine: set[int]
+    generators: Generators,
+    calls: int,
+    seconds: float,
+    chunk_ms: int,
+    mine: set[int],
+    *,
+    trunk_ms: float = 0.0,
 ) -> dict[str, Any]:
     """CPU-ms per call-second, and p99, of the empty servicer, with each way of polling.
 
@@ -109,6 +70,7 @@ def empty_servicer(
         seconds: that are counted.
         chunk_ms: audio in a message.
         mine: cores of the server.
+        trunk_ms: see :class:`load.calls.Plan`.
     """
     found: dict[str, Any] = {}
     command = (__file__, "--serve", "--chunk-ms", str(chunk_ms))
@@ -124,6 +86,7 @@ def empty_servicer(
                 calls,
                 seconds,
                 chunk_ms=chunk_ms,
+                trunk_ms=trunk_ms,
                 meter=lambda pid=pid: {"cpu": cpu_seconds(pid)},  # type: ignore[misc]
                 title=f"{calls} calls, empty servicer{suffix.replace('_', ', ')}",
             )
@@ -131,7 +94,7 @@ def empty_servicer(
             raise RuntimeError(f"the empty servicer lost calls: {outcome.seen.errors[:1]}")
         found[f"empty_servicer{suffix}"] = outcome.per_call_second(outcome.metered["cpu"])
         found[f"empty_p99_ms{suffix}"] = outcome.figures()["p99_ms"]
-    return {**found, "calls": calls, "chunk_ms": chunk_ms}
+    return {**found, "calls": calls, "chunk_ms": chunk_ms, "trunk_ms": trunk_ms}
 
 
 def gemm(model: Path, mine: set[int], batches: Sequence[int] = BATCHES) -> Mapping[str, Any]:
@@ -157,6 +120,12 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=400, help="at the same time (%(default)s)")
     parser.add_argument("--seconds", type=int, default=15, help="that are counted (%(default)s)")
     parser.add_argument("--chunk-ms", type=int, default=100, help="20 to 200 (%(default)s)")
+    parser.add_argument(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="the calls share a trunk, sent on every so many milliseconds (0: a stream each)",
+    )
     parser.add_argument("--model", type=Path, help="student (the shipped one in 8 bits)")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=BATCHES, help="blocks in a step (%(default)s)"
@@ -175,7 +144,14 @@ def main() -> int:
     model = options.model or CPU_MODEL
     mine, theirs = cores()
     with Generators(1, theirs) as generators:
-        result = empty_servicer(generators, options.calls, options.seconds, options.chunk_ms, mine)
+        result = empty_servicer(
+            generators,
+            options.calls,
+            options.seconds,
+            options.chunk_ms,
+            mine,
+            trunk_ms=options.trunk_ms,
+        )
     result |= gemm(model, mine, options.batches)
     write_json({**result, "device": device_name()}, options.json)
     return 0

@@ -19,7 +19,8 @@ they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms
 ``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
 ``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
 itself was), ``foreign_cpu_share`` (of the server's cores, used by others meanwhile; a few per cent
-are the kernel's), ``profiled`` (true with --profile), ``provider``, ``device``.
+are the kernel's), ``trunk_ms`` (0: a stream for each call), ``profiled`` (true with --profile),
+``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def measure(
             chunk_ms=options.chunk_ms,
             meter=meter,
             calls_per_connection=options.calls_per_connection,
+            trunk_ms=options.trunk_ms,
             seed=options.seed,
             title=f"{options.calls} calls",
         )
@@ -95,6 +97,7 @@ def measure(
     return outcome, {
         **outcome.figures(),
         "server_cpu_ms_per_call_s": None if used is None else outcome.per_call_second(used),
+        "trunk_ms": options.trunk_ms,
         "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
         "device": device_name(),
@@ -109,6 +112,13 @@ def load_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calls-per-connection", type=int, default=50, help="of one gateway (%(default)s)"
+    )
+    parser.add_argument(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="the calls of a connection share one stream, a trunk, on which what they have is sent "
+        "every so many milliseconds (0: each has a stream of its own)",
     )
     parser.add_argument("--model", help="student for the server that is started")
     parser.add_argument(

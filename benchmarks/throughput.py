@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py --json throughput.json --picture throughput.png
     python benchmarks/throughput.py --curves --seconds 30
+    python benchmarks/throughput.py --trunk-ms 10 --calls-per-connection 200
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
 --bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
@@ -19,7 +20,8 @@ step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model
 that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
 ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``, medians
 of three rounds, and ``cpu_ms_per_call_s_range``), ``seconds`` of a step, ``chunk_ms``,
-``provider``, ``device``.
+``trunk_ms`` and ``calls_per_connection`` (0: each call had a stream of its own; else the calls of a
+connection shared a trunk), ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -113,7 +115,9 @@ def measure(
     plain, without = bench.plain(at_70, title=f"{at_70} calls, 70 %")
     third, _ = bench.plain(at_30, title=f"{at_30} calls, 30 %")
     counted, parts = bench.measured(at_70, title=f"{at_70} calls, counted")
-    empty = empty_servicer(generators, at_70, options.seconds, options.chunk_ms, mine)
+    empty = empty_servicer(
+        generators, at_70, options.seconds, options.chunk_ms, mine, trunk_ms=options.trunk_ms
+    )
     return {
         "max_calls": most,
         "capped": most == options.most,
@@ -132,6 +136,8 @@ def measure(
         "generator_limited": capacity.generator_limited,
         "seconds": options.seconds,
         "chunk_ms": options.chunk_ms,
+        "trunk_ms": options.trunk_ms,
+        "calls_per_connection": options.calls_per_connection,
     }
 
 

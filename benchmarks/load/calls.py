@@ -17,6 +17,7 @@ import asyncio
 import functools
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +30,7 @@ import numpy as np
 import soundfile
 import uvloop
 
+from load.trunk import Line, Trunk
 from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -52,8 +54,9 @@ HIDDEN = "Internal error from Core"
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else all share one connection
 
 
-Open: TypeAlias = grpc.aio.StreamStreamMultiCallable[bytes, bytes]
-Stream: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
+Own: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
+Stream: TypeAlias = Own | Line
+Open: TypeAlias = Callable[[], Stream]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Plan:
         begin: on the clock of ``time.monotonic``, when the first of all calls starts.
         chunk_ms: audio in a message.
         calls_per_connection: gRPC channels are shared by so many.
+        trunk_ms: the calls of a connection are one stream, on which this process sends so often;
+            0 makes a stream of each.
         seed: of where in the demo call each call begins.
     """
 
@@ -80,6 +85,7 @@ class Plan:
     begin: float = 0.0
     chunk_ms: int = 100
     calls_per_connection: int = 50
+    trunk_ms: float = 0.0
     seed: int = 1
 
 
@@ -165,7 +171,10 @@ class Generator:
             grpc.aio.insecure_channel(plan.target, options=CHANNEL_OPTIONS)
             for _ in range(connections)
         ]
-        opens: list[Open] = [channel.stream_stream(METHOD) for channel in channels]
+        trunks = [Trunk(channel, plan.trunk_ms / 1000) for channel in channels]
+        opens: list[Open] = (
+            [*trunks] if plan.trunk_ms else [channel.stream_stream(METHOD) for channel in channels]
+        )
         metering = asyncio.create_task(self._meter())
         try:
             await asyncio.gather(
@@ -176,6 +185,8 @@ class Generator:
             )
             await metering
         finally:
+            for trunk in trunks:
+                await trunk.close()
             for channel in channels:
                 await channel.close()
         return self.seen

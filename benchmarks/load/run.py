@@ -179,6 +179,7 @@ class Generators:
         chunk_ms: int = 100,
         meter: Meter = dict,
         calls_per_connection: int = 50,
+        trunk_ms: float = 0.0,
         seed: int = 1,
         title: str = "",
     ) -> Outcome:
@@ -191,6 +192,7 @@ class Generators:
             chunk_ms: audio in a message.
             meter: read at begin and end of what is counted.
             calls_per_connection: gRPC channels are shared by so many.
+            trunk_ms: see :class:`load.calls.Plan`.
             seed: of where in the demo call each call begins.
             title: beside the progress bar; none is shown without.
         """
@@ -205,6 +207,7 @@ class Generators:
             window=window,
             chunk_ms=chunk_ms,
             calls_per_connection=calls_per_connection,
+            trunk_ms=trunk_ms,
             seed=seed,
         )
         results = self.start(plan, begin)

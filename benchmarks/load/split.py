@@ -139,6 +139,7 @@ class Bench:
             chunk_ms=chunk_ms or self._options.chunk_ms,
             meter=meter,
             calls_per_connection=self._options.calls_per_connection,
+            trunk_ms=self._options.trunk_ms,
             seed=self._options.seed,
             title=title,
         )

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import soundfile
 import soxr
-from load.calls import CHANNEL_OPTIONS, DEMO, HIDDEN, METHOD, Stream
+from load.calls import CHANNEL_OPTIONS, DEMO, HIDDEN, METHOD, Own
 
 from streamer.codec import SAMPLE_RATE, Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
@@ -83,7 +83,7 @@ class Caller:
     """One stream, message by message."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.stream: Stream = channel.stream_stream(METHOD)()
+        self.stream: Own = channel.stream_stream(METHOD)()
         self._sequence = 0
         self.responses: list[pb.StreamClassifyResponse] = []
 

@@ -1,0 +1,118 @@
+"""Calls that share a trunk: a gateway that sends what it has for all of them once a tick."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TypeAlias
+
+from load import polling  # noqa: F401 - how gRPC polls is settled when it is loaded
+
+# isort: split
+import grpc
+from google.rpc import code_pb2
+
+from streamer.rpc import envelope_pb2 as envelope
+from streamer.rpc import voicecohort_pb2 as pb
+
+METHOD = "/voicecohort.v1.TrunkService/StreamTrunk"
+FINISH = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish())).SerializeToString()
+RawTrunk: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
+
+
+class Line:
+    """One call of a trunk, with as much of ``grpc.aio.StreamStreamCall`` as the generator uses."""
+
+    def __init__(self, number: int, trunk: Trunk) -> None:
+        self._number = number
+        self._trunk = trunk
+        self.arrived: asyncio.Queue[bytes | grpc.aio.AioRpcError | None] = asyncio.Queue()
+
+    async def write(self, request: bytes) -> None:
+        """Goes out at the next tick."""
+        self._trunk.put(envelope.LineRequest(line=self._number, request=request))
+
+    async def done_writing(self) -> None:
+        """Finish the call."""
+        await self.write(FINISH)
+
+    async def read(self) -> bytes | None:
+        """Next response; None after the last of a call that ended well."""
+        response = await self.arrived.get()
+        if isinstance(response, grpc.aio.AioRpcError):
+            raise response
+        return response
+
+    def cancel(self) -> None:
+        """The generator leaves only calls that have ended."""
+
+
+class Trunk:
+    """One trunk, opened at its first line.
+
+    Args:
+        channel: to the server.
+        tick: seconds between two messages.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, tick: float) -> None:
+        self._open: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
+        self._tick = tick
+        self._lines: dict[int, Line] = {}
+        self._waiting: list[envelope.LineRequest] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._opened = 0
+
+    def __call__(self) -> Line:
+        """A call on a line of its own."""
+        if not self._tasks:
+            stream = self._open()
+            self._tasks = [asyncio.create_task(work(stream)) for work in (self._send, self._read)]
+        self._opened += 1
+        self._lines[self._opened] = line = Line(self._opened, self)
+        return line
+
+    def put(self, request: envelope.LineRequest) -> None:
+        """To be sent at the next tick."""
+        self._waiting.append(request)
+
+    async def close(self) -> None:
+        """No line is open any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _send(self, stream: RawTrunk) -> None:
+        due = time.monotonic()
+        while True:
+            due += self._tick
+            await asyncio.sleep(due - time.monotonic())
+            if self._waiting:
+                waiting, self._waiting = self._waiting, []
+                await stream.write(envelope.StreamTrunkRequest(lines=waiting).SerializeToString())
+
+    async def _read(self, stream: RawTrunk) -> None:
+        parse = envelope.StreamTrunkResponse.FromString
+        try:
+            while isinstance(data := await stream.read(), bytes):
+                for item in parse(data).lines:
+                    kind = item.WhichOneof("event")
+                    if kind == "response":
+                        self._lines[item.line].arrived.put_nowait(item.response)
+                    elif kind == "end":
+                        self._lines.pop(item.line).arrived.put_nowait(_error(item.end))
+            error = _error(envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended"))
+        except grpc.aio.AioRpcError as broken:
+            error = broken
+        finally:
+            stream.cancel()
+        for line in self._lines.values():
+            line.arrived.put_nowait(error)
+
+
+def _error(end: envelope.LineEnd) -> grpc.aio.AioRpcError | None:
+    if end.code == code_pb2.OK:
+        return None
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(codes[end.code], nothing, nothing, end.message)
