@@ -1,5 +1,6 @@
 """The shipped envoy.yaml in the real Envoy, in front of two real servers."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -12,6 +13,7 @@ import urllib.request
 import grpc
 import pytest
 
+from streamer.client import Client
 from streamer.settings import ServerSettings
 
 Code = grpc.StatusCode
@@ -78,6 +80,29 @@ def test_calls_are_spread_evenly_and_end_well(fleet, open_calls, finish):
     calls = open_calls(fleet, "spread", 20)
     assert min(len(placed) for placed in by_replica(fleet, calls).values()) > 5
     finish(calls)
+
+
+def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
+    """To Envoy a trunk is one stream: its calls are all on one replica."""
+
+    async def heard(client, call_id=""):
+        async with client.call(call_id=call_id) as call:
+            for chunk in chunks:
+                await call.send(chunk.audio.data)
+            return await call.finish()
+
+    async def main():
+        async with Client(fleet.target) as own, Client(fleet.target, trunks=2) as shared:
+            return await heard(own), await asyncio.gather(*(heard(shared, name) for name in names))
+
+    names = [f"trunk-{number}" for number in range(6)]
+    (alone,), calls = run_async(main())
+    for trunk in (names[::2], names[1::2]):
+        assert len({fleet.of_call(call_id) for call_id in trunk}) == 1
+    for (final,) in calls:
+        assert final.sequence == alone.sequence
+        assert final.speech_time == alone.speech_time
+        assert final.gender.posterior == pytest.approx(alone.gender.posterior, abs=1e-5)
 
 
 def test_a_replica_with_fewer_calls_gets_the_next(fleet, open_calls, finish):
