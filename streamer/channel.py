@@ -14,7 +14,7 @@ from streamer.engine import Engine, Lane
 from streamer.errors import CallError
 from streamer.snapshot import ChannelState
 from streamer.student import TASKS, Floats
-from streamer.vad import SpeechGate
+from streamer.vad import FRAME, SpeechGate
 
 FRAME_SAMPLES = 160
 """Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
@@ -100,6 +100,24 @@ class Channel:
         self._next_due: tuple[int, Update] | None = None
         self._waiting: tuple[int, float] | None = None
         self.lane: Lane = self._engine.new_lane(self._stepped)
+
+    @property
+    def room(self) -> int:
+        """Samples at 8 kHz after which a block is full at the earliest, where somebody speaks.
+
+        Elsewhere a block's: speech may begin meanwhile, and brings what was before it, see
+        :attr:`listening`.
+        """
+        block = len(self._block)
+        if self.held or not self.gate.speaking:
+            return block
+        frames = -(-(block - self._filled) // FRAME)
+        return frames * FRAME - self.gate.waiting
+
+    @property
+    def listening(self) -> bool:
+        """Whether any sample may be one with which speech begins."""
+        return not (self.held or self.gate.speaking)
 
     def hear(self, samples: Samples) -> None:
         """8 kHz samples as they arrive."""

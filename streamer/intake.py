@@ -6,29 +6,28 @@ from streamer.codec import Decoder, Samples
 
 
 class Intake:
-    """Gathers messages, so that a call is visited once for up to a block's time of audio.
+    """Gathers messages, so that a call is visited once for several of them.
 
-    Decoder and speech gate cost as much for each visit as for what they do in it: of messages of
-    20 ms, the usual RTP packet, a call was visited fifty times a second to fill six blocks.
+    Decoder and speech gate cost as much for each visit as for what they do in it.
 
     Args:
         decoder: of the call.
-        most: samples of every channel, at the decoder's rate, that a visit brings where messages
-            are of one length, and not longer. More than a block of the student would cost more
-            than it saves: the second is stepped with few others, since it does not wait for them.
     """
 
-    def __init__(self, decoder: Decoder, most: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._most = most * decoder.frame_bytes
         self._messages: list[bytes] = []
         self._bytes = 0
 
-    def put(self, data: bytes) -> bool:
-        """Whole samples of every channel as they come; True if another such would be too much."""
+    def put(self, data: bytes) -> None:
+        """Whole samples of every channel as they come."""
         self._messages.append(data)
         self._bytes += len(data)
-        return self._bytes + len(data) > self._most
+
+    @property
+    def waiting(self) -> int:
+        """Samples of every channel, at the decoder's rate."""
+        return self._bytes // self._decoder.frame_bytes
 
     def take(self) -> list[Samples]:
         """Everything since the last time: int16 at 8 kHz, one array per channel, none if none came.

@@ -69,9 +69,8 @@ class CallSession:
         }
         self._engine = engine
         self._order = Order(config.sample_rate)
-        # Until a block or an update is due nobody misses anything; speech events are due at once.
-        block = engine.student.metadata.block * config.sample_rate // SAMPLE_RATE
-        self._intake = Intake(self._decoder, 0 if config.speech_events else block)
+        self._intake = Intake(self._decoder)
+        self._look()
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
         self._asked: Snapshot | None = None
@@ -167,6 +166,7 @@ class CallSession:
         for index, channel in self._channels.items():
             channel.restore(state.channels[index])
         self._next_update = state.next_update
+        self._look()
 
     def audio(
         self,
@@ -201,9 +201,10 @@ class CallSession:
             return 0.0
         if lost:
             self._skip(lost)
-        full = self._intake.put(data)
+        self._intake.put(data)
         update_due = self._order.heard >= self._next_update
-        if full or update_due:
+        waiting = self._intake.waiting * SAMPLE_RATE // self.config.sample_rate
+        if waiting + 1 >= self._room or (update_due and self._listening):  # half a sample waits too
             self._hear()
         if update_due:
             step = self._update_step * self._load.stretch
@@ -217,6 +218,17 @@ class CallSession:
         for index, samples in enumerate(self._intake.take()):
             if index in self._channels:
                 self._channels[index].hear(samples)
+        self._look()
+
+    def _look(self) -> None:
+        """How long the channels need not be visited: nobody misses anything meanwhile.
+
+        Until a block can be full the posteriors stay what they are, so that an update tells the
+        same whether its audio was heard or not. Speech events are due at once.
+        """
+        channels = self._channels.values()
+        self._room = 0 if self.config.speech_events else min(c.room for c in channels)
+        self._listening = any(c.listening for c in channels)
 
     def _skip(self, samples: int) -> None:
         """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
@@ -236,6 +248,7 @@ class CallSession:
         self._hear()
         for channel in self._selected(channels):
             channel.discard()
+        self._look()
         if self._asked is not None and self._asked.waits:
             self.snapshot(self._asked.tell)  # the old lanes will not answer
 
@@ -247,6 +260,7 @@ class CallSession:
             if held and not channel.held:
                 channel.flush()
             channel.held = held
+        self._look()
 
     def finish(self) -> None:
         """Flush; a final update per classified channel follows, then ``done`` is true."""

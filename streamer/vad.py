@@ -86,6 +86,11 @@ class SpeechGate:
         """Samples decided so far."""
         self.speaking = False
 
+    @property
+    def waiting(self) -> int:
+        """Samples that wait for the end of their frame."""
+        return len(self._rest)
+
     def push(self, samples: Samples) -> tuple[list[Samples], list[SpeechEvent]]:
         """Any number of int16 samples -> pieces of speech, in order, and events."""
         if len(self._rest):

@@ -1,5 +1,6 @@
-"""A call is visited once for a block's time of audio, and nobody can tell from what it says."""
+"""A call is visited when there is something to find, and nobody can tell from what it says."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +56,11 @@ def play(bench, speech, actions, **config):
 
 
 def told(recorder):
-    return [(u.audio_seconds, u.speech_seconds, u.posteriors) for u in recorder.updates if u.final]
+    """Of a final update and of running ones; those that a busy engine left out are missing."""
+    return {
+        (u.final, u.audio_seconds): (u.sequence, u.speech_seconds, u.posteriors)
+        for u in recorder.updates
+    }
 
 
 def remembered(state):
@@ -67,21 +72,55 @@ def remembered(state):
 
 @given(actions=ACTIONS)
 def test_gathering_changes_nothing_that_is_told(bench, speech, actions):
-    gathered, states = play(bench, speech, actions)
-    at_once, expected = play(bench, speech, actions, speech_events=True)
-    assert told(gathered) == told(at_once)
+    config = {"update_seconds": 0.1}
+    gathered, states = play(bench, speech, actions, **config)
+    at_once, expected = play(bench, speech, actions, speech_events=True, **config)
+    got, wanted = told(gathered), told(at_once)
+    assert [final for final, _ in got].count(True) == 1
+    for key in {*got, *wanted}:
+        if key[0] or (key in got and key in wanted):
+            assert got[key] == wanted[key]
     assert [remembered(state) for state in states] == [remembered(state) for state in expected]
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_small_messages_are_heard_a_block_at_a_time(bench, audio, voices, visits, rate):
-    data = audio.wire([voices.caller[5 * RATE : 7 * RATE]], Encoding.LINEAR16, rate)
-    parts = audio.cut(data, [rate // 50], 2)
-    bench.play(parts, encoding=Encoding.LINEAR16, sample_rate=rate, update_seconds=0.5)
-    # of half a second three blocks' time, and the rest when the update is due
-    assert len(visits) == 4 * 4
-    assert sum(visits) == 2 * RATE
-    assert max(visits) == 1280
+@pytest.mark.parametrize("milliseconds", [20, 30, 100, 200])
+def test_running_speech_is_heard_when_a_block_may_be_full(bench, audio, visits, rate, milliseconds):
+    """Updates ten times a second call for no visit of their own."""
+    noise = np.random.default_rng(1).integers(-9000, 9000, 10 * RATE).astype(np.int16)
+    data = audio.wire([noise], Encoding.LINEAR16, rate)
+    recorder = bench.session(encoding=Encoding.LINEAR16, sample_rate=rate, update_seconds=0.1)
+    for sequence, part in enumerate(audio.cut(data, [rate * milliseconds // 1000], 2), start=1):
+        recorder.session.audio(sequence, part)
+    blocks = recorder.session._channels[0].submitted
+    assert blocks == 10 * RATE // 1280
+    most = 10_000 // milliseconds  # a message is heard at once
+    assert min(blocks, most) <= len(visits) <= min(blocks + 2, most)
+    bench.finish(recorder)
+    assert sum(visits) == 10 * RATE
+
+
+@pytest.mark.parametrize(
+    ("update_seconds", "visited"), [(60.0, [1600] * 25), (0.5, [1600, 1600, 800] * 10)]
+)
+def test_silence_is_heard_every_block_and_for_each_update(bench, visits, update_seconds, visited):
+    recorder = bench.session(update_seconds=update_seconds)
+    for sequence in range(1, 51):
+        recorder.session.audio(sequence, bytes([0xFF]) * 800)
+    assert visits == visited
+    bench.finish(recorder)
+
+
+def test_who_is_on_hold_is_not_visited_for_an_update(bench, visits):
+    recorder = bench.session(update_seconds=0.1)
+    recorder.session.hold([], held=True)
+    for sequence in range(1, 51):
+        recorder.session.audio(sequence, bytes([0xFF]) * 800)
+    assert visits == [1600] * 25
+    recorder.session.hold([], held=False)
+    recorder.session.audio(51, bytes([0xFF]) * 800)
+    assert visits[25:] == [800]
+    bench.finish(recorder)
 
 
 def test_speech_events_are_told_with_the_message_that_brings_them(bench, speech, visits):
@@ -91,14 +130,3 @@ def test_speech_events_are_told_with_the_message_that_brings_them(bench, speech,
         assert sum(visits) == 160 * sequence
     bench.finish(recorder)
     assert recorder.events
-
-
-@pytest.mark.parametrize(
-    ("samples", "visited"), [(480, [960, 960]), (800, [800] * 4), (1280, [1280] * 4)]
-)
-def test_a_visit_brings_no_more_than_a_block(bench, speech, visits, samples, visited):
-    recorder = bench.session(update_seconds=60.0)
-    for sequence in range(1, 5):
-        recorder.session.audio(sequence, speech[samples * (sequence - 1) : samples * sequence])
-    assert visits == visited
-    bench.finish(recorder)
