@@ -85,6 +85,7 @@ class Call:
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
         self._unsent = Unsent()
+        self._said: dict[int, messages.Said] = {}
         self._progress = asyncio.Event()
         self._closed = self._moving = self._moved = False
         self._failure: CallError | None = None
@@ -295,8 +296,12 @@ class Call:
                 due = None if item.final else item.received
                 # Made into a message only now: an overtaken update would be wasted work.
                 response = messages.prediction(
-                    item, self.model.decider, self.config.min_speech_seconds
+                    item,
+                    self.model.decider,
+                    self.config.min_speech_seconds,
+                    self._said.get(item.channel),
                 )
+                self._said[item.channel] = (item, response)
                 if response.prediction.final:
                     self._metrics.decided(response.prediction)
             elif isinstance(item, CallState):

@@ -49,7 +49,8 @@ def temperature_at(calibration: Calibration, seconds: float) -> float:
 def calibrated(posterior: Sequence[float], temperature: float) -> list[float]:
     """``softmax(log p / T)`` (Guo et al. 2017), without leaving probabilities."""
     top = max(posterior)
-    powered: list[float] = [(p / top) ** (1.0 / temperature) for p in posterior]
+    power = 1.0 / temperature
+    powered: list[float] = [(p / top) ** power for p in posterior]
     total = sum(powered)
     return [p / total for p in powered]
 
@@ -58,7 +59,15 @@ class Decider:
     """The decision rules of one model file."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
+        self._rules = [
+            (
+                metadata.labels.of(task),
+                metadata.decision[task].min_speech_seconds,
+                metadata.decision[task].min_confidence,
+                metadata.calibration[task],
+            )
+            for task in TASKS
+        ]
 
     def decide(
         self,
@@ -74,20 +83,18 @@ class Decider:
             min_speech_seconds: asked for by the caller; can only raise a task's own minimum.
         """
         result = []
-        for index, task in enumerate(TASKS):
-            labels = self._metadata.labels.of(task)
-            rule = self._metadata.decision[task]
+        for index, (labels, min_speech, min_confidence, calibration) in enumerate(self._rules):
             if posteriors is None:
                 even = [1.0 / len(labels)] * len(labels)
                 result.append(Decision(even, "", even[0], Undecided.NO_SPEECH))
                 continue
-            temperature = temperature_at(self._metadata.calibration[task], speech_seconds)
+            temperature = temperature_at(calibration, speech_seconds)
             posterior = calibrated(posteriors[index], temperature)
             confidence = max(posterior)
             reason = None
-            if speech_seconds < max(rule.min_speech_seconds, min_speech_seconds):
+            if speech_seconds < max(min_speech, min_speech_seconds):
                 reason = Undecided.LITTLE_SPEECH
-            elif confidence < rule.min_confidence:
+            elif confidence < min_confidence:
                 reason = Undecided.LOW_CONFIDENCE
             label = "" if reason else labels[posterior.index(confidence)]
             result.append(Decision(posterior, label, confidence, reason))

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from streamer.channel import Update
 from streamer.codec import SAMPLE_RATES, Encoding
-from streamer.decision import Decider, Decision, Undecided
+from streamer.decision import Decider, Undecided
 from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
@@ -32,8 +32,9 @@ MAX_CALL_ID = 128
 
 def duration(seconds: float) -> Duration:
     """Seconds, to the nanosecond."""
-    whole, nanos = divmod(round(seconds * 1e9), 10**9)
-    return Duration(seconds=whole, nanos=nanos)
+    made = Duration()
+    _set(made, seconds)
+    return made
 
 
 def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, default: float) -> float:
@@ -136,35 +137,50 @@ def started(
     )
 
 
-def _task(decision: Decision) -> pb.TaskPrediction:
-    return pb.TaskPrediction(
-        posterior=decision.posterior,
-        label=decision.label,
-        confidence=decision.confidence,
-        undecided=_REASONS[decision.undecided],
-    )
+Said = tuple[Update, pb.StreamClassifyResponse]
+"""An update, and what was said of it."""
 
 
 def prediction(
-    update: Update, decider: Decider, min_speech_seconds: float
+    update: Update, decider: Decider, min_speech_seconds: float, before: Said | None = None
 ) -> pb.StreamClassifyResponse:
-    """A running or final prediction."""
-    gender, age_group, age_band = decider.decide(
-        update.posteriors, update.speech_seconds, min_speech_seconds
-    )
-    return pb.StreamClassifyResponse(
-        prediction=pb.Prediction(
-            channel=update.channel,
-            sequence=update.sequence,
-            audio_time=duration(update.audio_seconds),
-            speech_time=duration(update.speech_seconds),
-            lost_time=duration(update.lost_seconds),
-            gender=_task(gender),
-            age_group=_task(age_group),
-            age_band=_task(age_band),
-            final=update.final,
-        )
-    )
+    """A running or final prediction.
+
+    Args:
+        update: that it tells.
+        decider: of the call's model.
+        min_speech_seconds: that the call asked for.
+        before: of the same call; its decisions are taken where nothing was heard since.
+    """
+    response = pb.StreamClassifyResponse()
+    said = response.prediction
+    if (
+        before is not None
+        and before[0].posteriors is update.posteriors
+        and before[0].speech_seconds == update.speech_seconds
+    ):
+        said.CopyFrom(before[1].prediction)
+    else:
+        decisions = decider.decide(update.posteriors, update.speech_seconds, min_speech_seconds)
+        for task, decision in zip(
+            (said.gender, said.age_group, said.age_band), decisions, strict=True
+        ):
+            task.posterior.extend(decision.posterior)
+            task.label = decision.label
+            task.confidence = decision.confidence
+            task.undecided = _REASONS[decision.undecided]
+        _set(said.speech_time, update.speech_seconds)
+    said.channel = update.channel
+    said.sequence = update.sequence
+    _set(said.audio_time, update.audio_seconds)
+    _set(said.lost_time, update.lost_seconds)
+    said.final = update.final
+    return response
+
+
+def _set(time: Duration, seconds: float) -> None:
+    time.seconds, time.nanos = divmod(round(seconds * 1e9), 10**9)
+    time.SetInParent()  # also where it is zero
 
 
 def speech_event(channel: int, started: bool, seconds: float) -> pb.StreamClassifyResponse:

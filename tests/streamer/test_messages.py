@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
@@ -232,6 +234,35 @@ def test_prediction_says_why_not(metadata, posteriors, speech, asked, reason):
         assert task.undecided == reason
         assert bool(task.label) == (reason == pb.UNDECIDED_REASON_UNSPECIFIED)
         assert sum(task.posterior) == pytest.approx(1.0)
+
+
+def test_what_was_decided_is_said_again_only_where_nothing_was_heard_since(metadata):
+    class Counting(Decider):
+        asked = 0
+
+        def decide(self, *args):
+            self.asked += 1
+            return super().decide(*args)
+
+    posteriors = ([0.9, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.3, 0.1])
+    first = Update(0, 5, 0.5, 1.5, 0.25, posteriors, final=False)
+    quiet = replace(first, sequence=10, audio_seconds=1.0, lost_seconds=0.0, final=True)
+    for later, asked in (
+        (quiet, 0),
+        (replace(quiet, speech_seconds=0.5), 1),
+        (replace(quiet, posteriors=([0.8, 0.2], *posteriors[1:])), 1),
+        (replace(quiet, posteriors=None, speech_seconds=0.0), 1),
+    ):
+        decider = Counting(metadata)
+        said = (first, messages.prediction(first, Decider(metadata), 0.0))
+        kept = said[1].SerializeToString()
+        again = messages.prediction(later, decider, 0.0, said)
+        assert decider.asked == asked
+        assert again == messages.prediction(later, Decider(metadata), 0.0)
+        assert said[1].SerializeToString() == kept
+    never = Update(0, 5, 0.5, 0.0, 0.0, None, final=False)
+    said = (never, messages.prediction(never, Decider(metadata), 0.0))
+    assert messages.prediction(never, Counting(metadata), 0.0, said) == said[1]
 
 
 def test_speech_event():
