@@ -68,11 +68,14 @@ def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch,
     assert point["mflop_per_speech_s"] > 1
 
 
-def test_the_empty_servicer_answers_as_often_as_the_server(module, monkeypatch):
+@pytest.mark.parametrize("trunk_ms", [0.0, 10.0], ids=["streams", "a trunk"])
+def test_the_empty_servicer_answers_as_often_as_the_server(module, monkeypatch, trunk_ms):
     floors = module("floors")
     monkeypatch.setattr(floors, "POLLING", {"": floors.polling.EXPERIMENTS})
     with module("load.run").Generators(1) as generators:
-        found = floors.empty_servicer(generators, 3, 1.0, 100, os.sched_getaffinity(0))
+        found = floors.empty_servicer(
+            generators, 3, 1.0, 100, os.sched_getaffinity(0), trunk_ms=trunk_ms
+        )
     assert found["empty_servicer"] > 0
     assert found["empty_p99_ms"] > 0
-    assert found["calls"] == 3
+    assert (found["calls"], found["trunk_ms"]) == (3, trunk_ms)

@@ -90,14 +90,16 @@ def test_a_call_that_never_came_through_counts_as_lost(tmp_path):
     assert result["p99_ms"] is None, "nothing was measured"
 
 
-def test_a_refused_call_is_not_lost(tmp_path):
+@pytest.mark.parametrize("trunk", [(), ("--trunk-ms", "10")], ids=["streams", "a trunk"])
+def test_a_refused_call_is_not_lost(tmp_path, trunk):
     with local_server("--provider", "cpu", "--max-calls", "2") as server:
-        done, result = run(
-            tmp_path, "latency.py", "--calls", "5", "--seconds", "1", "--target", server.target
-        )
+        command = ("latency.py", "--calls", "5", "--seconds", "1", "--target", server.target)
+        done, result = run(tmp_path, *command, *trunk)
     assert done.returncode == 0, done.stderr
     assert (result["refused"], result["lost"], result["errors"]) == (3, 0, [])
     assert result["server_cpu_ms_per_call_s"] is None
+    assert result["trunk_ms"] == (10.0 if trunk else 0.0)
+    assert result["p50_ms"] > 0
 
 
 class LateServer(pb_grpc.ClassifierServiceServicer):

@@ -151,6 +151,7 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
         seconds=2,
         chunk_ms=100,
         calls_per_connection=50,
+        trunk_ms=10.0,
         seed=1,
     )
     with module("load.run").Generators(1) as generators:
