@@ -61,6 +61,7 @@ def empty_servicer(
     mine: set[int],
     *,
     trunk_ms: float = 0.0,
+    together: int = 50,
 ) -> dict[str, Any]:
     """CPU-ms per call-second, and p99, of the empty servicer, with each way of polling.
 
@@ -71,6 +72,7 @@ def empty_servicer(
         chunk_ms: audio in a message.
         mine: cores of the server.
         trunk_ms: see :class:`load.calls.Plan`.
+        together: calls that share a connection, and a trunk if they are on one.
     """
     found: dict[str, Any] = {}
     command = (__file__, "--serve", "--chunk-ms", str(chunk_ms))
@@ -87,6 +89,7 @@ def empty_servicer(
                 seconds,
                 chunk_ms=chunk_ms,
                 trunk_ms=trunk_ms,
+                calls_per_connection=together,
                 meter=lambda pid=pid: {"cpu": cpu_seconds(pid)},  # type: ignore[misc]
                 title=f"{calls} calls, empty servicer{suffix.replace('_', ', ')}",
             )
@@ -126,6 +129,9 @@ def main() -> int:
         default=0.0,
         help="the calls share a trunk, sent on every so many milliseconds (0: a stream each)",
     )
+    parser.add_argument(
+        "--calls-per-connection", type=int, default=50, help="of one gateway (%(default)s)"
+    )
     parser.add_argument("--model", type=Path, help="student (the shipped one in 8 bits)")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=BATCHES, help="blocks in a step (%(default)s)"
@@ -151,6 +157,7 @@ def main() -> int:
             options.chunk_ms,
             mine,
             trunk_ms=options.trunk_ms,
+            together=options.calls_per_connection,
         )
     result |= gemm(model, mine, options.batches)
     write_json({**result, "device": device_name()}, options.json)

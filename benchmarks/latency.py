@@ -113,13 +113,6 @@ def load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calls-per-connection", type=int, default=50, help="of one gateway (%(default)s)"
     )
-    parser.add_argument(
-        "--trunk-ms",
-        type=float,
-        default=0.0,
-        help="the calls of a connection share one stream, a trunk, on which what they have is sent "
-        "every so many milliseconds (0: each has a stream of its own)",
-    )
     parser.add_argument("--model", help="student for the server that is started")
     parser.add_argument(
         "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs"
@@ -152,6 +145,13 @@ def main() -> int:
     )
     parser.add_argument(
         "--profile", type=Path, help="draw a flame graph of the started server there (SVG)"
+    )
+    parser.add_argument(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="the calls of a connection share one stream, a trunk, on which what they have is sent "
+        "every so many milliseconds (0: each has a stream of its own)",
     )
     load_arguments(parser)
     options = parser.parse_args()

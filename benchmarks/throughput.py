@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py --json throughput.json --picture throughput.png
     python benchmarks/throughput.py --curves --seconds 30
-    python benchmarks/throughput.py --trunk-ms 10 --calls-per-connection 200
+    python benchmarks/throughput.py --trunk-ms 10
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
 --bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
@@ -19,22 +19,24 @@ step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model
 ``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
 that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
 ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``, medians
-of three rounds, and ``cpu_ms_per_call_s_range``), ``seconds`` of a step, ``chunk_ms``,
-``trunk_ms`` and ``calls_per_connection`` (0: each call had a stream of its own; else the calls of a
-connection shared a trunk), ``provider``, ``device``.
+of three rounds, and ``cpu_ms_per_call_s_range``), ``trunks`` (with --trunk-ms: of all that
+but products and curves the figures for calls on trunks, ``trunk_ms``, ``calls_per_trunk``, and
+``side_by_side``: cost of server and generator and p99 of the same ``calls`` on ``streams`` and on
+``trunks``, three rounds in turns), ``seconds`` of a step, ``chunk_ms``, ``provider``, ``device``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from floors import BATCHES, empty_servicer, gemm
+from floors import BATCHES, gemm
 from latency import device_name, load_arguments
-from load.curves import curves
+from load.curves import ROUNDS, curves
 from load.pictures import throughput_picture
 from load.run import Generators, cores, write_json
 from load.split import Bench
@@ -105,19 +107,15 @@ class Capacity:
         return bool(last) and all(step["generator_late"] for step in last)
 
 
-def measure(
-    options: argparse.Namespace, bench: Bench, generators: Generators, mine: set[int]
-) -> dict[str, Any]:
-    """The JSON that the module documents, but for the curves."""
+def measure(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+    """The JSON that the module documents, for one way of carrying the calls."""
     capacity = Capacity(bench, options.bound_ms)
     most = search(capacity.holds, options.start, options.most)
     at_70, at_30 = (max(1, round(share * most)) for share in (0.7, 0.3))
     plain, without = bench.plain(at_70, title=f"{at_70} calls, 70 %")
     third, _ = bench.plain(at_30, title=f"{at_30} calls, 30 %")
     counted, parts = bench.measured(at_70, title=f"{at_70} calls, counted")
-    empty = empty_servicer(
-        generators, at_70, options.seconds, options.chunk_ms, mine, trunk_ms=options.trunk_ms
-    )
+    empty = bench.empty(at_70)
     return {
         "max_calls": most,
         "capped": most == options.most,
@@ -131,14 +129,22 @@ def measure(
             "total_without_counters": without,
         },
         "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
-        **gemm(Path(options.model or CPU_MODEL), mine, options.batches),
         "steps": capacity.steps,
         "generator_limited": capacity.generator_limited,
-        "seconds": options.seconds,
-        "chunk_ms": options.chunk_ms,
-        "trunk_ms": options.trunk_ms,
-        "calls_per_connection": options.calls_per_connection,
     }
+
+
+def side_by_side(ways: Mapping[str, Bench], calls: int) -> dict[str, Any]:
+    """CPU-ms per call-second of server and generator each way, in turns."""
+    found: dict[str, Any] = {"calls": calls}
+    for number, (name, bench) in product(range(ROUNDS), ways.items()):
+        outcome, cost = bench.plain(calls, title=f"{calls} calls, {name}, {number + 1}")
+        figures = outcome.figures()
+        way = found.setdefault(name, {"server": [], "generator": [], "p99_ms": []})
+        way["server"].append(cost)
+        way["generator"].append(figures["generator_cpu_ms_per_call_s"])
+        way["p99_ms"].append(figures["p99_ms"])
+    return found
 
 
 def main() -> int:
@@ -158,15 +164,41 @@ def main() -> int:
     parser.add_argument(
         "--curves", action="store_true", help="cost over calls, chunk length and workers as well"
     )
+    parser.add_argument(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="measure the same on trunks, on which what their calls have is sent every so many "
+        "milliseconds (0: only on streams)",
+    )
+    parser.add_argument(
+        "--calls-per-trunk", type=int, default=200, help="of one gateway (%(default)s)"
+    )
     load_arguments(parser)
     options = parser.parse_args()
     mine, theirs = cores()
     with Generators(options.generators, theirs) as generators:
-        bench = Bench(options, generators, mine)
-        result = measure(options, bench, generators, mine)
+        ways = {"streams": Bench(options, generators, mine)}
+        result = measure(options, ways["streams"])
+        result |= gemm(Path(options.model or CPU_MODEL), mine, options.batches)
+        if options.trunk_ms:
+            ways["trunks"] = Bench(
+                options,
+                generators,
+                mine,
+                trunk_ms=options.trunk_ms,
+                together=options.calls_per_trunk,
+            )
+            result["trunks"] = {
+                **measure(options, ways["trunks"]),
+                "trunk_ms": options.trunk_ms,
+                "calls_per_trunk": options.calls_per_trunk,
+                "side_by_side": side_by_side(ways, max(1, round(0.7 * result["max_calls"]))),
+            }
         if options.curves:
             result["curves"] = curves(options, generators, max(1, result["max_calls"]), console)
-    result |= {"provider": bench.providers, "device": device_name()}
+    result |= {"seconds": options.seconds, "chunk_ms": options.chunk_ms}
+    result |= {"provider": ways["streams"].providers, "device": device_name()}
     write_json(result, options.json)
     if options.picture:
         throughput_picture(result, options.picture)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from floors import empty_servicer
 from latency import server_flags, serving
 
 from load.run import Generators, Meter, Outcome, on_cores, server_meter
@@ -83,12 +84,25 @@ class Bench:
         options: of the command line, see ``latency.load_arguments``.
         generators: that make the calls.
         mine: cores of the server.
+        trunk_ms: see :class:`load.calls.Plan`.
+        together: calls that share a connection, and a trunk if they are on one; as the command
+            line says if it is None.
     """
 
-    def __init__(self, options: argparse.Namespace, generators: Generators, mine: set[int]) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        generators: Generators,
+        mine: set[int],
+        *,
+        trunk_ms: float = 0.0,
+        together: int | None = None,
+    ) -> None:
         self._options = options
         self._generators = generators
         self._mine = mine
+        self._trunk_ms = trunk_ms
+        self._together = together or options.calls_per_connection
         self.providers: Any = None
 
     def plain(
@@ -124,6 +138,18 @@ class Bench:
                 outcome = self._run(server, calls, None, Counters(server, path), title)
         return outcome, split(outcome.metered, outcome.calls * outcome.seconds)
 
+    def empty(self, calls: int) -> dict[str, Any]:
+        """The same calls against an empty servicer, see ``floors.py``."""
+        return empty_servicer(
+            self._generators,
+            calls,
+            self._options.seconds,
+            self._options.chunk_ms,
+            self._mine,
+            trunk_ms=self._trunk_ms,
+            together=self._together,
+        )
+
     def _run(
         self,
         server: LocalServer,
@@ -138,8 +164,8 @@ class Bench:
             self._options.seconds,
             chunk_ms=chunk_ms or self._options.chunk_ms,
             meter=meter,
-            calls_per_connection=self._options.calls_per_connection,
-            trunk_ms=self._options.trunk_ms,
+            calls_per_connection=self._together,
+            trunk_ms=self._trunk_ms,
             seed=self._options.seed,
             title=title,
         )

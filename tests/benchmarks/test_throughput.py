@@ -143,7 +143,8 @@ def test_a_part_that_is_never_counted_is_an_error_not_a_zero(module):
         module("load.split").split({**COUNTED, "steps": 0}, call_seconds=100.0)
 
 
-def test_the_measured_server_counts_what_real_calls_cost(module):
+@pytest.mark.parametrize("trunk_ms", [0.0, 10.0], ids=["streams", "a trunk"])
+def test_the_measured_server_counts_what_real_calls_cost(module, trunk_ms):
     options = argparse.Namespace(
         provider="cpu",
         model=None,
@@ -151,11 +152,12 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
         seconds=2,
         chunk_ms=100,
         calls_per_connection=50,
-        trunk_ms=10.0,
         seed=1,
     )
     with module("load.run").Generators(1) as generators:
-        bench = module("load.split").Bench(options, generators, os.sched_getaffinity(0))
+        bench = module("load.split").Bench(
+            options, generators, os.sched_getaffinity(0), trunk_ms=trunk_ms
+        )
         outcome, cost = bench.measured(5, title="")
     assert (outcome.lost, outcome.seen.refused) == (0, 0)
     assert outcome.metered["messages"] == pytest.approx(5 * 2 * 10, rel=0.3)
@@ -163,6 +165,42 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
     parts = module("load.split").PARTS
     assert all(cost[part] > 0 for part in parts)
     assert sum(cost[part] for part in parts) == pytest.approx(cost["total"], rel=0.01)
+
+
+def test_ways_to_carry_calls_are_compared_in_turns(module):
+    order = []
+
+    class Way(FakeBench):
+        def __init__(self, name, cost):
+            super().__init__(module, {}, {}, {})
+            self.name, self.cost = name, cost
+
+        def plain(self, calls, **options):
+            order.append(self.name)
+            return super().plain(calls, **options)[0], self.cost
+
+    ways = {"streams": Way("streams", 4.0), "trunks": Way("trunks", 3.0)}
+    found = module("throughput").side_by_side(ways, 10)
+    assert order == ["streams", "trunks"] * 3
+    assert found["calls"] == 10
+    assert (found["streams"]["server"], found["trunks"]["server"]) == ([4.0] * 3, [3.0] * 3)
+    assert [len(found["trunks"][key]) for key in ("generator", "p99_ms")] == [3, 3]
+
+
+def test_the_picture_has_both_ways_if_both_were_measured(module, tmp_path):
+    parts = dict.fromkeys(module("load.split").PARTS, 0.4)
+    way = {
+        "max_calls": 20,
+        "cpu_ms_per_call_s": {**parts, "total": 2.0, "empty_servicer": 1.0},
+        "steps": [{"calls": n, "p99_ms": 2.0 * n, "held": n < 25} for n in (10, 20, 30)],
+    }
+    product = {"batch": 8, "step_ms_per_speech_s": 1.0, "fraction": 0.5}
+    alone = {**way, "bound_ms": 50.0, "chunk_ms": 100, "device": "x", "gemm_curve": [product]}
+    drawn = []
+    for name, result in (("one", alone), ("both", {**alone, "trunks": {**way, "max_calls": 30}})):
+        module("load.pictures").throughput_picture(result, tmp_path / f"{name}.png")
+        drawn.append((tmp_path / f"{name}.png").read_bytes())
+    assert drawn[0] != drawn[1]
 
 
 def test_what_others_do_on_the_cores_of_the_server_is_told_apart(module):
