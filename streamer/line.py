@@ -96,7 +96,7 @@ class Line:
         if left:
             self._say_end(envelope.LineEnd(code=code_pb2.CANCELLED, message="the gateway left"))
         else:
-            self._say_end(_line_end(error) if error else envelope.LineEnd(code=code_pb2.OK))
+            self._say_end(line_end(error) if error else envelope.LineEnd(code=code_pb2.OK))
 
     def _wake(self) -> None:
         if self._wanted is not None and not self._wanted.done():
@@ -159,14 +159,15 @@ class Line:
 
     async def end(self, error: CallError) -> None:
         """Say that the call ended badly."""
-        await self._say_end(_line_end(error)).wait()
+        await self._say_end(line_end(error)).wait()
 
     def _say_end(self, end: envelope.LineEnd) -> asyncio.Event:
         self._ended = True
         return self._say(envelope.LineResponse(line=self.number, end=end))
 
 
-def _line_end(error: CallError) -> envelope.LineEnd:
+def line_end(error: CallError) -> envelope.LineEnd:
+    """What a line says of an error."""
     end = envelope.LineEnd(code=code_pb2.Code.Value(error.status), message=str(error))
     if error.retry_after is not None:
         end.retry_delay.CopyFrom(messages.duration(error.retry_after))

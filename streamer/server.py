@@ -166,7 +166,7 @@ class Server:
             )
         )
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
-        TrunkService(self.service, settings.max_calls).add_to(self._server)
+        TrunkService(self.service, settings.max_calls, settings.idle_timeout).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._probed = _health_alone(self._health) if settings.health_listen else None
         if tokens is None:  # gRPC's reflection lets in everyone

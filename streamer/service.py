@@ -25,14 +25,12 @@ from streamer.resumption import Resumption
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities, Opener
-from streamer.stream import Context, OwnStream, Stream
+from streamer.stream import ABORT_SECONDS, Context, OwnStream, Stream
 
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.1
 """Between two looks at how far behind the server is."""
-ABORT_SECONDS = 5.0
-"""How long a status may wait for a gateway that does not read."""
 
 
 class ClassifierService(pb_grpc.ClassifierServiceServicer):

@@ -15,6 +15,9 @@ from streamer.errors import CallError, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Opener
 
+ABORT_SECONDS = 5.0
+"""How long a status may wait for a gateway that does not read."""
+
 Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
 
 

@@ -15,12 +15,20 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from streamer.errors import CallError, Draining, InvalidArgument, ServerFault
-from streamer.line import Line, Metadata
+from streamer.admission import FULL_RETRY_SECONDS
+from streamer.errors import (
+    CallError,
+    Draining,
+    InvalidArgument,
+    LimitExceeded,
+    ReadTimeout,
+    ServerFault,
+)
+from streamer.line import Line, Metadata, line_end
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2
 from streamer.security.identity import Opener
-from streamer.stream import Stream, abort
+from streamer.stream import ABORT_SECONDS, Stream, abort
 
 log = structlog.get_logger()
 
@@ -29,7 +37,9 @@ NAME = trunk_pb2.DESCRIPTOR.services_by_name["TrunkService"].full_name
 LARGEST = 1 << 20
 """Bytes of a message to the gateway, and the response that goes over; gRPC's clients take 4 MiB."""
 SPARE = 100
-"""Responses that may wait beyond those of running calls."""
+"""Lines that may be open beyond the calls of a server, to be refused."""
+TURN = 250
+"""Requests that are taken before others have their turn."""
 TRACEPARENT = "traceparent"
 
 Context = grpc.aio.ServicerContext[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse]
@@ -68,11 +78,19 @@ class Outgoing:
         self._complete = True
         self._some.set()
 
-    async def at_most(self, waiting: int) -> None:
-        """Return when no more responses than that wait to be sent."""
+    async def at_most(self, waiting: int, seconds: float) -> None:
+        """Return when no more responses than that wait to be sent.
+
+        Raises:
+            ReadTimeout: none was sent for so long.
+        """
         while len(self._responses) > waiting:
             self._room.clear()
-            await self._room.wait()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._room.wait()
+            except TimeoutError:
+                raise ReadTimeout(seconds) from None
 
     async def send_all(self, context: Context) -> None:
         """Until :meth:`complete`."""
@@ -107,13 +125,16 @@ class _Trunk:
     Args:
         calls: serve its lines.
         context: of its stream.
-        most: responses that may wait to be sent before no more is read.
+        most: lines that may be open, and half as many as responses may wait before no more is
+            read: a call waits with each response for it to be sent.
+        patience: seconds that the last responses may take to be read.
     """
 
-    def __init__(self, calls: Calls, context: Context, most: int) -> None:
+    def __init__(self, calls: Calls, context: Context, most: int, patience: float) -> None:
         self._calls = calls
         self._context = context
         self._most = most
+        self._patience = patience
         self._outgoing = Outgoing()
         self._lines: dict[int, Line] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
@@ -139,7 +160,9 @@ class _Trunk:
                 reader.result()
                 await self._idle.wait()
             self._outgoing.complete()
-            await writer
+            await asyncio.wait({writer}, timeout=self._patience)
+            if not writer.done():
+                raise ReadTimeout(self._patience)
             if not reader.done():
                 raise Draining
         finally:
@@ -161,9 +184,11 @@ class _Trunk:
                 raise InvalidArgument("message", "undecodable", str(error)) from error
             if message is EOF:
                 break
-            for item in message.lines:
+            for number, item in enumerate(message.lines, start=1):
                 self._take(item)
-            await self._outgoing.at_most(self._most)
+                if not number % TURN:
+                    await asyncio.sleep(0)  # a message can hold very many
+            await self._outgoing.at_most(2 * self._most, self._patience)
         for line in self._lines.values():
             line.close()
 
@@ -173,11 +198,22 @@ class _Trunk:
         if line is None:
             if number <= self._highest:
                 return  # of a call that ended before the gateway knew
+            self._highest = number
+            if len(self._lines) >= self._most:
+                self._refuse(number)
+                return
             line = self._open(number, item.traceparent)
         if item.HasField("leave"):
             self._serving[number].cancel()
         else:
             line.put(item.request)
+
+    def _refuse(self, number: int) -> None:
+        wanted = len(self._lines) + 1
+        error = LimitExceeded(
+            "lines of a trunk", wanted, self._most, FULL_RETRY_SECONDS, reason="calls"
+        )
+        self._outgoing.say(envelope.LineResponse(line=number, end=line_end(error)))
 
     def _open(self, number: int, traceparent: bytes) -> Line:
         metadata = self._untraced
@@ -186,7 +222,6 @@ class _Trunk:
         line = Line(number, self._outgoing.say, self._peer, self._auth, metadata)
         serving = asyncio.create_task(self._calls.serve(line))
         serving.add_done_callback(functools.partial(self._over, line))
-        self._highest = number
         self._lines[number], self._serving[number] = line, serving
         self._idle.clear()
         return line
@@ -210,12 +245,13 @@ class TrunkService:
     Args:
         calls: serves them.
         max_calls: of the server.
+        patience: seconds that the last responses of a trunk may take to be read.
     """
 
-    def __init__(self, calls: Calls, max_calls: int) -> None:
+    def __init__(self, calls: Calls, max_calls: int, patience: float) -> None:
         self._calls = calls
-        # A call waits with each response for it to be sent; besides there are ends and the like.
-        self._most = 2 * max_calls + SPARE
+        self._most = max_calls + SPARE
+        self._patience = patience
 
     async def StreamTrunk(  # noqa: N802 - the name is the protocol's
         self,
@@ -225,10 +261,14 @@ class TrunkService:
         """One trunk, to its status."""
         try:
             self._calls.must_serve(context)
-            await _Trunk(self._calls, context, self._most).run()
+            await _Trunk(self._calls, context, self._most, self._patience).run()
         except CallError as error:
             log.info("trunk_ended", peer=context.peer(), status=error.status, reason=str(error))
-            await abort(context, error)
+            try:
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await abort(context, error)
+            except TimeoutError:
+                log.warning("status_unread", status=error.status)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve trunks; with coded lines, see ``envelope.proto``."""

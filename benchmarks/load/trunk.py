@@ -16,6 +16,8 @@ from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 
 METHOD = "/voicecohort.v1.TrunkService/StreamTrunk"
+CLOSE_SECONDS = 5.0
+"""For the server to end a trunk that is half-closed."""
 FINISH = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish())).SerializeToString()
 RawTrunk: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
 
@@ -60,14 +62,15 @@ class Trunk:
         self._tick = tick
         self._lines: dict[int, Line] = {}
         self._waiting: list[envelope.LineRequest] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._stream: RawTrunk | None = None
         self._opened = 0
 
     def __call__(self) -> Line:
         """A call on a line of its own."""
-        if not self._tasks:
-            stream = self._open()
-            self._tasks = [asyncio.create_task(work(stream)) for work in (self._send, self._read)]
+        if self._stream is None:
+            self._stream = self._open()
+            self._sending = asyncio.create_task(self._send(self._stream))
+            self._reading = asyncio.create_task(self._read(self._stream))
         self._opened += 1
         self._lines[self._opened] = line = Line(self._opened, self)
         return line
@@ -77,10 +80,22 @@ class Trunk:
         self._waiting.append(request)
 
     async def close(self) -> None:
-        """No line is open any more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """No line is open any more.
+
+        The stream is read to its end: gRPC tells what comes later to a loop that is closed, and
+        then leaves out what it had for others.
+        """
+        if self._stream is None:
+            return
+        self._sending.cancel()
+        await asyncio.gather(self._sending, return_exceptions=True)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._stream.done_writing()
+                await self._reading
+        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._stream.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _send(self, stream: RawTrunk) -> None:
         due = time.monotonic()
@@ -104,8 +119,6 @@ class Trunk:
             error = _error(envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended"))
         except grpc.aio.AioRpcError as broken:
             error = broken
-        finally:
-            stream.cancel()
         for line in self._lines.values():
             line.arrived.put_nowait(error)
 

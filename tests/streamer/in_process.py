@@ -31,7 +31,7 @@ class Local:
         )
         self.server = grpc.aio.server()
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
-        TrunkService(self.service, policy.max_calls).add_to(self.server)
+        TrunkService(self.service, policy.max_calls, policy.idle_timeout).add_to(self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = pb_grpc.ClassifierServiceStub(self.channel)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import pytest
 from google.rpc import code_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer import trunk as served
+from streamer.errors import ReadTimeout
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2 as trunk
 from streamer.rpc import voicecohort_pb2 as pb
@@ -106,16 +108,20 @@ def test_a_gateway_that_does_not_read_is_not_read_either(run_async):
         sending = asyncio.create_task(outgoing.send_all(slow))
         for _ in range(11):
             outgoing.say(response(1))
-        waiting = asyncio.create_task(outgoing.at_most(10))
+        waiting = asyncio.create_task(outgoing.at_most(10, 20.0))
         await asyncio.sleep(0.01)  # all 11 are on their way, none waits behind them
         assert waiting.done()
         for _ in range(11):
             outgoing.say(response(1))
-        waiting = asyncio.create_task(outgoing.at_most(10))
+        waiting = asyncio.create_task(outgoing.at_most(10, 20.0))
         await asyncio.sleep(0.01)
         assert not waiting.done()
         slow.may.release()
         await waiting
+        for _ in range(11):
+            outgoing.say(response(1))
+        with pytest.raises(ReadTimeout, match=r"not read for 0\.01 s"):
+            await outgoing.at_most(10, 0.01)
         sending.cancel()
 
     run_async(main())
@@ -157,7 +163,7 @@ def test_what_nobody_expected_ends_a_line_with_internal(run_async):
     async def main():
         both = [envelope.LineRequest(line=line, request=b"") for line in (1, 2)]
         context = Context(envelope.StreamTrunkRequest(lines=both), served.EOF)
-        await served.TrunkService(Broken(), 10).StreamTrunk(None, context)
+        await served.TrunkService(Broken(), 10, 5.0).StreamTrunk(None, context)
         return {line.line: line.end for message in context.taken for line in message.lines}
 
     ends = run_async(main())

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from streamer.errors import Unauthenticated
 from streamer.line import WINDOW
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.security.identity import Caller
+from streamer.trunk import SPARE, TURN
 from tests.streamer.trunk.gateway import Gateway, item, leave
 from tests.streamer.wire import (
     EXHAUSTED,
@@ -326,6 +328,73 @@ def test_who_waits_for_what_is_taken_can_send_any_length(trunked):
         assert final.audio_time.ToTimedelta().total_seconds() == 4 * len(long)
 
     trunked(scenario)
+
+
+def test_a_message_of_very_many_lines_costs_no_call_and_little_memory(trunked):
+    """More lines than a server could have calls are refused before they are looked at."""
+    crowd = range(2, 5002)
+
+    async def scenario(_local, gateway):
+        await gateway.call(1, LINEAR)
+        await gateway.began(1)
+        await gateway.say(*(item(line, LINEAR) for line in crowd))
+        await gateway.until(*crowd)
+        ends = {gateway.end(line) for line in crowd}
+        most = 1 + SPARE
+        assert (EXHAUSTED, f"lines of a trunk: {most + 1} exceeds the limit of {most}") in ends
+        assert {code for code, _ in ends} == {EXHAUSTED}
+        assert all(gateway.ends[line].HasField("retry_delay") for line in crowd)
+        await gateway.call(1, *CHUNKS, FINISH)
+        await gateway.until(1)
+        assert gateway.end(1) == OK
+
+    trunked(scenario, max_calls=1)
+
+
+def test_others_have_their_turn_within_a_message(trunked):
+    async def scenario(_local, gateway):
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        await gateway.call(1, LINEAR)
+        await gateway.began(1)
+        tiny = [sound(n, b"\0\0") for n in range(1, 20 * TURN + 1)]
+        counting = asyncio.create_task(count())
+        heard = asyncio.create_task(gateway.until(1))
+        await gateway.say(*(item(1, request) for request in tiny), item(1, FINISH))
+        before = turns
+        await heard
+        counting.cancel()
+        assert turns - before >= 20
+        assert gateway.end(1) == OK
+
+    trunked(scenario)
+
+
+def test_a_trunk_that_is_not_read_is_ended(trunked):
+    """Refusals, until gRPC takes no more of them."""
+
+    async def scenario(_local, gateway):
+        async def flood():
+            for first in range(0, 10**6, 8000):
+                await gateway.say(*(item(first + line, LINEAR) for line in range(8000)))
+
+        with structlog.testing.capture_logs() as logs:
+            flooding = asyncio.create_task(flood())
+            async with asyncio.timeout(40):
+                while not (ended := [entry for entry in logs if entry["event"] == "trunk_ended"]):
+                    await asyncio.sleep(0.05)
+            flooding.cancel()
+            await asyncio.gather(flooding, return_exceptions=True)
+        assert ended[0]["status"] == "DEADLINE_EXCEEDED"
+        assert ended[0]["reason"] == "the last responses were not read for 0.5 s"
+
+    trunked(scenario, max_calls=0, idle_timeout=0.5)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "with the config"])
