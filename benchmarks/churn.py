@@ -30,6 +30,7 @@ import uvloop
 from latency import device_name, load_arguments, server_flags
 from load.calls import CHANNEL_OPTIONS, METHOD, RECORDINGS, Open, recordings
 from load.run import cores, on_cores, write_json
+from load.trunk import Trunk
 from rich.progress import Progress
 
 from streamer.local import local_server
@@ -95,7 +96,8 @@ class Churn:
     async def connection(self, numbers: range) -> None:
         """Some calls, one after another, over a connection of their own."""
         async with grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS) as channel:
-            open_stream: Open = channel.stream_stream(METHOD)
+            trunk = Trunk(channel, self._options.trunk_ms / 1000)
+            open_stream: Open = trunk if self._options.trunk_ms else channel.stream_stream(METHOD)
             for number in numbers:
                 try:
                     async with asyncio.timeout(CALL_SECONDS):
@@ -106,6 +108,7 @@ class Churn:
                     self.errors.append(f"{error.code().name}: {error.details()}")
                 except (RuntimeError, TimeoutError, asyncio.InvalidStateError) as error:
                     self.errors.append(str(error) or type(error).__name__)
+            await trunk.close()
 
     async def run(self, first: int, last: int) -> None:
         """Calls ``first`` to ``last - 1``, :data:`AT_A_TIME` at a time."""
@@ -163,6 +166,12 @@ def main() -> int:
         type=float,
         default=100.0,
         help="bytes per call that fail, if the slope is above by two errors (%(default)s)",
+    )
+    parser.add_argument(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="the calls of a connection are on a trunk, sent on so often (0: a stream each)",
     )
     load_arguments(parser)
     parser.set_defaults(calls_per_connection=20)

@@ -160,10 +160,10 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._metrics.ended(ending, reason)
         log_end(call, ending, reason)
 
-    def must_serve(self, opener: Opener) -> None:
-        """Raises CallError if who opened a stream would get no call."""
+    def must_serve(self, opener: Opener) -> str:
+        """Identity of who opened a stream; raises CallError if it would get no call."""
         self._must_be_well()
-        self._identities.caller(opener)
+        return self._identities.caller(opener).identity
 
     def _must_be_well(self) -> None:
         if self.draining.is_set():

@@ -51,8 +51,8 @@ class Calls(Protocol):
     draining: asyncio.Event
     """Set when no more calls are taken."""
 
-    def must_serve(self, opener: Opener) -> None:
-        """Raises CallError if who opened a stream would get no call here."""
+    def must_serve(self, opener: Opener) -> str:
+        """Identity of who opened a stream; raises CallError if it would get no call here."""
 
     async def serve(self, stream: Stream) -> None:
         """From config to end."""
@@ -259,16 +259,19 @@ class TrunkService:
         context: Context,
     ) -> None:
         """One trunk, to its status."""
+        who = {"peer": context.peer()}
         try:
-            self._calls.must_serve(context)
+            who = {"identity": self._calls.must_serve(context)}
             await _Trunk(self._calls, context, self._most, self._patience).run()
         except CallError as error:
-            log.info("trunk_ended", peer=context.peer(), status=error.status, reason=str(error))
+            log.info("trunk_ended", status=error.status, reason=str(error), **who)
             try:
                 async with asyncio.timeout(ABORT_SECONDS):
                     await abort(context, error)
             except TimeoutError:
                 log.warning("status_unread", status=error.status)
+            # Its frames know the task that it ended: free now, not when Python looks for cycles.
+            error.__traceback__ = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve trunks; with coded lines, see ``envelope.proto``."""

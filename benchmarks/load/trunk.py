@@ -63,14 +63,17 @@ class Trunk:
         self._lines: dict[int, Line] = {}
         self._waiting: list[envelope.LineRequest] = []
         self._stream: RawTrunk | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._opened = 0
 
     def __call__(self) -> Line:
         """A call on a line of its own."""
         if self._stream is None:
             self._stream = self._open()
-            self._sending = asyncio.create_task(self._send(self._stream))
-            self._reading = asyncio.create_task(self._read(self._stream))
+            self._tasks = (
+                asyncio.create_task(self._send(self._stream)),
+                asyncio.create_task(self._read(self._stream)),
+            )
         self._opened += 1
         self._lines[self._opened] = line = Line(self._opened, self)
         return line
@@ -87,15 +90,17 @@ class Trunk:
         """
         if self._stream is None:
             return
-        self._sending.cancel()
-        await asyncio.gather(self._sending, return_exceptions=True)
+        # Not kept: what cancels a task knows its frame, and that this, which would know the task.
+        (sending, reading), self._tasks = self._tasks, ()
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._stream.done_writing()
-                await self._reading
+                await reading
         except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._stream.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _send(self, stream: RawTrunk) -> None:
         due = time.monotonic()

@@ -21,7 +21,7 @@ from load import polling  # noqa: F401 - how gRPC polls is settled when it is lo
 import grpc
 import uvloop
 
-from soaking import kinds, malformed
+from soaking import kinds, malformed, trunks
 from soaking.stream import CLOAKED, REFUSED, World, Wrong, connect
 
 NICE = 5
@@ -53,6 +53,8 @@ KINDS = {
     "stereo at 16 kHz": Kind(kinds.stereo, frozenset({"OK"}), at_a_time=2, good=True),
     "silence": Kind(kinds.silence, frozenset({"OK"}), at_a_time=3, good=True),
     "resumed": Kind(kinds.moved, frozenset({"OK"}), at_a_time=2, good=True),
+    "on a trunk": Kind(trunks.on_trunk, frozenset({"OK"}), good=True),
+    "cut trunk": Kind(trunks.cut_trunk, frozenset({"cut off"})),
     "cut off": Kind(kinds.cut_off, frozenset({"cut off"}), at_a_time=2),
     "half-open": Kind(kinds.half_open, frozenset({"closed by the server"}), at_a_time=4),
     "idle": Kind(kinds.idle, frozenset({"DEADLINE_EXCEEDED"}), at_a_time=2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 
@@ -54,12 +54,11 @@ async def stereo(world: World) -> str:
         status = await reading
     finally:
         reading.cancel()
-    return _right(caller, status, world.answers["stereo"])
+    return right(caller.finals(), status, world.answers["stereo"])
 
 
-def _right(caller: Caller, status: str, answers: Sequence[bytes]) -> str:
+def right(finals: Mapping[int, pb.Prediction], status: str, answers: Sequence[bytes]) -> str:
     """The status, if a good end brought the right answers; raises Wrong."""
-    finals = caller.finals()
     for channel, answer in enumerate(answers):
         wanted = pb.Prediction.FromString(answer)
         if status == "OK" and (wrong := difference(finals[channel], wanted)):
@@ -89,7 +88,8 @@ async def moved(world: World) -> str:
         return await again.refusal()
     for sequence in range(made[-1].sequence + 1, MOVED_CHUNKS + 1):
         await again.audio(said[sequence - 1], sequence)
-    return _right(again, await again.done(), world.answers["moved"])
+    status = await again.done()
+    return right(again.finals(), status, world.answers["moved"])
 
 
 async def silence(world: World) -> str:

@@ -53,8 +53,9 @@ class Trunk:
         self._waiting: list[envelope.LineRequest] = []
         self._bytes = 0  # of them
         self._some, self._sent = asyncio.Event(), asyncio.Event()
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(lambda _: over(self))
+        self._over = over
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def open(self) -> Line:
         """A call on a line of its own."""
@@ -64,8 +65,15 @@ class Trunk:
 
     async def close(self) -> None:
         """Leave all calls."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if (task := self._task) is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _ended(self, _: object) -> None:
+        # What cancelled it knows its frames, and those this: gRPC would keep the connection until
+        # Python looks for cycles.
+        self._task = None
+        self._over(self)
 
     def _put(self, request: envelope.LineRequest) -> None:
         self._waiting.append(request)

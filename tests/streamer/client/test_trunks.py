@@ -1,7 +1,9 @@
 """Calls that share trunks: a gateway sees what it would see of calls on streams of their own."""
 
 import asyncio
+import gc
 import time
+import weakref
 
 import grpc
 import pytest
@@ -149,6 +151,26 @@ def test_closing_the_client_ends_its_calls(run_async, server):
         return ended.value.code()
 
     assert run_async(main()) is Code.CANCELLED
+
+
+def test_a_closed_client_leaves_its_connection_at_once(run_async, server):
+    """Not when Python looks for cycles: gRPC keeps it for as long as a call is known."""
+
+    async def main():
+        async with Client(server.target, trunks=1) as client, client.call() as call:
+            await call.finish()
+            return weakref.ref(client._trunks._slots[0])
+
+    async def gone(trunk):
+        async with asyncio.timeout(10):
+            while trunk() is not None:
+                await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        run_async(gone(run_async(main())))
+    finally:
+        gc.enable()
 
 
 def test_what_is_not_read_does_not_pile_up(run_async, server, speech):

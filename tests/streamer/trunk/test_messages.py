@@ -134,7 +134,7 @@ def test_what_nobody_expected_ends_a_line_with_internal(run_async):
         draining = asyncio.Event()
 
         def must_serve(self, _):
-            pass
+            return "gateway-7"
 
         async def serve(self, line):
             if line.number == 1:

@@ -1,6 +1,8 @@
 """Many calls on one stream: each is what it would be on its own, and none harms another."""
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamer.call import Call
 from streamer.errors import Unauthenticated
-from streamer.line import WINDOW
+from streamer.line import WINDOW, Line
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.security.identity import Caller
 from streamer.trunk import SPARE, TURN
@@ -202,6 +204,42 @@ def test_calls_of_a_trunk_that_breaks_are_over(trunked):
         assert local.service._admission.held == {}
 
     trunked(scenario)
+
+
+@pytest.mark.parametrize("way", ["finished", "broken", "undecodable"])
+def test_nothing_is_kept_of_a_trunk_that_is_over(trunked, monkeypatch, way):
+    """Not even until Python looks for cycles."""
+    kept = []
+    lines = Line.__init__
+
+    def remembered(line, *args):
+        lines(line, *args)
+        kept.append(weakref.ref(line))
+
+    monkeypatch.setattr(Line, "__init__", remembered)
+
+    async def scenario(local, gateway):
+        await gateway.call(1, LINEAR, *CHUNKS)
+        await gateway.call(2, LINEAR)
+        await gateway.began(1, 2)
+        if way == "finished":
+            await gateway.stream.done_writing()
+            assert await gateway.status() == OK
+        elif way == "undecodable":
+            await gateway.stream.write(b"\x0a\xff")
+            await gateway.status()
+        else:
+            gateway.stream.cancel()
+        async with asyncio.timeout(10):
+            while local.service.running or any(line() is not None for line in kept):
+                await asyncio.sleep(0.01)
+        assert len(kept) == 2
+
+    gc.disable()
+    try:
+        trunked(scenario)
+    finally:
+        gc.enable()
 
 
 def test_limits_are_those_of_calls(trunked):
