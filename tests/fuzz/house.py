@@ -150,6 +150,10 @@ class House:
         self.engine.health.probed()  # what its next probe would find
         return ending
 
+    def beside_the_witness(self, script, attempt):
+        """What comes of an attempt that is no call of its own."""
+        return self._run(self._witnessed(script, attempt))
+
     async def call(self, script: Sequence[Step], before=None) -> Ending:
         """One stream to its end."""
         context = Context(script, before)

@@ -12,6 +12,7 @@ NAMES = {
     "stream": 512,
     "stream_raw": 4096,
     "wire": 8192,
+    "trunk": 8192,
     "secrets": 6000,
     "checkpoint": 8192,
 }

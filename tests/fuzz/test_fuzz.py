@@ -26,6 +26,7 @@ IN_PROCESS = {
     "stream": 150,
     "stream_raw": 150,
     "wire": 40,
+    "trunk": 120,
     "secrets": 300,
     "checkpoint": 120,
 }
