@@ -82,7 +82,7 @@ class Context:
 
 
 def seeds() -> list[bytes]:
-    """Good calls side by side, lines that are left, opened again, unknown, and no messages at all."""
+    """Good calls side by side, lines that are left, opened again or unknown, and no messages."""
     calls = target_stream_raw.seed_calls()
     side_by_side = [
         _message(*(_said(line, call[step]) for line, call in enumerate(some) if step < len(call)))
