@@ -14,6 +14,7 @@ from streamer.client.attempts import retry_delay
 from streamer.client.line import WINDOW
 from streamer.codec import Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
+from streamer.security.identity import Identities
 
 Code = grpc.StatusCode
 RATE = 8000
@@ -223,6 +224,28 @@ def test_a_trunk_that_broke_is_opened_again(in_process):
             assert len(client._trunks._running) == 1
 
     in_process(scenario)
+
+
+def test_each_client_is_a_connection_of_its_own(in_process):
+    """Which the kernel deals out to the workers of a server; trunks of a client share it."""
+    peers = []
+
+    class Addresses(Identities):
+        def caller(self, opener):
+            peers.append(opener.peer())
+            return super().caller(opener)
+
+    async def scenario(local):
+        target = f"127.0.0.1:{local.port}"
+        async with Client(target, trunks=2) as one, Client(target, trunks=1) as other:
+            for client in (one, one, other):
+                async with client.call() as call:
+                    await call.finish()
+
+    in_process(scenario, identities=Addresses())
+    assert len(peers) == 6  # of a trunk and of its call, three times
+    assert len(set(peers[:4])) == 1
+    assert len(set(peers)) == 2
 
 
 def test_a_negative_number_of_trunks_is_refused():
