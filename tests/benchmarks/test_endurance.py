@@ -51,7 +51,8 @@ def test_each_second_has_its_own_figures(module):
 
 
 def options(**more):
-    return argparse.Namespace(chunk_ms=100, calls_per_connection=5, seed=1, **more)
+    fixed = {"chunk_ms": 100, "calls_per_connection": 5, "trunk_ms": 0.0, "seed": 1}
+    return argparse.Namespace(**(fixed | more))
 
 
 def test_half_of_the_calls_stay_and_all_are_accounted_for(module, server, tmp_path):
@@ -69,10 +70,12 @@ def test_half_of_the_calls_stay_and_all_are_accounted_for(module, server, tmp_pa
     assert picture.stat().st_size > 1000
 
 
-def test_churn_counts_calls_and_what_the_server_holds(module, server, monkeypatch):
+@pytest.mark.parametrize("trunk_ms", [0.0, 5.0], ids=["streams", "trunks"])
+def test_churn_counts_calls_and_what_the_server_holds(module, server, monkeypatch, trunk_ms):
     churn = module("churn")
     monkeypatch.setattr(churn, "SETTLE_SECONDS", 0.0)
-    result = churn.measure(server.target, server.process.pid, options(calls=40))
+    wanted = options(calls=40, trunk_ms=trunk_ms)
+    result = churn.measure(server.target, server.process.pid, wanted)
     assert (result["lost"], result["errors"]) == (0, [])
     assert [sample["calls"] for sample in result["samples"]] == list(range(4, 41, 4))
     assert result["samples"][0]["rss_bytes"] > 10_000_000
