@@ -1,7 +1,7 @@
 """Many calls on one gRPC stream: each of its lines is served as a stream of its own would be.
 
-gRPC costs the same for each message, however little is in it: for calls on streams of their own
-that is more than all else. A trunk's message holds what a gateway has for all its calls.
+gRPC costs the same for each message, however little is in it: of what calls on streams of their own
+cost that is the largest part. A trunk's message holds what a gateway has for all its calls.
 """
 
 from __future__ import annotations
