@@ -12,6 +12,7 @@ from load import polling  # noqa: F401 - how gRPC polls is settled when it is lo
 import grpc
 from google.rpc import code_pb2
 
+from streamer.client.line import status
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -120,17 +121,9 @@ class Trunk:
                     if kind == "response":
                         self._lines[item.line].arrived.put_nowait(item.response)
                     elif kind == "end":
-                        self._lines.pop(item.line).arrived.put_nowait(_error(item.end))
-            error = _error(envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended"))
+                        self._lines.pop(item.line).arrived.put_nowait(status(item.end))
+            error = status(envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended"))
         except grpc.aio.AioRpcError as broken:
             error = broken
         for line in self._lines.values():
             line.arrived.put_nowait(error)
-
-
-def _error(end: envelope.LineEnd) -> grpc.aio.AioRpcError | None:
-    if end.code == code_pb2.OK:
-        return None
-    codes = {code.value[0]: code for code in grpc.StatusCode}
-    nothing = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(codes[end.code], nothing, nothing, end.message)

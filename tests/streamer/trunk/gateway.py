@@ -4,8 +4,15 @@ import contextlib
 from collections import defaultdict
 
 import grpc
+import numpy as np
 
 from streamer.rpc import trunk_pb2 as trunk
+from tests.streamer.wire import RATE, control, sound
+
+FINISH = control("finish")
+NOISE = np.random.default_rng(0).integers(-9000, 9000, 4 * RATE).astype(np.int16)
+CHUNKS = [sound(n, part.tobytes()) for n, part in enumerate(np.split(NOISE, 40), start=1)]
+"""Of linear16, 100 ms each."""
 
 
 def item(line, request=None, **fields):
