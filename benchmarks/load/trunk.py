@@ -12,14 +12,12 @@ from load import polling  # noqa: F401 - how gRPC polls is settled when it is lo
 import grpc
 from google.rpc import code_pb2
 
-from streamer.client.line import status
+from streamer.client.line import FINISH, status
+from streamer.client.trunk import METHOD
 from streamer.rpc import envelope_pb2 as envelope
-from streamer.rpc import voicecohort_pb2 as pb
 
-METHOD = "/voicecohort.v1.TrunkService/StreamTrunk"
 CLOSE_SECONDS = 5.0
 """For the server to end a trunk that is half-closed."""
-FINISH = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish())).SerializeToString()
 RawTrunk: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
@@ -37,7 +35,7 @@ class Line:
 
     async def done_writing(self) -> None:
         """Finish the call."""
-        await self.write(FINISH)
+        await self.write(FINISH.SerializeToString())
 
     async def read(self) -> bytes | None:
         """Next response; None after the last of a call that ended well."""
