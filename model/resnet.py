@@ -20,7 +20,7 @@ from model.layers import AttentiveStatsPooling, RunningMean
 Pooling = Literal["attentive", "statistics"]
 
 _KERNEL = 3
-_FRAMES_PER_BLOCK = 16  # model.student.FRAMES_PER_BLOCK, which lies above this module
+_FRAMES_PER_BLOCK = 32  # model.student.FRAMES_PER_BLOCK, which lies above this module
 
 
 @dataclass(frozen=True)

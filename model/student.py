@@ -19,8 +19,8 @@ from model.frontend import BINS, HOP, SAMPLE_RATE, LogMel
 from model.heads import HeadsConfig, TaskHeads
 from model.labels import DEFAULT_TREE, LabelTree
 
-FRAMES_PER_BLOCK = 16
-"""fbank frames of one block: 160 ms of speech between two posteriors."""
+FRAMES_PER_BLOCK = 32
+"""fbank frames of one block: 320 ms of speech between two posteriors."""
 BLOCK = FRAMES_PER_BLOCK * HOP
 """Samples of one block at 8 kHz."""
 

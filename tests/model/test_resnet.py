@@ -165,7 +165,7 @@ def test_offline_encoder_refuses_to_step(offline):
 
 def test_state_has_the_announced_sizes(encoder):
     mask = masked_blocks(encoder, 2, [1000, 1000, 1000])
-    pooled, state = stream(encoder, torch.randn(3, 32, 80), mask, [1, 1])
+    pooled, state = stream(encoder, torch.randn(3, 2 * FRAMES_PER_BLOCK, 80), mask, [1, 1])
     assert state.shape == (3, sum(encoder.state_sizes))
     assert pooled.shape == (3, 2, encoder.outputs)
 
@@ -216,7 +216,7 @@ def test_statistics_do_not_cancel_over_an_hour():
         ("blocks", {"blocks": (1, 0), "time_strides": (1, 2)}),
         ("time_strides", {"blocks": (1, 1)}),
         ("time_strides", {"time_strides": (1, 2, 3, 1)}),
-        ("time_strides", {"blocks": (1,) * 5, "time_strides": (2,) * 5}),
+        ("time_strides", {"blocks": (1,) * 6, "time_strides": (2,) * 6}),
         ("pooling", {"pooling": "max"}),
         ("attention", {"attention": 0}),
     ],
@@ -254,7 +254,7 @@ def test_step_exports_with_any_batch(tmp_path):
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             Step(encoder),
-            (torch.zeros(2, 16, 80), torch.ones(2, 1, per_block, 1), torch.zeros(2, size)),
+            (torch.zeros(2, FRAMES_PER_BLOCK, 80), torch.ones(2, 1, per_block, 1), torch.zeros(2, size)),
             path,
             input_names=names,
             output_names=["pooled", "state_out"],

@@ -65,14 +65,14 @@ def terms(objective, output=None, targets=None, **more):
 def test_prefix_weights_by_hand():
     ended = torch.tensor([[True, True, False], [False, False, False]])
     weights = prefix_weights(ended)
-    assert weights[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0])  # 0.16 s to 0.32 s of 2 s
+    assert weights[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0])  # 0.32 s and 0.64 s of 2 s
     assert weights[1].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_prefixes_beyond_two_seconds_count_the_same():
     weights = prefix_weights(torch.ones(1, 30, dtype=torch.bool))[0]
-    assert weights[-1] == pytest.approx(float(weights[12]))
-    assert weights[0] == pytest.approx(0.08 * float(weights[-1]))
+    assert weights[-1] == pytest.approx(float(weights[6]))
+    assert weights[0] == pytest.approx(0.16 * float(weights[-1]))
 
 
 def test_cross_entropy_of_one_prefix_by_hand():
