@@ -10,8 +10,9 @@ import numpy as np
 
 from streamer.batch import Posteriors
 from streamer.codec import SAMPLE_RATE, Samples
-from streamer.engine import Engine, Lane
+from streamer.engine import Engine
 from streamer.errors import CallError
+from streamer.lane import Lane
 from streamer.snapshot import ChannelState
 from streamer.student import TASKS, Floats
 from streamer.vad import FRAME, SpeechGate

@@ -154,6 +154,11 @@ class Models:
         """Seconds that the oldest block of any engine has waited."""
         return max(model.engine.waited for model in self._calls)
 
+    def hurry(self) -> None:
+        """Have all engines step what is queued, see :meth:`Engine.hurry`."""
+        for model in self._calls:
+            model.engine.hurry()
+
     def by_digest(self, digest: str) -> ServedModel | None:
         """The model whose file has this SHA-256 (hexadecimal), while it is loaded."""
         return next((model for model in self._calls if model.digest == digest), None)

@@ -57,6 +57,9 @@ class Calls(Protocol):
     async def serve(self, stream: Stream) -> None:
         """From config to end."""
 
+    def heard(self, calls: int) -> None:
+        """So many calls have sent what they have until the next message of their trunk."""
+
 
 class Outgoing:
     """What the lines have to say, gathered while the message before is being sent."""
@@ -188,6 +191,7 @@ class _Trunk:
                 self._take(item)
                 if not number % TURN:
                     await asyncio.sleep(0)  # a message can hold very many
+            self._calls.heard(len(self._lines))
             await self._outgoing.at_most(2 * self._most, self._patience)
         for line in self._lines.values():
             line.close()

@@ -9,8 +9,9 @@ import numpy as np
 import structlog
 
 from streamer.batch import Posteriors
-from streamer.engine import Engine, Lane
+from streamer.engine import Engine
 from streamer.errors import CallError
+from streamer.lane import Lane
 from streamer.models import Models
 from streamer.operation.metrics import Metrics
 from streamer.operation.selftest import AGREEMENT, made_up_block

@@ -125,6 +125,21 @@ def test_a_batch_is_never_larger_than_allowed(make_bench, student):
     assert student.batches == [[100], [0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_hurried_blocks_wait_for_no_others(make_bench, student):
+    """Whether the thread waits for others already or is still to begin."""
+    bench = make_bench(student, gather=2 * WAIT)
+    lanes = [Heard(bench) for _ in range(2)]
+    for began in (False, True):
+        for number, heard in enumerate(lanes, start=1):
+            bench.engine.submit(heard.lane, block(number))
+        if began:
+            bench.quiet(0.1)
+            assert len(student.batches) == 1, "nobody has hurried it"
+        bench.engine.hurry()
+        bench.wait(lambda: all(len(heard.results) == 1 + began for heard in lanes))  # noqa: B023
+    assert student.batches == [[1, 2], [1, 2]]
+
+
 @pytest.mark.parametrize("max_batch", [1, 2])
 def test_flooding_lane_delays_another_by_one_batch_at_most(make_bench, student, max_batch):
     bench = make_bench(student, max_batch=max_batch)

@@ -361,7 +361,7 @@ def test_thread_that_died_all_the_same_is_replaced(bench, student, make_bench):
     runner = bench.engine._runner
     with bench.engine._wake:
         bench.engine._runner = None  # it leaves its loop
-        bench.engine._ready.append(bench.engine.new_lane(lambda _: None))
+        bench.engine._ready.put(bench.engine.new_lane(lambda _: None))
         bench.engine._wake.notify()
     runner.thread.join(WAIT)
     bench.engine._runner = runner

@@ -136,6 +136,9 @@ def test_what_nobody_expected_ends_a_line_with_internal(run_async):
         def must_serve(self, _):
             return "gateway-7"
 
+        def heard(self, calls):
+            pass
+
         async def serve(self, line):
             if line.number == 1:
                 raise ArithmeticError

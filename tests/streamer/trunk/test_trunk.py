@@ -39,6 +39,33 @@ def test_calls_are_what_they_would_be_on_their_own(trunked):
     trunked(scenario)
 
 
+def test_the_trunk_of_most_calls_waits_for_no_others(trunked):
+    """All that its calls send till its next message has come: gathering would only delay it."""
+
+    async def scenario(local, gateway):
+        local.engine._ready._gather = 1000.0
+        await gateway.say(*(item(line, LINEAR) for line in range(3)))
+        other = local.stub.StreamClassify()
+        await other.write(LINEAR)
+        await other.read()
+        for chunk in CHUNKS[:10]:
+            await gateway.say(*(item(line, chunk) for line in range(3)))
+        while any(len(gateway.responses[line]) < 2 for line in range(3)):  # started, predicted
+            assert await gateway.read()
+        hurried = []
+        local.engine.hurry = lambda: hurried.append(True)
+        await gateway.say(leave(1), leave(2))
+        await gateway.until(1, 2)
+        del hurried[:]
+        await gateway.say(item(0, CHUNKS[10]))  # one of two calls
+        await gateway.say(item(0, LINEAR))
+        await gateway.until(0)
+        assert not hurried
+        other.cancel()
+
+    trunked(scenario)
+
+
 @pytest.mark.parametrize(
     ("requests", "end"),
     [

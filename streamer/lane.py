@@ -1,0 +1,99 @@
+"""One channel of one call as the engine sees it, and the lanes whose blocks wait for a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from streamer.batch import Posteriors
+from streamer.codec import Samples
+from streamer.errors import CallError
+from streamer.outbox import Mark
+
+
+class Lane:
+    """One channel of one call, as the engine sees it.
+
+    Args:
+        state_size: D.
+        on_step: called with the posteriors after each block, or with an error, at most once,
+            after which nothing more comes. Runs where the engine's ``deliver`` runs it.
+    """
+
+    __slots__ = ("closed", "failed", "on_step", "pending", "queued", "since", "state")
+
+    def __init__(self, state_size: int, on_step: Callable[[Posteriors | CallError], None]) -> None:
+        self.state = np.zeros(state_size, np.float32)
+        self.on_step = on_step
+        self.pending: deque[Samples | Mark] = deque()
+        self.queued = False  # among the ready ones or in the running batch
+        self.since = 0.0  # when it became ready
+        self.failed = False  # an error is under way to it
+        self.closed = False
+
+
+class Ready:
+    """Lanes with something pending, the one that waited longest first. Not safe by itself.
+
+    Args:
+        gather: seconds that the first of a batch waits for others.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, gather: float, clock: Callable[[], float]) -> None:
+        self._gather = gather
+        self._clock = clock
+        self._lanes: deque[Lane] = deque()
+        self._until = 0.0
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def first(self) -> Lane:
+        """The one that waited longest."""
+        return self._lanes[0]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the first has waited; 0 if none does."""
+        return self._clock() - self._lanes[0].since if self._lanes else 0.0
+
+    def put(self, lane: Lane) -> None:
+        """It is ready from now on."""
+        lane.queued = True
+        lane.since = self._clock()
+        if not self._lanes:
+            self._until = lane.since + self._gather
+        self._lanes.append(lane)
+
+    def put_behind(self, lanes: list[Lane]) -> None:
+        """Those of a batch that is done which have more: behind their time, they gather nobody."""
+        now = self._clock()
+        for lane in lanes:
+            lane.queued = bool(lane.pending) and not (lane.closed or lane.failed)
+            if lane.queued:
+                lane.since = now
+                self._until = 0.0
+                self._lanes.append(lane)
+
+    def drop_first(self) -> None:
+        """It is in a batch, or needs none."""
+        self._lanes.popleft()
+
+    def hurry(self) -> None:
+        """The next batch waits for nobody else."""
+        self._until = 0.0
+
+    def rest(self, most: int) -> float:
+        """Seconds that a batch of at most so many lanes still waits for others."""
+        if 0 < len(self._lanes) < most:
+            return self._until - self._clock()
+        return 0.0
+
+    def clear(self) -> list[Lane]:
+        """All that were ready."""
+        lanes, self._lanes = list(self._lanes), deque()
+        return lanes
