@@ -26,8 +26,8 @@ from streamer.snapshot import CallState
 from streamer.stream import Stream
 from streamer.unsent import Item, Unsent
 
-MAX_BACKLOG = 32
-"""Blocks (5 s of speech) that may wait for the student before the call's stream is not read."""
+BACKLOG_SECONDS = 5.0
+"""Speech, over all channels, that may wait for the student before the call's stream is not read."""
 AHEAD_SECONDS = 0.5
 """A call that has sent more audio than it is old, and this besides, streams a file."""
 ACTIVE_SECONDS = 1.0
@@ -76,6 +76,7 @@ class Call:
         self._metrics = metrics
         self.model = model
         self.session = CallSession(config, model.engine, self, load)
+        self._max_backlog = round(BACKLOG_SECONDS / model.metadata.block_seconds)
         self.messages = 0
         self._load = load
         self._trace = trace
@@ -264,13 +265,17 @@ class Call:
                 return
             if self.handle(request):
                 return
-            while self.session.backlog > MAX_BACKLOG:
+            while self.session.backlog > self._max_backlog:
                 self._progress.clear()
                 await self._progress.wait()
 
     def _heard_at_once(self, request: pb.StreamClassifyRequest) -> bool:
         """Hear audio unless something stands in its way; what is not audio may have to wait."""
-        if not request.HasField("audio") or self._moving or self.session.backlog > MAX_BACKLOG:
+        if (
+            not request.HasField("audio")
+            or self._moving
+            or self.session.backlog > self._max_backlog
+        ):
             return False
         return not self.handle(request)
 

@@ -247,6 +247,7 @@ def test_step_exports_with_any_batch(tmp_path):
     encoder = trained_looking(replace(SHAPES["coarse"], pooling="statistics"))
     path, size = tmp_path / "step.onnx", 1 + sum(encoder.state_sizes)
     per_block = FRAMES_PER_BLOCK // encoder.config.stem_stride
+    features = torch.zeros(2, FRAMES_PER_BLOCK, 80)
     batch = torch.export.Dim("batch", min=1)
     names = ["features", "mask", "state"]
     with warnings.catch_warnings():
@@ -254,7 +255,11 @@ def test_step_exports_with_any_batch(tmp_path):
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             Step(encoder),
-            (torch.zeros(2, FRAMES_PER_BLOCK, 80), torch.ones(2, 1, per_block, 1), torch.zeros(2, size)),
+            (
+                torch.zeros(2, FRAMES_PER_BLOCK, 80),
+                torch.ones(2, 1, per_block, 1),
+                torch.zeros(2, size),
+            ),
             path,
             input_names=names,
             output_names=["pooled", "state_out"],

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from streamer.call import MAX_BACKLOG, MAX_UNSENT_EVENTS, Call
+from streamer.call import BACKLOG_SECONDS, MAX_UNSENT_EVENTS, Call
 from streamer.codec import Encoding
 from streamer.engine import Engine
 from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
@@ -17,6 +17,8 @@ from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
 
 RATE = 8000
+MOST = round(BACKLOG_SECONDS / 0.16)
+"""Blocks of the fake student."""
 
 
 class Desk:
@@ -94,10 +96,10 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
         desk.student.gate.clear()
         desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
         reader = asyncio.create_task(desk.call.read_all(desk))
-        await until(lambda: desk.call.session.backlog > MAX_BACKLOG)
+        await until(lambda: desk.call.session.backlog > MOST)
         await asyncio.sleep(0.05)
         read = desk.reads
-        assert desk.call.session.backlog <= MAX_BACKLOG + 7  # the last second's blocks
+        assert desk.call.session.backlog <= MOST + 7  # the last second's blocks
         assert read < 10
         desk.student.gate.set()
         await reader
@@ -304,7 +306,7 @@ def test_only_audio_that_nothing_stands_in_the_way_of_is_heard_at_once(run):
         assert desk.at_once(pb.StreamClassifyRequest()) is False
         desk.student.gate.clear()
         sequence = 2
-        while desk.call.session.backlog <= MAX_BACKLOG:
+        while desk.call.session.backlog <= MOST:
             assert desk.at_once(audio(sequence, noise(1.0, sequence))) is True
             sequence += 1
         heard = desk.call.session.audio_seconds

@@ -56,8 +56,8 @@ def refused(path, **options):
 
 def test_shipped_student_says_what_it_is(student):
     meta = student.metadata
-    assert (meta.contract, meta.sample_rate, meta.block) == (CONTRACT, 8000, 1280)
-    assert meta.block_seconds == 0.16
+    assert (meta.contract, meta.sample_rate, meta.block) == (CONTRACT, 8000, 2560)
+    assert meta.block_seconds == 0.32
     assert meta.labels.gender == ("female", "male")
     assert len(meta.labels.parent) == len(meta.labels.age_band) > len(meta.labels.age_group)
     assert set(meta.calibration) == set(meta.decision) == set(TASKS)

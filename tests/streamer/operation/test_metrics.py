@@ -104,7 +104,7 @@ def test_a_call_is_counted_whole(server, scrape, make_line, request_of, demo_cal
             label = getattr(prediction, task).label or "undecided"
             assert after["decisions_total", *sorted((task, label))] >= 1
     blocks = gained("batch_blocks_sum")
-    assert blocks == pytest.approx(speech / 0.16, abs=2)
+    assert blocks == pytest.approx(speech / 0.32, abs=2)
     assert gained("step_seconds_count") == gained("queue_seconds_count") > 0
     assert after["student_failures_total",] == 0
     assert after["calls_open",] == 0
