@@ -61,6 +61,7 @@ def hold(
     chunk = CHUNK * config.sample_rate // SAMPLE_RATE * config.encoding.width
 
     def settle() -> None:
+        engine.hurry()  # as a trunk does: nothing else comes before it is answered
         while any(session.backlog for session in sessions):
             results.get()()
 
