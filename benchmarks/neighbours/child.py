@@ -95,6 +95,8 @@ def serve(load: Load) -> None:
             began = time.process_time()
             predictions = hear(calls)
             spent = time.process_time() - began
+            if not predictions:
+                raise ValueError("no prediction came out: there is nothing to compare")  # noqa: TRY301
             seconds = calls.size / SAMPLE_RATE
             answer = {"cpu_s": spent, "call_s": seconds, "predictions": predictions}
             answers.write(json.dumps(answer) + "\n")

@@ -1,7 +1,7 @@
 """Our own student, used as people use an offline network: its window anew every half second.
 
 Variant ``steps`` takes the model file itself from a zero state over the window's whole blocks, one
-after the other. Variant ``graph`` favours the peer: one float32 graph over all 18 blocks (2.88 s)
+after the other. Variant ``graph`` favours the peer: one float32 graph over all its blocks (2.88 s)
 at once, the same layers with random weights, exported when the child starts, and no window until
 it is full.
 """
@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.student import BLOCK, Student, StudentConfig
-from neighbours.child import Calls, Hear, serve, windows
+from neighbours.child import WINDOW_SECONDS, Calls, Hear, serve, windows
 from streamer.codec import SAMPLE_RATE, Samples
 from streamer.student import DEFAULT_MODEL
 from streamer.student import Student as ModelFile
 
-BLOCKS = 18
+BLOCKS = int(WINDOW_SECONDS * SAMPLE_RATE) // BLOCK
+"""Whole ones of a window."""
 
 
 def _scaled(window: Samples, blocks: int) -> NDArray[np.float32]:

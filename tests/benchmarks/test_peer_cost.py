@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_our_row_runs_beside_peers_that_cannot(tmp_path, monkeypatch):
     assert "no_such_module" in second["reason"]
     assert not measured["complete"]
     assert measured["findings"]["did_not_run"] == ["absent", "broken"]
+
+
+def test_a_peer_that_says_nothing_has_no_cost(tmp_path):
+    """Its windows may never be full: cheap, and worth nothing."""
+    np.save(tmp_path / "calls.npy", peer_cost.demo_calls(1))
+    program = "from neighbours.child import serve; serve(lambda _: ('1.0', lambda _: 0))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "calls.npy")],
+        env=running.command_environment(),
+        input="\n\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ready, answer = map(json.loads, done.stdout.splitlines())
+    assert ready["version"] == "1.0"
+    assert answer == {"reason": "ValueError: no prediction came out: there is nothing to compare"}
 
 
 def test_an_environment_is_made_once(tmp_path, monkeypatch):
