@@ -31,7 +31,7 @@ MULAW = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=SAMPLE_RAT
 async def on_trunk(world: World) -> str:
     """Both sides of a conversation, paced, beside nonsense; the answer must be right."""
     trunks = Trunks(world.channel, (), 1)
-    crowd = [asyncio.create_task(_nonsense(trunks, world)) for _ in range(CROWD)]
+    tasks = [asyncio.create_task(_nonsense(trunks, world)) for _ in range(CROWD)]
     try:
         line = trunks.open()
         try:
@@ -41,13 +41,14 @@ async def on_trunk(world: World) -> str:
                 return REFUSED
             raise
         reading = asyncio.create_task(_read(line))
+        tasks.append(reading)
         await _paced(line, stereo_chunks(), 0.2)
         await line.half_close()
         return right(await reading, "OK", world.answers["stereo"])
     finally:
-        for task in crowd:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*crowd, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await trunks.close()
 
 
