@@ -31,7 +31,8 @@ MULAW = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=SAMPLE_RAT
 async def on_trunk(world: World) -> str:
     """Both sides of a conversation, paced, beside nonsense; the answer must be right."""
     trunks = Trunks(world.channel, (), 1)
-    tasks = [asyncio.create_task(_nonsense(trunks, world)) for _ in range(CROWD)]
+    tasks: list[asyncio.Task[object]] = []
+    tasks += [asyncio.create_task(_nonsense(trunks, world)) for _ in range(CROWD)]
     try:
         line = trunks.open()
         try:
