@@ -122,7 +122,7 @@ class Halver:
         half = len(self._TAPS) // 2
         y = np.convolve(x[: used + len(self._TAPS) - 2 : 2], self._EVEN, "valid")
         y += self._CENTRE * x[half : half + used : 2]
-        self.history = x[used:]
+        self.history = x[used:].copy()  # a view would keep all of x till the next time
         return to_int16(y / 2**15)
 
 

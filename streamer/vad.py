@@ -96,7 +96,7 @@ class SpeechGate:
         if len(self._rest):
             samples = np.concatenate([self._rest, samples])
         whole = len(samples) // FRAME * FRAME
-        self._rest = samples[whole:]
+        self._rest = samples[whole:].copy()  # a view would keep them all till the next time
         if not whole:
             return [], []
         pieces: list[Samples] = []
@@ -129,7 +129,7 @@ class SpeechGate:
                 self.speaking = False
                 events.append(SpeechEvent(started=False, position=self.position))
             return
-        self._recent.append(frame)
+        self._recent.append(frame.copy())
         if self._voiced >= self._settings.onset:
             self.speaking = True
             pieces.extend(self._recent)

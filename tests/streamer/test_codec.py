@@ -165,6 +165,14 @@ def test_halver_sample_by_sample():
     np.testing.assert_array_equal(one_by_one, Halver().push(samples))
 
 
+def test_halver_keeps_its_history_and_no_more():
+    halver = Halver()
+    for samples in (1000, 3, 1000):
+        halver.push(np.zeros(samples, np.int16))
+        assert len(halver.history) in Halver.LENGTHS
+        assert halver.history.base is None
+
+
 def test_halvers_share_nothing():
     loud, quiet = Halver(), Halver()
     loud.push(sine(400))

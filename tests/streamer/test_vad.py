@@ -152,6 +152,15 @@ def test_two_gates_share_nothing(voices):
     assert events + e == expected_events
 
 
+def test_nothing_is_kept_beyond_what_it_remembers():
+    """Of a long message a gate needs less than a frame and those before a possible onset."""
+    gate = SpeechGate()
+    gate.push(np.zeros(10 * FRAME + 7, np.int16))
+    gate.push(np.zeros(10 * FRAME + 7, np.int16))
+    assert len(gate._recent) == 5
+    assert all(kept.base is None for kept in (gate._rest, *gate._recent))
+
+
 def test_position_counts_what_was_skipped(voices):
     samples = burst(voices)
     events = run(samples)[1]
