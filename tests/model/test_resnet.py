@@ -247,7 +247,6 @@ def test_step_exports_with_any_batch(tmp_path):
     encoder = trained_looking(replace(SHAPES["coarse"], pooling="statistics"))
     path, size = tmp_path / "step.onnx", 1 + sum(encoder.state_sizes)
     per_block = FRAMES_PER_BLOCK // encoder.config.stem_stride
-    features = torch.zeros(2, FRAMES_PER_BLOCK, 80)
     batch = torch.export.Dim("batch", min=1)
     names = ["features", "mask", "state"]
     with warnings.catch_warnings():
