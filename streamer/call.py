@@ -218,24 +218,28 @@ class Call:
 
     def handle(self, request: pb.StreamClassifyRequest) -> bool:
         """One message after the config; True when it finished the call."""
-        self.messages += 1
-        self.last_message = self._clock()
         kind = request.WhichOneof("message")
         if kind == "audio":
-            audio = request.audio
-            start = audio.start_sample if audio.HasField("start_sample") else None
-            seconds = self.session.audio(
-                audio.sequence, audio.data, start, received=self.last_message
-            )
-            self._load.heard(seconds)
-            self._active_until = self.last_message + max(seconds, ACTIVE_SECONDS)
-            self._remember_if_due()
+            self.hear(request.audio)
             return False
+        self.messages += 1
+        self.last_message = self._clock()
         if kind == "control":
             return self._control(request.control)
         if kind == "config":
             raise FailedPrecondition("config", "only the first message of a stream may be a config")
         raise InvalidArgument("message", "empty", "send config, audio or control")
+
+    def hear(self, audio: pb.Audio) -> None:
+        """One audio message."""
+        self.messages += 1
+        self.last_message = now = self._clock()
+        start = audio.start_sample if audio.HasField("start_sample") else None
+        seconds = self.session.audio(audio.sequence, audio.data, start, now)
+        self._load.heard(seconds)
+        self._active_until = now + (seconds if seconds > ACTIVE_SECONDS else ACTIVE_SECONDS)
+        if self.keeper is not None:
+            self._remember_if_due()
 
     def _control(self, control: pb.Control) -> bool:
         action = control.WhichOneof("action")
@@ -272,12 +276,13 @@ class Call:
     def _heard_at_once(self, request: pb.StreamClassifyRequest) -> bool:
         """Hear audio unless something stands in its way; what is not audio may have to wait."""
         if (
-            not request.HasField("audio")
-            or self._moving
+            self._moving
+            or request.WhichOneof("message") != "audio"
             or self.session.backlog > self._max_backlog
         ):
             return False
-        return not self.handle(request)
+        self.hear(request.audio)
+        return True
 
     async def finish(self) -> None:
         """Flush the session and wait until every final prediction is queued.

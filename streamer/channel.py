@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,8 +23,7 @@ POSTERIOR_TOLERANCE = 1e-3
 """By which the sum of a student's float32 probabilities may differ from 1."""
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
 
     ``received`` is when the message arrived that made it due, on the clock of who feeds the
@@ -251,8 +249,8 @@ class Channel:
             update = self.due[1]
             self.due, self._next_due = self._next_due, None
             self._owner.emit(
-                replace(
-                    update, speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
+                update._replace(
+                    speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
                 )
             )
 

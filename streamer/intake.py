@@ -17,17 +17,13 @@ class Intake:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._messages: list[bytes] = []
-        self._bytes = 0
+        self._waiting = 0
 
-    def put(self, data: bytes) -> None:
-        """Whole samples of every channel as they come."""
+    def put(self, data: bytes) -> int:
+        """Whole samples of every channel as they come; returns how many bytes wait now."""
         self._messages.append(data)
-        self._bytes += len(data)
-
-    @property
-    def waiting(self) -> int:
-        """Samples of every channel, at the decoder's rate."""
-        return self._bytes // self._decoder.frame_bytes
+        self._waiting += len(data)
+        return self._waiting
 
     def take(self) -> list[Samples]:
         """Everything since the last time: int16 at 8 kHz, one array per channel, none if none came.
@@ -38,5 +34,5 @@ class Intake:
         if not self._messages:
             return []
         data = b"".join(self._messages)
-        self._messages, self._bytes = [], 0
+        self._messages, self._waiting = [], 0
         return self._decoder.push(data)

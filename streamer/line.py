@@ -21,8 +21,9 @@ TELL = WINDOW // 4
 """Bytes after which a gateway is told how much was taken."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-Say = Callable[[envelope.LineResponse], asyncio.Event]
-"""Queues a response; what it returns is set when the response is on its way."""
+Say = Callable[[envelope.LineResponse], asyncio.Event | None]
+"""Queues a response; what it returns is set when the response is on its way, None if it is as good
+as that: to have every call wait for every prediction costs as much as to make it."""
 
 
 class Line:
@@ -62,6 +63,8 @@ class Line:
 
     def put(self, request: bytes) -> None:
         """A coded request has come."""
+        if self._at_once is not None and not self._requests and self._heard(request):
+            return
         if self._waiting > WINDOW:
             self._excess = self._excess or LimitExceeded(
                 "line", f"{self._waiting} bytes not yet taken", f"{WINDOW}", reason="unheard"
@@ -69,19 +72,21 @@ class Line:
         else:
             self._waiting += len(request) or 1  # nothing takes room too
             self._requests.append(request)
+        self._wake()
+
+    def _heard(self, request: bytes) -> bool:
+        """Whether the call heard it at once, or failed on it, waiting for it as it does."""
         wanted = self._wanted
-        if wanted is None or wanted.done():
-            return
-        if self._at_once is not None and len(self._requests) == 1:
-            try:
-                if self._at_once(self._decoded(request)):
-                    self._requests.clear()
-                    self._take(request)
-                    return
-            except Exception as error:  # noqa: BLE001 - the call's own task deals with it
-                wanted.set_exception(error)
-                return
-        wanted.set_result(None)
+        if wanted is None or wanted.done() or self._at_once is None:
+            return False
+        try:
+            if not self._at_once(self._decoded(request)):
+                return False
+        except Exception as error:  # noqa: BLE001 - the call's own task deals with it
+            wanted.set_exception(error)
+        else:
+            self._count(len(request))
+        return True
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -136,11 +141,15 @@ class Line:
 
     def _take(self, request: bytes) -> None:
         self._waiting -= len(request) or 1
-        self._taken += len(request)
+        self._count(len(request))
+
+    def _count(self, taken: int) -> None:
+        """Bytes were taken; says so where the gateway is owed it."""
+        self._taken += taken
         if self._taken - self._told >= TELL:
             self._told = self._taken
-            taken = envelope.Taken(bytes=self._taken)
-            self._say(envelope.LineResponse(line=self.number, taken=taken))
+            told = envelope.Taken(bytes=self._taken)
+            self._say(envelope.LineResponse(line=self.number, taken=told))
 
     def _decoded(self, request: bytes) -> pb.StreamClassifyRequest:
         try:
@@ -155,15 +164,20 @@ class Line:
     async def write(self, response: pb.StreamClassifyResponse) -> None:
         """Send one; returns when the next may be sent."""
         coded = response.SerializeToString()
-        await self._say(envelope.LineResponse(line=self.number, response=coded)).wait()
+        await _sent(self._say(envelope.LineResponse(line=self.number, response=coded)))
 
     async def end(self, error: CallError) -> None:
         """Say that the call ended badly."""
-        await self._say_end(line_end(error)).wait()
+        await _sent(self._say_end(line_end(error)))
 
-    def _say_end(self, end: envelope.LineEnd) -> asyncio.Event:
+    def _say_end(self, end: envelope.LineEnd) -> asyncio.Event | None:
         self._ended = True
         return self._say(envelope.LineResponse(line=self.number, end=end))
+
+
+async def _sent(event: asyncio.Event | None) -> None:
+    if event is not None:
+        await event.wait()
 
 
 def line_end(error: CallError) -> envelope.LineEnd:

@@ -57,6 +57,10 @@ class Order:
         Raises:
             InvalidArgument: it does not follow what was heard; nothing has changed then.
         """
+        if start_sample is None and sequence - 1 == self.sequence:  # as nearly all are
+            self.sequence, self._replayed = sequence, False
+            self.heard += length
+            return 0
         if self.sequence is not None and sequence <= self.sequence:
             if self._replayed:
                 return None

@@ -68,6 +68,8 @@ class CallSession:
             if not ignored
         }
         self._engine = engine
+        self._rate, self._frame_bytes = config.sample_rate, self._decoder.frame_bytes
+        self._most_samples = config.max_chunk_seconds * config.sample_rate
         self._order = Order(config.sample_rate)
         self._intake = Intake(self._decoder)
         self._look()
@@ -81,7 +83,10 @@ class CallSession:
     @property
     def backlog(self) -> int:
         """Blocks that wait for the engine, over all channels."""
-        return sum(c.submitted - c.completed for c in self._channels.values())
+        blocks = 0
+        for channel in self._channels.values():  # a loop: asked before each message
+            blocks += channel.submitted - channel.completed
+        return blocks
 
     def lag(self, now: float) -> float:
         """Seconds that the oldest block has waited for the engine, see :meth:`Channel.lag`."""
@@ -179,10 +184,31 @@ class CallSession:
 
         ``received`` is its time on the caller's clock: that of the updates that it makes due.
         """
-        self._must_run("audio")
+        samples, part = divmod(len(data), self._frame_bytes)
+        if part or self.finishing or not 0 < samples <= self._most_samples:
+            self._must_run("audio")
+            self._must_fit(data)
+        lost = self._order.place(sequence, samples, start_sample)
+        if lost is None:
+            return 0.0
+        if lost:
+            self._skip(lost)
+        waiting = self._intake.put(data)
+        update_due = self._order.heard >= self._next_update
+        if waiting >= self._room or (update_due and self._listening):
+            self._hear()
+        if update_due:
+            step = self._update_step * self._load.stretch
+            passed = (self._order.heard - self._next_update) // step + 1
+            self._next_update += passed * step
+            self._request_updates(final=False, received=received)
+        return samples / self._rate
+
+    def _must_fit(self, data: bytes) -> None:
+        """Raise what is wrong with audio that is empty, too long or no whole number of samples."""
         if not data:
             raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
-        seconds = len(data) / self._decoder.frame_bytes / self.config.sample_rate
+        seconds = len(data) / self._frame_bytes / self._rate
         if seconds > self.config.max_chunk_seconds:
             raise LimitExceeded(
                 "audio.data",
@@ -190,28 +216,11 @@ class CallSession:
                 f"{self.config.max_chunk_seconds:g} s a message",
                 reason="chunk",
             )
-        if len(data) % self._decoder.frame_bytes:
-            raise InvalidArgument(
-                "audio.data",
-                f"{len(data)} bytes",
-                f"a sample of every channel takes {self._decoder.frame_bytes} bytes",
-            )
-        lost = self._order.place(sequence, len(data) // self._decoder.frame_bytes, start_sample)
-        if lost is None:
-            return 0.0
-        if lost:
-            self._skip(lost)
-        self._intake.put(data)
-        update_due = self._order.heard >= self._next_update
-        waiting = self._intake.waiting * SAMPLE_RATE // self.config.sample_rate
-        if waiting + 1 >= self._room or (update_due and self._listening):  # half a sample waits too
-            self._hear()
-        if update_due:
-            step = self._update_step * self._load.stretch
-            passed = (self._order.heard - self._next_update) // step + 1
-            self._next_update += passed * step
-            self._request_updates(final=False, received=received)
-        return seconds
+        raise InvalidArgument(
+            "audio.data",
+            f"{len(data)} bytes",
+            f"a sample of every channel takes {self._frame_bytes} bytes",
+        )
 
     def _hear(self) -> None:
         """Let the channels hear what has come."""
@@ -227,7 +236,9 @@ class CallSession:
         same whether its audio was heard or not. Speech events are due at once.
         """
         channels = self._channels.values()
-        self._room = 0 if self.config.speech_events else min(c.room for c in channels)
+        room = 1 if self.config.speech_events else min(c.room for c in channels)
+        # In bytes of the call; one sample less, as half a sample can wait in a filter.
+        self._room = (room - 1) * self._rate // SAMPLE_RATE * self._frame_bytes
         self._listening = any(c.listening for c in channels)
 
     def _skip(self, samples: int) -> None:

@@ -67,14 +67,15 @@ class Outgoing:
     def __init__(self) -> None:
         self._responses: list[envelope.LineResponse] = []
         self._sent = asyncio.Event()
+        self._sending = False
         self._some, self._room = asyncio.Event(), asyncio.Event()
         self._complete = False
 
-    def say(self, response: envelope.LineResponse) -> asyncio.Event:
-        """Queue one; the event is set when it is sent."""
+    def say(self, response: envelope.LineResponse) -> asyncio.Event | None:
+        """Queue one; the event is set when it is sent. None if nothing is in its way."""
         self._responses.append(response)
         self._some.set()
-        return self._sent
+        return self._sent if self._sending else None
 
     def complete(self) -> None:
         """Nothing more will be said."""
@@ -103,8 +104,10 @@ class Outgoing:
             responses, self._responses = self._responses, []
             self._room.set()
             sent, self._sent = self._sent, asyncio.Event()
+            self._sending = True
             for message in _messages(responses):
                 await context.write(message)
+            self._sending = False
             sent.set()
             if self._complete and not self._responses:
                 return
@@ -187,8 +190,13 @@ class _Trunk:
                 raise InvalidArgument("message", "undecodable", str(error)) from error
             if message is EOF:
                 break
+            lines = self._lines
             for number, item in enumerate(message.lines, start=1):
-                self._take(item)
+                line, request = lines.get(item.line), item.request
+                if line is not None and request:  # as nearly all are
+                    line.put(request)
+                else:
+                    self._take(item)
                 if not number % TURN:
                     await asyncio.sleep(0)  # a message can hold very many
             self._calls.heard(len(self._lines))

@@ -112,30 +112,32 @@ class SpeechGate:
             self._voiced += len(voiced)
             self._unvoiced = 0
             return [samples[:whole]], events
-        for index, frame_voiced in enumerate(voiced):
-            frame = samples[index * FRAME : (index + 1) * FRAME]
-            self._decide(frame, frame_voiced, pieces, events)
+        begun = 0  # where the running piece begins
+        for end, frame_voiced in zip(range(FRAME, whole + 1, FRAME), voiced, strict=True):
+            if frame_voiced:
+                self._voiced += 1
+                self._unvoiced = 0
+            else:
+                self._voiced = 0
+                self._unvoiced += 1
+            if self.speaking:
+                if self._unvoiced >= self._settings.hangover:
+                    self.speaking = False
+                    pieces.append(samples[begun:end])
+                    events.append(SpeechEvent(started=False, position=self.position + end))
+                continue
+            self._recent.append(samples[end - FRAME : end].copy())
+            if self._voiced >= self._settings.onset:
+                self.speaking = True
+                pieces.extend(self._recent)
+                self._recent.clear()
+                onset = self._settings.onset * FRAME
+                events.append(SpeechEvent(started=True, position=self.position + end - onset))
+                begun = end
+        if self.speaking and begun < whole:
+            pieces.append(samples[begun:whole])
+        self.position += whole
         return pieces, events
-
-    def _decide(
-        self, frame: Samples, voiced: bool, pieces: list[Samples], events: list[SpeechEvent]
-    ) -> None:
-        self.position += FRAME
-        self._voiced = self._voiced + 1 if voiced else 0
-        self._unvoiced = 0 if voiced else self._unvoiced + 1
-        if self.speaking:
-            pieces.append(frame)
-            if self._unvoiced >= self._settings.hangover:
-                self.speaking = False
-                events.append(SpeechEvent(started=False, position=self.position))
-            return
-        self._recent.append(frame.copy())
-        if self._voiced >= self._settings.onset:
-            self.speaking = True
-            pieces.extend(self._recent)
-            self._recent.clear()
-            onset = self._settings.onset * FRAME
-            events.append(SpeechEvent(started=True, position=self.position - onset))
 
     def skip(self, samples: int) -> None:
         """Audio that is not listened to (lost, on hold) passed by: only the position moves."""

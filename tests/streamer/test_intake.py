@@ -22,9 +22,9 @@ def test_gathered_is_what_the_decoder_makes_of_the_whole(encoding, rate, channel
     intake = Intake(Decoder(encoding, rate, channels))
     got, waits, at = [], 0, 0
     for samples, visited in messages:
-        intake.put(data[at * frame : (at + samples) * frame])
+        waiting = intake.put(data[at * frame : (at + samples) * frame])
         at, waits = at + samples, waits + samples
-        assert intake.waiting == waits
+        assert waiting == waits * frame
         if visited:
             got.append(intake.take())
             waits = 0

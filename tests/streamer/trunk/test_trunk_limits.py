@@ -220,14 +220,14 @@ def test_a_trunk_that_is_not_read_is_ended(trunked):
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "with the config"])
 def test_an_exception_that_nobody_expected_ends_its_line_alone(trunked, monkeypatch, at_once):
-    handle = Call.handle
+    hear = Call.hear
 
-    def fragile(call, request):
+    def fragile(call, audio):
         if call.config.call_id == "bad":
             raise MemoryError
-        return handle(call, request)
+        hear(call, audio)
 
-    monkeypatch.setattr(Call, "handle", fragile)
+    monkeypatch.setattr(Call, "hear", fragile)
     bad = config(call_id="bad", encoding=LINEAR.config.encoding)
 
     async def scenario(_local, gateway):
