@@ -1,15 +1,123 @@
-"""Fewer copies of the state: splits of splits and joins of joins become one of each.
+"""An exported graph: who makes and reads what, and fewer copies in it.
 
 Every layer takes its part of the state and returns the next one, which nests as the layers do. In
-the graph each level copies the whole state once more; here only the innermost parts are left.
+the graph each level copies the whole state once more; :func:`flatten` leaves only the innermost
+parts. :func:`sooner` has frames quantised before they are copied.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+
+class Graph:
+    """The nodes of a model by what they make and read.
+
+    Args:
+        model: whose; :meth:`replace` changes it.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._look()
+
+    def _look(self) -> None:
+        self._makers = {name: node for node in self._graph.node for name in node.output}
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """All, in order."""
+        return list(self._graph.node)
+
+    def maker(self, name: str) -> NodeProto | None:
+        """The node that makes it; None for an input or a constant."""
+        return self._makers.get(name)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        """The nodes that read it, once for each time."""
+        return self._readers.get(name, [])
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Its values, if it is a constant."""
+        tensor = self._constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def add(self, name: str, values: NDArray[np.generic]) -> str:
+        """A constant of that name, if there is none yet; returns the name."""
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(values, name)
+            self._graph.initializer.append(self._constants[name])
+        return name
+
+    def replace(self, old: Iterable[str], new: Iterable[NodeProto]) -> None:
+        """Leave out the nodes that make ``old``, add others, and put all in order.
+
+        Raises:
+            ValueError: a node reads what nobody makes.
+        """
+        gone = set(old)
+        left = [node for node in self._graph.node if gone.isdisjoint(node.output)] + list(new)
+        known = {"", *self._constants, *(value.name for value in self._graph.input)}
+        ordered: list[NodeProto] = []
+        while left:
+            waiting = []
+            for node in left:
+                if known.issuperset(node.input):
+                    ordered.append(node)
+                    known.update(node.output)
+                else:
+                    waiting.append(node)
+            if len(waiting) == len(left):
+                raise ValueError(f"nobody makes what {waiting[0].output[0]} is made of")
+            left = waiting
+        del self._graph.node[:]
+        self._graph.node.extend(ordered)
+        self._look()
+
+
+def sooner(graph: Graph) -> None:
+    """Quantise what is joined or cut out before that: a byte is copied where four were."""
+    while True:
+        for node in graph.nodes:
+            copied = graph.maker(node.input[0]) if node.op_type == "QuantizeLinear" else None
+            if (
+                copied is not None
+                and copied.op_type in _COPIES
+                and len(graph.readers(copied.output[0])) == 1
+            ):
+                _quantise_before(graph, node, copied)
+                break
+        else:
+            return
+
+
+_COPIES = {"Concat": None, "Slice": 1}
+"""Kinds of node, and how many of their inputs, from the first, are what they copy."""
+
+
+def _quantise_before(graph: Graph, quantise: NodeProto, copied: NodeProto) -> None:
+    count = _COPIES[copied.op_type]
+    sources, others = copied.input[:count], copied.input[count:] if count else []
+    names = [f"{source}_by_{quantise.input[1]}" for source in sources]
+    new = [
+        helper.make_node("QuantizeLinear", [source, *quantise.input[1:]], [name])
+        for source, name in dict(zip(sources, names, strict=True)).items()
+        if graph.maker(name) is None
+    ]
+    moved = helper.make_node(copied.op_type, [*names, *others], quantise.output)
+    moved.attribute.extend(copied.attribute)
+    graph.replace([copied.output[0], quantise.output[0]], [*new, moved])
 
 
 def flatten(model: ModelProto) -> ModelProto:
@@ -37,7 +145,8 @@ def drop_unread(model: ModelProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _axis(node: NodeProto) -> int:
+def axis_of(node: NodeProto) -> int:
+    """Of a join or a split."""
     return next((a.i for a in node.attribute if a.name == "axis"), 0)
 
 
@@ -64,7 +173,7 @@ def _merged_splits(
         found = []
         for name, part in zip(node.output, sizes, strict=True):
             inner = only.get(name)
-            if inner and _axis(inner) == _axis(node) and (within := pieces(inner, part)):
+            if inner and axis_of(inner) == axis_of(node) and (within := pieces(inner, part)):
                 inside.add(inner.output[0])
                 found.extend(within)
             else:
@@ -83,7 +192,7 @@ def _merged_splits(
                 model.graph.initializer.append(numpy_helper.from_array(sizes, name))
                 names = [name for name, _ in flat]
                 node = helper.make_node(  # noqa: PLW2901
-                    "Split", [node.input[0], name], names, name=node.name, axis=_axis(node)
+                    "Split", [node.input[0], name], names, name=node.name, axis=axis_of(node)
                 )
         merged.append(node)
     return merged
@@ -97,7 +206,7 @@ def _merged_joins(nodes: list[NodeProto], readers: Counter[str]) -> list[NodePro
         found = []
         for name in node.input:
             inner = joins.get(name)
-            if inner is not None and readers[name] == 1 and _axis(inner) == _axis(node):
+            if inner is not None and readers[name] == 1 and axis_of(inner) == axis_of(node):
                 inside.add(name)
                 found.extend(pieces(inner))
             else:
@@ -112,7 +221,7 @@ def _merged_joins(nodes: list[NodeProto], readers: Counter[str]) -> list[NodePro
         if node.output[0] in flat:
             names = flat[node.output[0]]
             node = helper.make_node(  # noqa: PLW2901
-                "Concat", names, node.output, name=node.name, axis=_axis(node)
+                "Concat", names, node.output, name=node.name, axis=axis_of(node)
             )
         merged.append(node)
     return merged

@@ -4,7 +4,9 @@ Static, not dynamic: scales are fixed when the file is made. A dynamic scale is 
 whole batch, so that a loud call would change what the calls beside it are told. Products of
 integers are exact, so a call's answer depends on the batch less than in float32.
 
-Front end, squeeze-excitation, statistics and heads stay float32: they are small, or need the range.
+Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`. Front
+end (:mod:`model.spectrum`), squeeze-excitation, statistics and heads stay float32: they are small,
+or need the range.
 Weights have 7 bits: CPUs without VNNI add two products in 16 bits and would saturate with 8 (ONNX
 Runtime, "Quantize ONNX Models", reduce_range).
 """
@@ -20,29 +22,42 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from model.depthwise import DOMAIN, Depthwise, Eight, depthwise
 from model.export import METADATA_KEY
-from model.graph import drop_unread
+from model.graph import Graph, drop_unread, sooner
+from model.spectrum import add_first, squares_of
 
 Floats = NDArray[np.float32]
 
 SMALLEST_PRODUCT = 64 * 256
 """Weights of the smallest product that is worth quantising."""
 _WEIGHT_LEVELS = 63
-_DOMAIN = "com.microsoft"
 _SAMPLED = 4096
 """Values of an activation that are kept of every block, for its quantile."""
 
 
 @dataclass(frozen=True)
 class _Product:
-    """A MatMul with constant weights, and the Add of a constant behind it, if there is one."""
+    """A MatMul with constant weights, and the Add of a constant behind it, if there is one.
+
+    Attributes:
+        node: the MatMul.
+        weight: [inputs, outputs].
+        bias: [outputs].
+        output: what it makes, bias included.
+    """
 
     node: NodeProto
     weight: Floats
-    add: NodeProto | None
     bias: Floats | None
+    output: str
+
+    @property
+    def source(self) -> str:
+        """What it reads."""
+        return str(self.node.input[0])
 
 
 @dataclass
@@ -69,47 +84,40 @@ class Ranges:
         return max(float(np.quantile(np.concatenate(self.sample[name]), quantile)), 1e-6)
 
 
-def _products(model: ModelProto) -> list[_Product]:
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+def _products(graph: Graph) -> list[_Product]:
     found = []
-    for node in model.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in constants:
+    for node in graph.nodes:
+        weight = graph.constant(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is None or weight.size < SMALLEST_PRODUCT or _feeds_spectrum(graph, node):
             continue
-        weight = numpy_helper.to_array(constants[node.input[1]])
-        if weight.size < SMALLEST_PRODUCT or _feeds_spectrum(node, readers):
-            continue
-        add, bias = None, None
-        (after, *others) = readers.get(node.output[0], [None])
-        if after is not None and not others and after.op_type == "Add":
-            other = next((name for name in after.input if name != node.output[0]), "")
-            if other in constants:
-                add, bias = after, numpy_helper.to_array(constants[other])
-        found.append(_Product(node, weight, add, bias))
+        bias, output = None, node.output[0]
+        readers = graph.readers(output)
+        if len(readers) == 1 and readers[0].op_type == "Add":
+            after = readers[0]
+            other = next((name for name in after.input if name != output), "")
+            bias = graph.constant(other)
+            output = output if bias is None else after.output[0]
+        found.append(_Product(node, weight, bias, output))
     return found
 
 
-def _feeds_spectrum(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> bool:
+def _feeds_spectrum(graph: Graph, node: NodeProto) -> bool:
     """Whether the product is the DFT (squared next) or the mel matrix (clipped for the log)."""
-    return any(
-        reader.op_type == "Clip" or (reader.op_type == "Mul" and len(set(reader.input)) == 1)
-        for reader in readers.get(node.output[0], [])
-    )
+    clipped = any(reader.op_type == "Clip" for reader in graph.readers(node.output[0]))
+    return clipped or squares_of(graph, node) is not None
 
 
 def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> Ranges:
-    """Run blocks through the float32 student and note what its products read.
+    """Run blocks through the float32 student and note what its products and convolutions read.
 
     Args:
         model: as :func:`model.export.export` writes it.
         feeds: inputs of consecutive steps without ``state``; it starts from zeros and is carried
             on. A new call begins after an empty batch.
     """
-    products = _products(model)
-    names = list(dict.fromkeys(product.node.input[0] for product in products))
+    graph = Graph(model)
+    read = [product.source for product in _products(graph)]
+    names = list(dict.fromkeys([*read, *(layer.frames for layer in depthwise(graph))]))
     probe = ModelProto()
     probe.CopyFrom(model)
     probe.graph.output.extend(
@@ -157,66 +165,130 @@ def quantised(
     """
     result = ModelProto()
     result.CopyFrom(model)
-    products = _products(result)
+    writer = _Writer(Graph(result), ranges, quantile)
+    products = _products(writer.graph)
     if not products:
         raise ValueError("no product of the graph is large enough to quantise")
-    graph = result.graph
-    replaced: dict[str, list[NodeProto]] = {}
-    dropped: set[str] = set()
-    ready: dict[str, list[str]] = {}  # activation -> its quantised form, scale, zero point
-
-    def constant(name: str, values: NDArray[np.generic]) -> str:
-        graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
+    layers = {layer.expanded: layer for layer in depthwise(writer.graph)}
+    heard = {product.source for product in products}
     for index, product in enumerate(products):
-        source, nodes = product.node.input[0], []
-        if source not in ready:
-            top = ranges.top(source, quantile)
-            signed = ranges.low[source] < 0.0
-            scale = top / (127.0 if signed else 255.0)
-            zero = 128 if signed else 0
-            names = [
-                f"{source}_q",
-                constant(f"{source}_scale", np.asarray(scale, np.float32)),
-                constant(f"{source}_zero", np.asarray(zero, np.uint8)),
-            ]
-            ready[source] = names
-            nodes.append(helper.make_node("QuantizeLinear", [source, *names[1:]], names[:1]))
-        weight_scale = np.abs(product.weight).max(axis=0).clip(min=1e-8) / _WEIGHT_LEVELS
-        levels = np.rint(product.weight / weight_scale).astype(np.int8)
-        data, scale_name, zero_name = ready[source]
-        inputs = [
-            data,
-            constant(f"product{index}_weight", levels),
-            scale_name,
-            constant(f"product{index}_scale", weight_scale.astype(np.float32)),
-            zero_name,
-            "",
-        ]
-        output = product.node.output[0]
-        if product.add is not None and product.bias is not None:
-            inputs.append(constant(f"product{index}_bias", product.bias.astype(np.float32)))
-            output = product.add.output[0]
-            dropped.add(product.add.output[0])
-        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [output], domain=_DOMAIN))
-        replaced[product.node.output[0]] = nodes
-    before = list(graph.node)
-    del graph.node[:]
-    for node in before:
-        if node.output[0] in replaced:
-            graph.node.extend(replaced[node.output[0]])
-        elif node.output[0] not in dropped:
-            graph.node.append(node)
+        layer = layers.get(product.output)
+        if layer is not None and layer.projected in heard:
+            writer.expansion(f"product{index}", product, layer)
+        else:
+            writer.product(f"product{index}", product)
+    writer.finish()
+    sooner(writer.graph)
+    add_first(writer.graph)
     _tidy(result, dict(made_by or {}))
     return result
+
+
+class _Writer:
+    """Puts nodes that compute in 8 bits in place of others.
+
+    Args:
+        graph: of the student.
+        ranges: of its activations.
+        quantile: at which they are clipped.
+    """
+
+    def __init__(self, graph: Graph, ranges: Ranges, quantile: float) -> None:
+        self.graph = graph
+        self._ranges = ranges
+        self._quantile = quantile
+        self._gone: set[str] = set()
+        self._new: list[NodeProto] = []
+        self._made: set[str] = set()  # activations in 8 bits
+
+    def product(self, name: str, product: _Product) -> None:
+        """8 bits in, float32 out."""
+        read = self._quantised(product.source)
+        levels, scale = self._weight(name, product.weight)
+        inputs = [read.data, levels, read.scale, scale, read.zero, ""]
+        if product.bias is not None:
+            inputs.append(self.graph.add(f"{name}_bias", product.bias.astype(np.float32)))
+        node = helper.make_node("MatMulIntegerToFloat", inputs, [product.output], domain=DOMAIN)
+        self._replace(product, [node])
+
+    def expansion(self, name: str, product: _Product, layer: Depthwise) -> None:
+        """8 bits in and out, and through the convolution behind."""
+        read = self._quantised(product.source)
+        levels, scale = self._weight(name, product.weight)
+        made = self._eight(layer.frames)
+        bias = ""
+        if product.bias is not None:
+            sums = np.rint(product.bias / (self._step(read.scale) * self._step(scale)))
+            bias = self.graph.add(f"{name}_bias", sums.astype(np.int32))
+        inputs, outputs = product.weight.shape
+        rows = self.graph.add(f"rows_of_{inputs}", np.asarray([-1, inputs], np.int64))
+        new = [
+            helper.make_node("Reshape", [read.data, rows], [f"{name}_rows"]),
+            helper.make_node(
+                "QGemm",
+                [
+                    *(f"{name}_rows", read.scale, read.zero),
+                    *(levels, scale, self.graph.add(f"{name}_zero", np.zeros(outputs, np.int8))),
+                    *(bias, made.scale, made.zero),
+                ],
+                [made.data],
+                domain=DOMAIN,
+            ),
+        ]
+        heard = self._eight(layer.projected)
+        gone, convolution = layer.in_bytes(self.graph, made, heard)
+        self._made.add(heard.data)
+        self._gone |= gone
+        self._replace(product, [*new, *convolution])
+
+    def finish(self) -> None:
+        """Change the graph."""
+        self.graph.replace(self._gone, self._new)
+
+    def _replace(self, product: _Product, nodes: list[NodeProto]) -> None:
+        self._gone |= {product.node.output[0], product.output}
+        self._new += nodes
+
+    def _eight(self, source: str) -> Eight:
+        """How an activation is quantised."""
+        top = self._ranges.top(source, self._quantile)
+        signed = self._ranges.low[source] < 0.0
+        scale = np.asarray(top / (127.0 if signed else 255.0), np.float32)
+        zero = np.asarray(128 if signed else 0, np.uint8)
+        return Eight(
+            f"{source}_q",
+            self.graph.add(f"{source}_scale", scale),
+            self.graph.add(f"{source}_zero", zero),
+        )
+
+    def _quantised(self, source: str) -> Eight:
+        """The activation in 8 bits, made from float32 unless something makes it so."""
+        read = self._eight(source)
+        if read.data not in self._made:
+            self._made.add(read.data)
+            self._new.append(helper.make_node("QuantizeLinear", [source, *read[1:]], [read.data]))
+        return read
+
+    def _weight(self, name: str, weight: Floats) -> tuple[str, str]:
+        """Names of 7-bit levels and of their scales, one an output."""
+        steps = np.abs(weight).max(axis=0).clip(min=1e-8) / _WEIGHT_LEVELS
+        levels = np.rint(weight / steps).astype(np.int8)
+        return (
+            self.graph.add(f"{name}_weight", levels),
+            self.graph.add(f"{name}_scale", steps.astype(np.float32)),
+        )
+
+    def _step(self, scale: str) -> Floats:
+        steps: Floats | None = self.graph.constant(scale)
+        assert steps is not None
+        return steps
 
 
 def _tidy(model: ModelProto, made_by: dict[str, object]) -> None:
     """Drop weights that nobody reads, declare the domain, name the file by its new content."""
     drop_unread(model)
-    if all(entry.domain != _DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+    if all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)
     metadata = json.loads(entry.value)
     bare = ModelProto()

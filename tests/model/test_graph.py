@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from model.graph import flatten
+from model.graph import Graph, flatten, sooner
 
 
 def graph(nodes, sizes, outputs, width):
@@ -126,3 +126,53 @@ def test_joins_that_cannot_be_merged_stay(why):
     assert kinds(flatten(model)).count("Concat") == 2
     for got, wanted in zip(run(model, x), expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def quantised(source, name="q"):
+    return helper.make_node("QuantizeLinear", [source, "scale", "zero"], [name])
+
+
+def with_scale(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.05), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(128), "zero"))
+    for value in model.graph.output:
+        value.type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
+ROW = np.random.default_rng(3).standard_normal((2, 12)).astype(np.float32)
+
+
+def test_what_is_cut_and_joined_is_quantised_once_before():
+    cut = [
+        helper.make_node("Slice", ["x", f"from{at}", f"to{at}", "one"], [f"part{at}"])
+        for at in (0, 3)
+    ]
+    sizes = {"from0": [0], "to0": [8], "from3": [3], "to3": [11], "one": [1]}
+    nodes = [*cut, join(["part0", "part3", "part0"], "all"), quantised("all")]
+    before = with_scale(graph(nodes, sizes, ["q"], 12))
+    expected = run(before, ROW)
+    sooner(Graph(before))
+    assert kinds(before) == ["Concat", "QuantizeLinear", "Slice", "Slice"]
+    assert before.graph.node[0].op_type == "QuantizeLinear"
+    assert list(before.graph.node[0].input) == ["x", "scale", "zero"]
+    np.testing.assert_array_equal(run(before, ROW)[0], expected[0])
+
+
+def test_what_somebody_reads_as_it_is_is_not_quantised_before():
+    nodes = [join(["x", "x"], "all"), quantised("all"), helper.make_node("Neg", ["all"], ["n"])]
+    model = with_scale(graph(nodes, {}, ["q"], 12))
+    sooner(Graph(model))
+    assert [node.op_type for node in model.graph.node] == ["Concat", "QuantizeLinear", "Neg"]
+
+
+def test_nodes_that_take_the_place_of_others_are_put_in_order():
+    model = graph([helper.make_node("Neg", ["x"], ["y"])], {}, ["y"], 12)
+    late, early = (
+        helper.make_node("Abs", ["a"], ["y"]),
+        helper.make_node("Neg", ["x"], ["a"]),
+    )
+    Graph(model).replace(["y"], [late, early])
+    assert [node.op_type for node in model.graph.node] == ["Neg", "Abs"]
+    with pytest.raises(ValueError, match="nobody makes what y is made of"):
+        Graph(model).replace(["a"], [])
