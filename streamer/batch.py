@@ -21,6 +21,7 @@ Posteriors = tuple[list[float], ...]
 Answer = tuple[Posteriors, Floats] | StudentFailed
 """What became of one call: its posteriors and next state float32 [D], or why there are none."""
 
+_SCALE = np.float32(1 / 32768)
 GROW_AFTER = 100
 """Full batches without a fault after which a limit set by memory rises by one call."""
 
@@ -55,6 +56,7 @@ class BatchStep:
         self._fine = 0
         self._student = student
         block, size = student.metadata.block, student.metadata.state_size
+        self._whole = np.zeros((max_batch, block), np.int16)
         self._samples = np.zeros((max_batch, block), np.float32)
         self._valid = np.zeros(max_batch, np.int64)
         self._states = np.zeros((max_batch, size), np.float32)
@@ -82,13 +84,16 @@ class BatchStep:
         return answers
 
     def _attempt(self, rows: Sequence[tuple[Samples, Floats]]) -> list[Answer]:
-        size = len(rows)
-        for row, (block, state) in enumerate(rows):
-            samples = self._samples[row]
-            np.multiply(block, np.float32(1 / 32768), out=samples[: len(block)])
-            samples[len(block) :] = 0.0
-            self._valid[row] = len(block)
-            self._states[row] = state
+        size, (blocks, states) = len(rows), zip(*rows, strict=True)
+        self._valid[:size] = lengths = [len(block) for block in blocks]
+        if min(lengths) == self._whole.shape[1]:  # as nearly always
+            np.concatenate(blocks, out=self._whole[:size].reshape(-1))
+        else:
+            self._whole[:size] = 0
+            for row, block in enumerate(blocks):
+                self._whole[row, : len(block)] = block
+        np.multiply(self._whole[:size], _SCALE, out=self._samples[:size])
+        np.concatenate(states, out=self._states[:size].reshape(-1))
         posteriors, after = self._student.step(
             self._samples[:size], self._valid[:size], self._states[:size]
         )
