@@ -188,9 +188,7 @@ def test_real_student(real_bench, make_bench, student, data, form, sizes, where)
     assert moved_events == events
     for channel, final in finals.items():
         other = moved_finals[channel]
-        assert dataclasses.replace(other, posteriors=None) == dataclasses.replace(
-            final, posteriors=None
-        )
+        assert other._replace(posteriors=None) == final._replace(posteriors=None)
         assert final.posteriors is not None
         for one, two in zip(final.posteriors, other.posteriors, strict=True):
             np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)

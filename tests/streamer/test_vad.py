@@ -157,8 +157,9 @@ def test_nothing_is_kept_beyond_what_it_remembers():
     gate = SpeechGate()
     gate.push(np.zeros(10 * FRAME + 7, np.int16))
     gate.push(np.zeros(10 * FRAME + 7, np.int16))
-    assert len(gate._recent) == 5
-    assert all(kept.base is None for kept in (gate._rest, *gate._recent))
+    assert gate.waiting == 14
+    assert len(gate._rest) == 2 * 14
+    assert [len(kept) for kept in gate._recent] == 5 * [2 * FRAME]
 
 
 def test_position_counts_what_was_skipped(voices):
