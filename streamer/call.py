@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from streamer import messages
 from streamer.channel import Update
@@ -24,7 +24,8 @@ from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig, CallSession
 from streamer.snapshot import CallState
 from streamer.stream import Stream
-from streamer.unsent import Item, Unsent
+from streamer.teller import Teller
+from streamer.unsent import Item
 
 BACKLOG_SECONDS = 5.0
 """Speech, over all channels, that may wait for the student before the call's stream is not read."""
@@ -34,8 +35,6 @@ ACTIVE_SECONDS = 1.0
 """A call that has sent nothing for so long is held, or silent and suppressed."""
 MAX_UNSENT_EVENTS = 1000
 """Speech events that a slow reader may leave unread; predictions replace each other instead."""
-
-Response = pb.StreamClassifyResponse
 
 
 class Call:
@@ -85,8 +84,9 @@ class Call:
         self.over_since: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
-        self._unsent = Unsent()
-        self._said: dict[int, messages.Said] = {}
+        self.teller = Teller(
+            model.decider, config.min_speech_seconds, keeper, metrics, trace, clock
+        )
         self._progress = asyncio.Event()
         self._closed = self._moving = self._moved = False
         self._failure: CallError | None = None
@@ -102,16 +102,15 @@ class Call:
 
     def updated(self, update: Update) -> None:
         """Queue a prediction in place of an unsent older one of its channel."""
-        self._unsent.drop(lambda old: isinstance(old, Update) and old.channel == update.channel)
         self.say(update)
         self._progress.set()
 
     def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Queue a speech event."""
-        if len(self._unsent) > MAX_UNSENT_EVENTS:
+        if len(self.teller.unsent) > MAX_UNSENT_EVENTS:
             self.stop(
                 LimitExceeded(
-                    "unread responses", len(self._unsent), MAX_UNSENT_EVENTS, reason="unread"
+                    "unread responses", len(self.teller.unsent), MAX_UNSENT_EVENTS, reason="unread"
                 )
             )
         self.say(messages.speech_event(channel, started, audio_seconds))
@@ -161,7 +160,6 @@ class Call:
 
     def _remembered(self, state: CallState) -> None:
         """Queue a checkpoint in place of an unsent older one."""
-        self._unsent.drop(lambda old: isinstance(old, CallState))
         self.say(state)
         self._remember_if_due()  # the student may have been long about this one
 
@@ -212,9 +210,9 @@ class Call:
         return 0.0 if self._closed else self.session.lag(now)
 
     def say(self, item: Item) -> None:
-        """Queue a response; :meth:`write_all` sends it when the gateway reads."""
+        """Send a response when the gateway reads."""
         if not self._moved:  # else it is said again by the server that goes on
-            self._unsent.put(item)
+            self.teller.say(item)
 
     def handle(self, request: pb.StreamClassifyRequest) -> bool:
         """One message after the config; True when it finished the call."""
@@ -298,38 +296,9 @@ class Call:
             self._progress.clear()
             await self._progress.wait()
 
-    async def write_all(self, write: Callable[[Response], Awaitable[None]]) -> None:
-        """Send what is queued until :meth:`no_more_responses`."""
-        while (item := await self._unsent.next()) is not None:
-            due = None
-            if isinstance(item, Update):
-                due = None if item.final else item.received
-                # Made into a message only now: an overtaken update would be wasted work.
-                response = messages.prediction(
-                    item,
-                    self.model.decider,
-                    self.config.min_speech_seconds,
-                    self._said.get(item.channel),
-                )
-                self._said[item.channel] = (item, response)
-                if response.prediction.final:
-                    self._metrics.decided(response.prediction)
-            elif isinstance(item, CallState):
-                response = self._checkpoint(item)
-            else:
-                response = item
-            await write(response)
-            self._trace.sent(response)
-            if due is not None:
-                self._metrics.predicted(self._clock() - due)
-
-    def _checkpoint(self, state: CallState) -> Response:
-        assert self.keeper is not None  # noqa: S101 - it asked for the state
-        return messages.checkpoint(self.keeper.seal(state), state.sequence or 0)
-
     def no_more_responses(self) -> None:
-        """Let :meth:`write_all` return once everything queued is sent."""
-        self._unsent.complete()
+        """Let the teller return once everything queued is written."""
+        self.teller.unsent.complete()
 
     def close(self) -> None:
         """Leave the engine."""

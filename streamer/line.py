@@ -11,6 +11,7 @@ from google.rpc import code_pb2
 
 from streamer import messages
 from streamer.errors import CallError, LimitExceeded
+from streamer.outgoing import Outgoing
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.stream import undecodable
@@ -21,9 +22,6 @@ TELL = WINDOW // 4
 """Bytes after which a gateway is told how much was taken."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
-Say = Callable[[envelope.LineResponse], asyncio.Event | None]
-"""Queues a response; what it returns is set when the response is on its way, None if it is as good
-as that: to have every call wait for every prediction costs as much as to make it."""
 
 
 class Line:
@@ -31,7 +29,7 @@ class Line:
 
     Args:
         number: of the line.
-        say: of the trunk.
+        outgoing: of the trunk.
         peer: address of the gateway.
         auth: properties of its certificate.
         metadata: of the trunk, with the line's own.
@@ -40,13 +38,13 @@ class Line:
     def __init__(
         self,
         number: int,
-        say: Say,
+        outgoing: Outgoing,
         peer: str,
         auth: Mapping[str, Iterable[bytes]],
         metadata: Metadata,
     ) -> None:
         self.number = number
-        self._say = say
+        self._outgoing = outgoing
         self._peer = peer
         self._auth = auth
         self._metadata = metadata
@@ -149,7 +147,7 @@ class Line:
         if self._taken - self._told >= TELL:
             self._told = self._taken
             told = envelope.Taken(bytes=self._taken)
-            self._say(envelope.LineResponse(line=self.number, taken=told))
+            self._outgoing.say(envelope.LineResponse(line=self.number, taken=told))
 
     def _decoded(self, request: bytes) -> pb.StreamClassifyRequest:
         try:
@@ -161,23 +159,27 @@ class Line:
         """Have audio heard as it comes: to wake the call's task costs as much as to hear it."""
         self._at_once = at_once
 
+    @property
+    def free(self) -> bool:
+        """See :class:`streamer.stream.Writer`."""
+        return self._outgoing.free
+
+    def write_now(self, response: pb.StreamClassifyResponse) -> asyncio.Event:
+        """Send one; the event is set when it is on its way."""
+        coded = response.SerializeToString()
+        return self._outgoing.say(envelope.LineResponse(line=self.number, response=coded))
+
     async def write(self, response: pb.StreamClassifyResponse) -> None:
         """Send one; returns when the next may be sent."""
-        coded = response.SerializeToString()
-        await _sent(self._say(envelope.LineResponse(line=self.number, response=coded)))
+        await self.write_now(response).wait()
 
     async def end(self, error: CallError) -> None:
         """Say that the call ended badly."""
-        await _sent(self._say_end(line_end(error)))
+        await self._say_end(line_end(error)).wait()
 
-    def _say_end(self, end: envelope.LineEnd) -> asyncio.Event | None:
+    def _say_end(self, end: envelope.LineEnd) -> asyncio.Event:
         self._ended = True
-        return self._say(envelope.LineResponse(line=self.number, end=end))
-
-
-async def _sent(event: asyncio.Event | None) -> None:
-    if event is not None:
-        await event.wait()
+        return self._outgoing.say(envelope.LineResponse(line=self.number, end=end))
 
 
 def line_end(error: CallError) -> envelope.LineEnd:

@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 WATCH_SECONDS = 0.1
 """Between two looks at how far behind the server is."""
+GATHER_SECONDS = 0.004
+"""That a trunk's message waits for more responses where the server is busy: half as many go out."""
 
 
 class ClassifierService(pb_grpc.ClassifierServiceServicer):
@@ -163,10 +165,14 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     def heard(self, calls: int) -> None:
         """So many calls have sent what they have until the next message of their trunk.
 
-        If they are most of all, their blocks wait for no others.
+        If they are most of all, their blocks wait for no others, while there is time to spare.
         """
-        if 2 * calls > self._open_streams:
+        if 2 * calls > self._open_streams and not self._load.busy:
             self._models.hurry()
+
+    def gather(self) -> float:
+        """Seconds that a trunk's message should wait for more responses."""
+        return GATHER_SECONDS if self._load.busy else 0.0
 
     def must_serve(self, opener: Opener) -> str:
         """Identity of who opened a stream; raises CallError if it would get no call."""
@@ -183,7 +189,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     async def _converse(self, call: Call, stream: Stream) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
         reader = asyncio.create_task(call.read_all(stream))
-        writer = asyncio.create_task(call.write_all(stream.write))
+        writer = asyncio.create_task(call.teller.write_all(stream))
         try:
             over: set[asyncio.Future[Any]] = {reader, writer, call.stopped}
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,21 @@ ABORT_SECONDS = 5.0
 Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
 
 
-class Stream(Opener, Protocol):
+class Writer(Protocol):
+    """One call's way to its gateway."""
+
+    @property
+    def free(self) -> bool:
+        """Whether a response may be given to :meth:`write_now`."""
+
+    def write_now(self, response: pb.StreamClassifyResponse) -> object:
+        """Send one without waiting; see :attr:`free`."""
+
+    async def write(self, response: pb.StreamClassifyResponse) -> None:
+        """Send one; returns when the next may be sent."""
+
+
+class Stream(Opener, Writer, Protocol):
     """One call's way to its gateway and back."""
 
     async def read(self) -> pb.StreamClassifyRequest | None:
@@ -37,9 +51,6 @@ class Stream(Opener, Protocol):
         It answers whether it took the request; what it raises, :meth:`read` raises.
         """
 
-    async def write(self, response: pb.StreamClassifyResponse) -> None:
-        """Send one; returns when the next may be sent."""
-
     async def end(self, error: CallError) -> None:
         """Say that the call ended badly; nothing is written after."""
 
@@ -51,6 +62,8 @@ def undecodable(error: DecodeError) -> InvalidArgument:
 
 class OwnStream:
     """A gRPC stream of the call's own."""
+
+    free = False
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -69,6 +82,10 @@ class OwnStream:
 
     def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
         """Of no use: gRPC wakes a task for each message."""
+
+    def write_now(self, response: pb.StreamClassifyResponse) -> None:
+        """Cannot be: gRPC answers each write."""
+        raise NotImplementedError
 
     async def end(self, error: CallError) -> None:
         """The error's status and, where it has one, its retry delay."""

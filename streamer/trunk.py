@@ -25,6 +25,7 @@ from streamer.errors import (
     ServerFault,
 )
 from streamer.line import Line, Metadata, line_end
+from streamer.outgoing import Context, Outgoing
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2
 from streamer.security.identity import Opener
@@ -34,15 +35,11 @@ log = structlog.get_logger()
 
 EOF = grpc.aio.EOF
 NAME = trunk_pb2.DESCRIPTOR.services_by_name["TrunkService"].full_name
-LARGEST = 1 << 20
-"""Bytes of a message to the gateway, and the response that goes over; gRPC's clients take 4 MiB."""
 SPARE = 100
 """Lines that may be open beyond the calls of a server, to be refused."""
 TURN = 250
 """Requests that are taken before others have their turn."""
 TRACEPARENT = "traceparent"
-
-Context = grpc.aio.ServicerContext[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse]
 
 
 class Calls(Protocol):
@@ -60,69 +57,8 @@ class Calls(Protocol):
     def heard(self, calls: int) -> None:
         """So many calls have sent what they have until the next message of their trunk."""
 
-
-class Outgoing:
-    """What the lines have to say, gathered while the message before is being sent."""
-
-    def __init__(self) -> None:
-        self._responses: list[envelope.LineResponse] = []
-        self._sent = asyncio.Event()
-        self._sending = False
-        self._some, self._room = asyncio.Event(), asyncio.Event()
-        self._complete = False
-
-    def say(self, response: envelope.LineResponse) -> asyncio.Event | None:
-        """Queue one; the event is set when it is sent. None if nothing is in its way."""
-        self._responses.append(response)
-        self._some.set()
-        return self._sent if self._sending else None
-
-    def complete(self) -> None:
-        """Nothing more will be said."""
-        self._complete = True
-        self._some.set()
-
-    async def at_most(self, waiting: int, seconds: float) -> None:
-        """Return when no more responses than that wait to be sent.
-
-        Raises:
-            ReadTimeout: none was sent for so long.
-        """
-        while len(self._responses) > waiting:
-            self._room.clear()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._room.wait()
-            except TimeoutError:
-                raise ReadTimeout(seconds) from None
-
-    async def send_all(self, context: Context) -> None:
-        """Until :meth:`complete`."""
-        while True:
-            await self._some.wait()
-            self._some.clear()
-            responses, self._responses = self._responses, []
-            self._room.set()
-            sent, self._sent = self._sent, asyncio.Event()
-            self._sending = True
-            for message in _messages(responses):
-                await context.write(message)
-            self._sending = False
-            sent.set()
-            if self._complete and not self._responses:
-                return
-
-
-def _messages(responses: list[envelope.LineResponse]) -> list[envelope.StreamTrunkResponse]:
-    """The same in order, in messages of not much more than :data:`LARGEST`."""
-    made, size = [], LARGEST
-    for response in responses:
-        if size >= LARGEST:
-            made.append(envelope.StreamTrunkResponse())
-            size = 0
-        made[-1].lines.append(response)
-        size += len(response.response)
-    return made
+    def gather(self) -> float:
+        """Seconds that a message to a gateway should wait for more responses."""
 
 
 class _Trunk:
@@ -141,7 +77,7 @@ class _Trunk:
         self._context = context
         self._most = most
         self._patience = patience
-        self._outgoing = Outgoing()
+        self._outgoing = Outgoing(calls.gather)
         self._lines: dict[int, Line] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._highest = -1
@@ -231,7 +167,7 @@ class _Trunk:
         metadata = self._untraced
         if traceparent:
             metadata = (*metadata, (TRACEPARENT, traceparent.decode(errors="replace")))
-        line = Line(number, self._outgoing.say, self._peer, self._auth, metadata)
+        line = Line(number, self._outgoing, self._peer, self._auth, metadata)
         serving = asyncio.create_task(self._calls.serve(line))
         serving.add_done_callback(functools.partial(self._over, line))
         self._lines[number], self._serving[number] = line, serving

@@ -21,6 +21,8 @@ FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
 FULL_DEMAND = 0.95
 """Share of the CPU, taken for live audio, from which on new calls are refused."""
+BUSY_DEMAND = 0.5
+"""Share of the CPU, taken for live audio, from which on it is worth a few milliseconds."""
 KEEPING_UP = (0.97, 0.9)
 """Share of what live calls speak that a server without CPU time to spare has heard of late, below
 which predictions come half and a quarter as often."""
@@ -75,6 +77,11 @@ class Load:
         # not told apart one by one: one that a busy server began late is like a file at first.
         live = min(1.0, CATCHING_UP * calls / self._rate) if self._rate else 1.0
         self.demand = self._busy * live
+
+    @property
+    def busy(self) -> bool:
+        """Whether work should wait for other work, of which several together are cheaper."""
+        return self.demand >= BUSY_DEMAND
 
     @property
     def full(self) -> str:

@@ -50,6 +50,8 @@ class Desk:
         self.reads += 1
         return self.incoming.pop(0) if self.incoming else None
 
+    free = False
+
     async def write(self, response):
         await self.may_send.wait()
         self.sent.append(response)
@@ -113,14 +115,14 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
 
 def test_unread_predictions_are_replaced_by_newer_ones(run):
     async def scenario(desk):
-        writer = asyncio.create_task(desk.call.write_all(desk.write))
+        writer = asyncio.create_task(desk.call.teller.write_all(desk))
         desk.may_send.clear()
         for number in range(1, 201):
             desk.call.handle(audio(number, bytes(3200)))
             await asyncio.sleep(0)
-        assert len(desk.call._unsent) <= 2, "at most one prediction a channel waits"
+        assert len(desk.call.teller.unsent) <= 2, "at most one prediction a channel waits"
         await desk.call.finish()
-        assert len(desk.call._unsent) <= 2
+        assert len(desk.call.teller.unsent) <= 2
         desk.call.no_more_responses()
         desk.may_send.set()
         await writer
@@ -150,7 +152,7 @@ def test_unread_speech_events_end_the_call(run):
 
 def test_events_and_predictions_keep_their_order(run):
     async def scenario(desk):
-        writer = asyncio.create_task(desk.call.write_all(desk.write))
+        writer = asyncio.create_task(desk.call.teller.write_all(desk))
         desk.call.handle(audio(1, noise(1.0)))
         await until(desk.predictions)
         desk.call.handle(audio(2, bytes(2 * RATE)))
@@ -174,7 +176,7 @@ def test_finish_waits_for_every_final(run):
         assert not finishing.done()
         desk.student.gate.set()
         await finishing
-        assert [u.final for u in desk.call._unsent] == [True]
+        assert [u.final for u in desk.call.teller.unsent] == [True]
 
     run(scenario)
 
@@ -209,7 +211,7 @@ def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
             name = f"voicecohort_prediction_latency_seconds_{suffix}"
             return desk.metrics.registry.get_sample_value(name)
 
-        writer = asyncio.create_task(desk.call.write_all(desk.write))
+        writer = asyncio.create_task(desk.call.teller.write_all(desk))
         desk.student.gate.clear()
         desk.call.handle(audio(1, noise(0.9)))
         desk.now += 3.0
@@ -217,7 +219,7 @@ def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
         desk.now += 0.25
         desk.student.gate.set()
         desk.may_send.clear()
-        await until(lambda: not desk.call.session.backlog and not desk.call._unsent)
+        await until(lambda: not desk.call.session.backlog and not desk.call.teller.unsent)
         desk.now += 0.5
         desk.may_send.set()
         await until(desk.predictions)

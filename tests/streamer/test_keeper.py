@@ -84,6 +84,8 @@ class Desk:
         audio = pb.Audio(sequence=self.heard, data=data)
         self.call.handle(pb.StreamClassifyRequest(audio=audio))
 
+    free = False
+
     async def write(self, response):
         await self.may_send.wait()
         self.sent.append(response)
@@ -97,7 +99,7 @@ class Desk:
 def run(run_async, make_student, clock):
     async def main(scenario):
         desk = Desk(make_student(), clock)
-        writer = asyncio.create_task(desk.call.write_all(desk.write))
+        writer = asyncio.create_task(desk.call.teller.write_all(desk))
         try:
             await scenario(desk)
         finally:
@@ -122,7 +124,7 @@ def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
         for _ in range(20):
             desk.hear(1.0)
             await until(lambda: not desk.call.session.snapshot_under_way)
-        assert len(desk.call._unsent) <= 3
+        assert len(desk.call.teller.unsent) <= 3
         assert desk.checkpoints.states == []
         desk.may_send.set()
         await until(lambda: desk.sequences)

@@ -135,6 +135,13 @@ def test_a_core_that_is_taken_by_live_calls(busy, rate, full, stretch):
     assert (bool(load.full), load.stretch) == (full, stretch)
 
 
+@pytest.mark.parametrize(("share", "busy"), [(0.3, False), (0.45, False), (0.55, True)])
+def test_a_busy_server(share, busy):
+    load = Load()
+    lasting(load, busy=share, calls=400, rate=400)
+    assert load.busy == busy
+
+
 def test_files_that_take_the_core_make_no_prediction_wait():
     load = Load()
     lasting(load, calls=5, rate=200)

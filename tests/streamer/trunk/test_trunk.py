@@ -61,6 +61,15 @@ def test_the_trunk_of_most_calls_waits_for_no_others(trunked):
         await gateway.say(item(0, LINEAR))
         await gateway.until(0)
         assert not hurried
+        await gateway.say(item(7, LINEAR))
+        await gateway.began(7)
+        assert hurried.count(True) > 0
+        assert local.service.gather() == 0.0
+        local.service._load.demand = 0.6  # now a few milliseconds are worth less than CPU
+        assert local.service.gather() > 0.0
+        del hurried[:]
+        local.service.heard(2)
+        assert not hurried
         other.cancel()
 
     trunked(scenario)

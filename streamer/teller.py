@@ -1,0 +1,102 @@
+"""What a call says to its gateway, from when it is known to when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamer import messages
+from streamer.channel import Update
+from streamer.decision import Decider
+from streamer.keeper import Keeper
+from streamer.operation.metrics import Metrics
+from streamer.operation.tracing import CallTrace
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.snapshot import CallState
+from streamer.stream import Writer
+from streamer.unsent import Item, Unsent
+
+Response = pb.StreamClassifyResponse
+
+
+class Teller:
+    """Makes responses when the gateway can have them, and writes them.
+
+    Args:
+        decider: of the call's model.
+        min_speech_seconds: that the call asked for.
+        keeper: of the call's checkpoints, if it asked for them.
+        metrics: told of predictions.
+        trace: told of responses.
+        clock: seconds, monotonic.
+
+    Attributes:
+        unsent: what waits.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        min_speech_seconds: float,
+        keeper: Keeper | None,
+        metrics: Metrics,
+        trace: CallTrace,
+        clock: Callable[[], float],
+    ) -> None:
+        self._decider = decider
+        self._min_speech_seconds = min_speech_seconds
+        self._keeper = keeper
+        self._metrics = metrics
+        self._trace = trace
+        self._clock = clock
+        self._said: dict[int, messages.Said] = {}
+        self.unsent = Unsent()
+        self._idle: Writer | None = None  # what the writer's task writes to, while it has nothing
+
+    def say(self, item: Item) -> None:
+        """Write it where nothing is in its way: to wake a task costs as much as to make it.
+
+        Else it is queued, in place of an older prediction of its channel or an older checkpoint.
+        """
+        writer = self._idle
+        if writer is not None and writer.free and not len(self.unsent):
+            response = self._response(item)
+            writer.write_now(response)
+            self._written(item, response)
+            return
+        if isinstance(item, Update):
+            self.unsent.drop(lambda old: isinstance(old, Update) and old.channel == item.channel)
+        elif isinstance(item, CallState):
+            self.unsent.drop(lambda old: isinstance(old, CallState))
+        self.unsent.put(item)
+
+    async def write_all(self, writer: Writer) -> None:
+        """Write what is queued until there will be no more."""
+        self._idle = writer
+        try:
+            while (item := await self.unsent.next()) is not None:
+                self._idle = None
+                response = self._response(item)
+                await writer.write(response)
+                self._written(item, response)
+                self._idle = writer
+        finally:
+            self._idle = None
+
+    def _response(self, item: Item) -> Response:
+        if isinstance(item, Update):
+            # Made into a message only now: an overtaken update would be wasted work.
+            before = self._said.get(item.channel)
+            response = messages.prediction(item, self._decider, self._min_speech_seconds, before)
+            self._said[item.channel] = (item, response)
+            if item.final:
+                self._metrics.decided(response.prediction)
+            return response
+        if isinstance(item, CallState):
+            assert self._keeper is not None  # noqa: S101 - it asked for the state
+            return messages.checkpoint(self._keeper.seal(item), item.sequence or 0)
+        return item
+
+    def _written(self, item: Item, response: Response) -> None:
+        self._trace.sent(response)
+        if isinstance(item, Update) and not item.final:
+            self._metrics.predicted(self._clock() - item.received)
