@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from streamer.channel import Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
-from streamer.errors import CallError, FailedPrecondition, InvalidArgument, LimitExceeded
+from streamer.errors import CallError, FailedPrecondition, InvalidArgument
 from streamer.intake import Intake
 from streamer.listener import NOBODY, Listener
 from streamer.operation.load import Load
@@ -68,10 +68,8 @@ class CallSession:
             if not ignored
         }
         self._engine = engine
-        self._rate, self._frame_bytes = config.sample_rate, self._decoder.frame_bytes
-        self._most_samples = config.max_chunk_seconds * config.sample_rate
         self._order = Order(config.sample_rate)
-        self._intake = Intake(self._decoder)
+        self._intake = Intake(self._decoder, config.max_chunk_seconds)
         self._look()
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
@@ -184,10 +182,8 @@ class CallSession:
 
         ``received`` is its time on the caller's clock: that of the updates that it makes due.
         """
-        samples, part = divmod(len(data), self._frame_bytes)
-        if part or self.finishing or not 0 < samples <= self._most_samples:
-            self._must_run("audio")
-            self._must_fit(data)
+        self._must_run("audio")
+        samples = self._intake.samples(data)
         lost = self._order.place(sequence, samples, start_sample)
         if lost is None:
             return 0.0
@@ -202,25 +198,7 @@ class CallSession:
             passed = (self._order.heard - self._next_update) // step + 1
             self._next_update += passed * step
             self._request_updates(final=False, received=received)
-        return samples / self._rate
-
-    def _must_fit(self, data: bytes) -> None:
-        """Raise what is wrong with audio that is empty, too long or no whole number of samples."""
-        if not data:
-            raise InvalidArgument("audio.data", "0 bytes", "send at least one sample")
-        seconds = len(data) / self._frame_bytes / self._rate
-        if seconds > self.config.max_chunk_seconds:
-            raise LimitExceeded(
-                "audio.data",
-                f"{seconds:.3g} s",
-                f"{self.config.max_chunk_seconds:g} s a message",
-                reason="chunk",
-            )
-        raise InvalidArgument(
-            "audio.data",
-            f"{len(data)} bytes",
-            f"a sample of every channel takes {self._frame_bytes} bytes",
-        )
+        return samples / self.config.sample_rate
 
     def _hear(self) -> None:
         """Let the channels hear what has come."""
@@ -237,8 +215,8 @@ class CallSession:
         """
         channels = self._channels.values()
         room = 1 if self.config.speech_events else min(c.room for c in channels)
-        # In bytes of the call; one sample less, as half a sample can wait in a filter.
-        self._room = (room - 1) * self._rate // SAMPLE_RATE * self._frame_bytes
+        # One sample less, as half a sample can wait in a filter.
+        self._room = self._intake.bytes_of(room - 1)
         self._listening = any(c.listening for c in channels)
 
     def _skip(self, samples: int) -> None:
