@@ -158,7 +158,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._models.ended(call.model)
         if self._resumption is not None:
             self._resumption.ended(call, well=ending == "OK")
-        self._metrics.heard(call.session, call.counted)
+        self._metrics.heard([(call.session, call.counted)])
         self._metrics.ended(ending, reason)
         log_end(call, ending, reason)
 
@@ -269,8 +269,8 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         for limit, until in self._telling.items():
             if now >= until and not limit.expired():
                 limit.reschedule(0.0)  # at once
+        self._metrics.heard((call.session, call.counted) for call in self._calls)
         for call in self._calls:
-            self._metrics.heard(call.session, call.counted)
             enforce(self._policy, call, now)
             if call.keeper is not None and call.keeper.overdue:
                 call.remember()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -226,16 +227,22 @@ class Metrics:
         """New calls are refused from now on."""
         self._draining.set(1)
 
-    def heard(self, session: Session, before: Heard) -> None:
-        """Count what a call has heard since ``before``, which is brought up to date."""
-        now = Heard.of(session)
-        self._audio.inc(now.audio - before.audio)
-        self._classified.inc(now.classified - before.classified)
-        # After a discard a channel's speech starts from nothing again.
-        self._speech.inc(now.speech - before.speech if now.speech >= before.speech else now.speech)
-        self._lost.inc(now.lost - before.lost)
-        before.audio, before.classified = now.audio, now.classified
-        before.speech, before.lost = now.speech, now.lost
+    def heard(self, calls: Iterable[tuple[Session, Heard]]) -> None:
+        """Count what calls have heard since what is counted of each, which is brought up to date."""
+        audio = classified = speech = lost = 0.0
+        for session, before in calls:
+            now = Heard.of(session)
+            audio += now.audio - before.audio
+            classified += now.classified - before.classified
+            # After a discard a channel's speech starts from nothing again.
+            speech += now.speech - before.speech if now.speech >= before.speech else now.speech
+            lost += now.lost - before.lost
+            before.audio, before.classified = now.audio, now.classified
+            before.speech, before.lost = now.speech, now.lost
+        self._audio.inc(audio)
+        self._classified.inc(classified)
+        self._speech.inc(speech)
+        self._lost.inc(lost)
 
     def decided(self, prediction: pb.Prediction) -> None:
         """A final prediction was made."""

@@ -139,14 +139,14 @@ def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
     session.audio_seconds, session.classified_seconds = 10.0, 20.0
     session.speech_seconds, session.lost_seconds = 4.0, 1.0
     counted = Heard.of(session)
-    metrics.heard(session, counted)
+    metrics.heard([(session, counted)])
 
     def total(name):
         return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
 
     assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [0, 0, 0, 0]
     session.audio_seconds, session.classified_seconds, session.speech_seconds = 11.0, 22.0, 4.5
-    metrics.heard(session, counted)
+    metrics.heard([(session, counted)])
     assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [1, 2, 0.5, 0]
 
 
@@ -158,13 +158,13 @@ def test_a_long_call_is_counted_while_it_runs_and_not_twice():
 
     for second in range(1, 6):
         session.audio_seconds, session.speech_seconds = second, second / 2
-        metrics.heard(session, counted)
+        metrics.heard([(session, counted)])
         assert (total("audio"), total("speech")) == (second, second / 2)
     session.classified_seconds = 5.0
     session.speech_seconds = 0.25  # a discard, then a little more
-    metrics.heard(session, counted)
+    metrics.heard([(session, counted)])
     assert total("speech") == 2.75
-    metrics.heard(session, counted)
+    metrics.heard([(session, counted)])
     assert (total("audio"), total("speech"), total("lost")) == (5, 2.75, 0)
     assert total("classified") == 5
 
@@ -234,3 +234,12 @@ def test_none_are_served_unless_asked_for():
     with local_server() as started:
         (line,) = (entry for entry in started.log if entry.get("event") == "serving")
         assert line["metrics"] == ""
+
+
+def test_several_calls_are_counted_together():
+    metrics, counted = Metrics(), [Heard(), Heard(audio=1.0)]
+    sessions = [Session(), Session()]
+    sessions[0].audio_seconds, sessions[1].audio_seconds = 2.0, 4.0
+    metrics.heard(zip(sessions, counted, strict=True))
+    assert metrics.registry.get_sample_value("voicecohort_audio_seconds_total") == 5
+    assert [one.audio for one in counted] == [2.0, 4.0]
