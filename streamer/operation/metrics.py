@@ -228,7 +228,7 @@ class Metrics:
         self._draining.set(1)
 
     def heard(self, calls: Iterable[tuple[Session, Heard]]) -> None:
-        """Count what calls have heard since what is counted of each, which is brought up to date."""
+        """Count what calls have heard; what is counted of each is brought up to date."""
         audio = classified = speech = lost = 0.0
         for session, before in calls:
             now = Heard.of(session)
