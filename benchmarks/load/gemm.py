@@ -28,6 +28,8 @@ COPIES = 8
 ROUNDS = 7
 SLICE_SECONDS = 0.02
 """How long each round times one thing."""
+_SECOND = {"QGemm": 3}
+"""Where a product's second matrix is among its inputs, unless at 1."""
 Array = NDArray[Any]
 
 
@@ -142,7 +144,7 @@ def products(model: ModelProto, feed: dict[str, Array]) -> list[tuple[Product, l
         own = [weights[name] for name in node.input if name in weights]
         shapes = [
             tuple(weights[name].dims) if name in weights else values[name].shape
-            for name in node.input[:2]
+            for name in (node.input[0], node.input[_SECOND.get(node.op_type, 1)])
         ]
         types = tuple(str(value.dtype) for value in inputs.values())
         key = (node.op_type, *shapes, types, tuple(weight.data_type for weight in own))
