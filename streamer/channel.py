@@ -40,6 +40,16 @@ class Update(NamedTuple):
     received: float = 0.0
 
 
+class Asked(NamedTuple):
+    """What is known of an update before the student has heard all that it is to rest on."""
+
+    sequence: int
+    audio_seconds: float
+    lost_seconds: float
+    final: bool
+    received: float
+
+
 class Owner(Protocol):
     """What a channel tells its call."""
 
@@ -88,15 +98,15 @@ class Channel:
 
     def _begin(self) -> None:
         block = self._engine.student.metadata.block
-        self._block = np.empty(block, np.int16)
-        self._filled = 0
+        self._size = block  # samples
+        self._block = bytearray()  # being filled, int16: bytes are joined faster than arrays
         self.submitted = 0  # blocks
         self.completed = 0
         self.speech = 0  # samples that the posteriors rest on
         self._tail = 0  # heard samples of a short last block
         self.posteriors: Posteriors | None = None
-        self.due: tuple[int, Update] | None = None
-        self._next_due: tuple[int, Update] | None = None
+        self.due: tuple[int, Asked] | None = None
+        self._next_due: tuple[int, Asked] | None = None
         self._waiting: tuple[int, float] | None = None
         self.lane: Lane = self._engine.new_lane(self._stepped)
 
@@ -107,10 +117,9 @@ class Channel:
         Elsewhere a block's: speech may begin meanwhile, and brings what was before it, see
         :attr:`listening`.
         """
-        block = len(self._block)
         if self.held or not self.gate.speaking:
-            return block
-        frames = -(-(block - self._filled) // FRAME)
+            return self._size
+        frames = -(-(self._size - len(self._block) // 2) // FRAME)
         return frames * FRAME - self.gate.waiting
 
     @property
@@ -138,16 +147,17 @@ class Channel:
     def finish(self) -> None:
         """Hear what is left, down to the last whole frame."""
         self.flush()
-        if self._filled >= FRAME_SAMPLES:
-            self._tail = self._filled // FRAME_SAMPLES * FRAME_SAMPLES
-            self._submit(self._block[: self._filled].copy())
-        self._filled = 0
+        filled = len(self._block) // 2
+        if filled >= FRAME_SAMPLES:
+            self._tail = filled // FRAME_SAMPLES * FRAME_SAMPLES
+            self._submit(filled)
+        self._block.clear()
 
     def discard(self) -> None:
         """Another person speaks from now on."""
         self._engine.close_lane(self.lane)
         _, events = self.gate.flush()
-        self._heard((), events)
+        self._heard(b"", events)
         position = self.gate.position
         self.gate = SpeechGate()
         self.gate.skip(position)
@@ -159,7 +169,8 @@ class Channel:
         That is known when the student has heard it too. Never told if the channel is discarded,
         closed or fails before.
         """
-        gate, held, block = self.gate.snapshot(), self.held, self._block[: self._filled].copy()
+        gate, held = self.gate.snapshot(), self.held
+        block = np.frombuffer(bytes(self._block), np.int16)
 
         def answer(vector: Floats) -> None:
             # The results of the blocks before are handed out, and none of those behind.
@@ -186,40 +197,32 @@ class Channel:
                 raise ValueError("posteriors that are no probabilities")
         self.gate.restore(state.gate)
         self.held = state.held
-        self._filled = len(state.block)
-        self._block[: self._filled] = state.block
+        self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
         self.lane.state[:] = state.vector  # nothing is queued: the engine does not look at it
 
-    def _heard(self, pieces: Sequence[Samples], events: Sequence[tuple[bool, int]]) -> None:
+    def _heard(self, speech: bytes, events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:
             self._owner.event(self.index, started, position / SAMPLE_RATE)
-        for piece in pieces:
-            start = 0
-            while start < len(piece):
-                taken = min(len(piece) - start, len(self._block) - self._filled)
-                self._block[self._filled : self._filled + taken] = piece[start : start + taken]
-                self._filled += taken
-                start += taken
-                if self._filled == len(self._block):
-                    self._submit(self._block)
-                    self._block = np.empty_like(self._block)
-                    self._filled = 0
+        self._block += speech
+        while len(self._block) >= 2 * self._size:
+            self._submit(self._size)
 
-    def _submit(self, block: Samples) -> None:
+    def _submit(self, samples: int) -> None:
         self.submitted += 1
-        self._engine.submit(self.lane, block)
+        self._engine.submit(self.lane, np.frombuffer(bytes(self._block[: 2 * samples]), np.int16))
+        del self._block[: 2 * samples]
 
-    def request(self, update: Update) -> None:
-        """Send ``update`` as soon as all blocks submitted so far are done.
+    def request(self, asked: Asked) -> None:
+        """Send an update as soon as all blocks submitted so far are done.
 
         While one waits, of those behind it only the newest is kept: under load updates come less
         often, never late, and audio that comes faster than the student hears it starves none.
         """
         if self.due is None:
-            self.due = (self.submitted, update)
+            self.due = (self.submitted, asked)
         else:
-            self._next_due = (self.submitted, update)
+            self._next_due = (self.submitted, asked)
         self._emit_if_covered()
 
     def _stepped(self, result: Posteriors | CallError) -> None:
@@ -228,7 +231,7 @@ class Channel:
             return
         self.completed += 1
         last = self.completed == self.submitted
-        self.speech += self._tail if self._tail and last else len(self._block)
+        self.speech += self._tail if self._tail and last else self._size
         self.posteriors = result
         self._emit_if_covered()
         self._owner.progressed()
@@ -246,11 +249,18 @@ class Channel:
 
     def _emit_if_covered(self) -> None:
         while self.due is not None and self.completed >= self.due[0]:
-            update = self.due[1]
+            asked = self.due[1]
             self.due, self._next_due = self._next_due, None
             self._owner.emit(
-                update._replace(
-                    speech_seconds=self.speech / SAMPLE_RATE, posteriors=self.posteriors
+                Update(
+                    channel=self.index,
+                    sequence=asked.sequence,
+                    audio_seconds=asked.audio_seconds,
+                    speech_seconds=self.speech / SAMPLE_RATE,
+                    lost_seconds=asked.lost_seconds,
+                    posteriors=self.posteriors,
+                    final=asked.final,
+                    received=asked.received,
                 )
             )
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streamer.channel import Channel, Update
+from streamer.channel import Asked, Channel, Update
 from streamer.codec import SAMPLE_RATE, Decoder, Encoding
 from streamer.engine import Engine
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument
@@ -280,19 +280,10 @@ class CallSession:
             raise FailedPrecondition(field, "the call is already finished")
 
     def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
-        for index, channel in self._channels.items():
-            channel.request(
-                Update(
-                    channel=index,
-                    sequence=self._order.sequence or 0,
-                    audio_seconds=self.audio_seconds,
-                    speech_seconds=0.0,  # known when the posteriors are
-                    lost_seconds=self.lost_seconds,
-                    posteriors=None,
-                    final=final,
-                    received=received,
-                )
-            )
+        sequence = self._order.sequence or 0
+        asked = Asked(sequence, self.audio_seconds, self.lost_seconds, final, received)
+        for channel in self._channels.values():
+            channel.request(asked)
 
     def emit(self, update: Update) -> None:
         """A channel's update is complete."""

@@ -97,8 +97,8 @@ class SpeechGate:
         """Samples that wait for the end of their frame."""
         return len(self._rest) // 2
 
-    def push(self, samples: Samples) -> tuple[list[Samples], list[SpeechEvent]]:
-        """Any number of int16 samples -> pieces of speech, in order, and events."""
+    def push(self, samples: Samples) -> tuple[bytes, list[SpeechEvent]]:
+        """Any number of int16 samples -> those that are speech, as bytes, and events."""
         data = self._rest + samples.tobytes()
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
         self._rest = data[whole:]
@@ -131,7 +131,7 @@ class SpeechGate:
                 begun = start + _FRAME_BYTES
         if self.speaking and begun < whole:
             pieces.append(data[begun:whole])
-        return [np.frombuffer(piece, np.int16) for piece in pieces], events
+        return b"".join(pieces), events
 
     def skip(self, samples: int) -> None:
         """Audio that is not listened to (lost, on hold) passed by: only the position moves."""
@@ -167,22 +167,21 @@ class SpeechGate:
         self._voiced, self._unvoiced = state.voiced, state.unvoiced
         self.position, self.speaking = state.position, state.speaking
 
-    def flush(self) -> tuple[list[Samples], list[SpeechEvent]]:
+    def flush(self) -> tuple[bytes, list[SpeechEvent]]:
         """The call ended or was put on hold: hear the rest of running speech, close the gate."""
-        pieces, events = [], []
+        speech, events = b"", []
         self.position += self.waiting
         if self.speaking:
-            pieces = [np.frombuffer(self._rest, np.int16)] if self._rest else []
+            speech = self._rest
             events = [SpeechEvent(started=False, position=self.position)]
         self._rest = b""
         self._recent.clear()
         self._voiced = self._unvoiced = 0
         self.speaking = False
-        return pieces, events
+        return speech, events
 
 
 def speech_of(samples: Samples, settings: GateSettings | None = None) -> Samples:
     """All speech of one utterance, joined, as a server would hear it: int16 [n] -> int16 [m]."""
     gate = SpeechGate(settings)
-    pieces = gate.push(samples)[0] + gate.flush()[0]
-    return np.concatenate(pieces) if pieces else np.empty(0, np.int16)
+    return np.frombuffer(bytearray(gate.push(samples)[0] + gate.flush()[0]), np.int16)

@@ -48,10 +48,12 @@ def windows(call: NDArray[np.uint8], *, least_seconds: float = 0.5) -> Iterator[
     fresh = False
     due = step = round(EVERY_SECONDS * SAMPLE_RATE)
     for start in range(0, len(call), CHUNK):
-        pieces, _ = gate.push(decode(call[start : start + CHUNK].tobytes(), Encoding.MULAW))
-        if pieces:
+        speech, _ = gate.push(decode(call[start : start + CHUNK].tobytes(), Encoding.MULAW))
+        if speech:
             fresh = True
-            heard = np.concatenate([heard, *pieces])[-round(WINDOW_SECONDS * SAMPLE_RATE) :]
+            heard = np.concatenate([heard, np.frombuffer(speech, np.int16)])[
+                -round(WINDOW_SECONDS * SAMPLE_RATE) :
+            ]
         if start + CHUNK >= due:
             due += step
             if fresh and len(heard) >= least_seconds * SAMPLE_RATE:

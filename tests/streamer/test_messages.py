@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
@@ -246,12 +244,12 @@ def test_what_was_decided_is_said_again_only_where_nothing_was_heard_since(metad
 
     posteriors = ([0.9, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.3, 0.1])
     first = Update(0, 5, 0.5, 1.5, 0.25, posteriors, final=False)
-    quiet = replace(first, sequence=10, audio_seconds=1.0, lost_seconds=0.0, final=True)
+    quiet = first._replace(sequence=10, audio_seconds=1.0, lost_seconds=0.0, final=True)
     for later, asked in (
         (quiet, 0),
-        (replace(quiet, speech_seconds=0.5), 1),
-        (replace(quiet, posteriors=([0.8, 0.2], *posteriors[1:])), 1),
-        (replace(quiet, posteriors=None, speech_seconds=0.0), 1),
+        (quiet._replace(speech_seconds=0.5), 1),
+        (quiet._replace(posteriors=([0.8, 0.2], *posteriors[1:])), 1),
+        (quiet._replace(posteriors=None, speech_seconds=0.0), 1),
     ):
         decider = Counting(metadata)
         said = (first, messages.prediction(first, Decider(metadata), 0.0))

@@ -10,15 +10,14 @@ RATE = 8000
 
 def run(samples, sizes=(), settings=None):
     """Everything a gate gives for samples cut into these sizes and a rest, flushed."""
-    gate, pieces, events, start = SpeechGate(settings), [], [], 0
+    gate, speech, events, start = SpeechGate(settings), b"", [], 0
     for part in [*np.split(samples, np.minimum(np.cumsum(sizes, dtype=int), len(samples)))]:
-        p, e = gate.push(part)
-        pieces += p
+        s, e = gate.push(part)
+        speech += s
         events += e
         start += len(part)
-    p, e = gate.flush()
-    heard = np.concatenate([np.empty(0, np.int16), *pieces, *p])
-    return heard, [*events, *e]
+    s, e = gate.flush()
+    return np.frombuffer(speech + s, np.int16), [*events, *e]
 
 
 def alternate(events):
@@ -141,14 +140,14 @@ def test_two_gates_share_nothing(voices):
     mine, other = voices.caller[4 * RATE : 9 * RATE], voices.agent[8 * RATE : 13 * RATE]
     expected, expected_events = run(mine)
     gate, neighbour = SpeechGate(), SpeechGate()
-    pieces, events = [], []
+    speech, events = b"", []
     for start in range(0, len(mine), 500):
         neighbour.push(other[start : start + 500])
-        p, e = gate.push(mine[start : start + 500])
-        pieces += p
+        s, e = gate.push(mine[start : start + 500])
+        speech += s
         events += e
-    p, e = gate.flush()
-    np.testing.assert_array_equal(np.concatenate(pieces + p), expected)
+    s, e = gate.flush()
+    np.testing.assert_array_equal(np.frombuffer(speech + s, np.int16), expected)
     assert events + e == expected_events
 
 
@@ -174,22 +173,22 @@ def test_position_counts_what_was_skipped(voices):
 def test_flush_hears_the_rest_and_starts_afresh(voices):
     speech = voices.caller[5 * RATE : 6 * RATE + 100]  # 100 samples are no whole frame
     gate = SpeechGate()
-    pieces, events = gate.push(speech)
+    heard, events = gate.push(speech)
     assert gate.speaking
     rest, ends = gate.flush()
-    np.testing.assert_array_equal(rest[0], speech[len(speech) // FRAME * FRAME :])
+    assert rest == speech[len(speech) // FRAME * FRAME :].tobytes()
     assert ends == [(False, len(speech))]
     assert not gate.speaking
-    assert gate.flush() == ([], [])
+    assert gate.flush() == (b"", [])
     assert gate.position == len(speech)
     assert len(events) == 1
-    assert pieces
+    assert heard
 
 
 def test_flush_in_silence_gives_nothing():
     gate = SpeechGate()
     gate.push(np.zeros(1000, np.int16))
-    assert gate.flush() == ([], [])
+    assert gate.flush() == (b"", [])
     assert gate.position == 1000
 
 
