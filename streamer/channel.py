@@ -110,22 +110,18 @@ class Channel:
         self._waiting: tuple[int, float] | None = None
         self.lane: Lane = self._engine.new_lane(self._stepped)
 
-    @property
-    def room(self) -> int:
-        """Samples at 8 kHz after which a block is full at the earliest, where somebody speaks.
+    def outlook(self) -> tuple[bool, int]:
+        """Whether speech may begin with any sample, and how many are nothing to be visited for.
 
-        Elsewhere a block's: speech may begin meanwhile, and brings what was before it, see
-        :attr:`listening`.
+        Where somebody speaks that is after how many samples at 8 kHz a block is full at the
+        earliest. Elsewhere it is a block's: speech brings what was before it.
         """
-        if self.held or not self.gate.speaking:
-            return self._size
+        if self.held:
+            return False, self._size
+        if not self.gate.speaking:
+            return True, self._size
         frames = -(-(self._size - len(self._block) // 2) // FRAME)
-        return frames * FRAME - self.gate.waiting
-
-    @property
-    def listening(self) -> bool:
-        """Whether any sample may be one with which speech begins."""
-        return not (self.held or self.gate.speaking)
+        return False, frames * FRAME - self.gate.waiting
 
     def hear(self, samples: Samples) -> None:
         """8 kHz samples as they arrive."""

@@ -213,11 +213,13 @@ class CallSession:
         Until a block can be full the posteriors stay what they are, so that an update tells the
         same whether its audio was heard or not. Speech events are due at once.
         """
-        channels = self._channels.values()
-        room = 1 if self.config.speech_events else min(c.room for c in channels)
+        room, self._listening = 1 if self.config.speech_events else SAMPLE_RATE, False
+        for channel in self._channels.values():
+            listening, samples = channel.outlook()
+            room = min(room, samples)
+            self._listening = self._listening or listening
         # One sample less, as half a sample can wait in a filter.
         self._room = self._intake.bytes_of(room - 1)
-        self._listening = any(c.listening for c in channels)
 
     def _skip(self, samples: int) -> None:
         """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
