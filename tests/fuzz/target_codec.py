@@ -108,8 +108,8 @@ def _gate(samples: np.ndarray, sizes: list[int]) -> None:
             moved.restore(gate.snapshot())
             gate = moved
         told.append(gate.flush())
-        pieces = [piece for pieces, _ in told for piece in pieces]
-        return np.concatenate([np.empty(0, np.int16), *pieces]), [e for _, es in told for e in es]
+        speech = b"".join(speech for speech, _ in told)
+        return np.frombuffer(speech, np.int16), [event for _, events in told for event in events]
 
     one, events = heard([samples])
     other, same_events = heard([samples[part] for part in _cuts(len(samples), sizes)])
