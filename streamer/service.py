@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 WATCH_SECONDS = 0.1
 """Between two looks at how far behind the server is."""
+MANY = 5
+"""One in so many of all calls on one trunk, and blocks of others are not worth waiting for."""
 GATHER_SECONDS = 0.004
 """That a trunk's message waits for more responses where the server is busy: half as many go out."""
 
@@ -165,9 +167,9 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     def heard(self, calls: int) -> None:
         """So many calls have sent what they have until the next message of their trunk.
 
-        If they are most of all, their blocks wait for no others, while there is time to spare.
+        If they are many of all, their blocks wait for no others, while there is time to spare.
         """
-        if 2 * calls > self._open_streams and not self._load.busy:
+        if MANY * calls > self._open_streams and not self._load.busy:
             self._models.hurry()
 
     def gather(self) -> float:
