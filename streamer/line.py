@@ -61,7 +61,7 @@ class Line:
 
     def put(self, request: bytes) -> None:
         """A coded request has come."""
-        if self._at_once is not None and not self._requests and self._heard(request):
+        if not self._requests and self._heard(request):
             return
         if self._waiting > WINDOW:
             self._excess = self._excess or LimitExceeded(
