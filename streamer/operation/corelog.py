@@ -44,10 +44,10 @@ def _tell(lines: list[bytes], failed: Callable[[int], None]) -> None:
     texts = [line.decode(errors="backslashreplace") for line in lines if line]
     reasons = [handshake_failure(text) for text in texts]
     failures = Counter(reason for reason in reasons if reason is not None)
+    if failures:
+        failed(failures.total())  # first: who reads the log finds them counted
     for reason, count in failures.items():
         log.info("handshake_failed", reason=reason, count=count)
-    if failures:
-        failed(failures.total())
     for text, found in zip(texts, reasons, strict=True):
         if found is None:
             log.warning("native_output", text=text[:LONGEST_TEXT])

@@ -1,14 +1,16 @@
 """Lines of gRPC's core: what is made of them, and that standard error stays in order."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from streamer.operation.corelog import LONGEST_TEXT, handshake_failure
+from streamer.operation.corelog import LONGEST_TEXT, CoreLog, handshake_failure
 
 START = "I1125 09:38:04.984810   15080 ssl_transport_security.cc:2563] Handshake failed with error "
 FAILED = START + "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
@@ -37,6 +39,19 @@ def test_a_failed_handshake_is_told_from_other_lines(line, reason):
 @given(st.text())
 def test_any_other_text_is_no_failure(text):
     assert handshake_failure(text) is None
+
+
+def test_what_is_logged_is_counted_already():
+    source, sink = os.pipe()
+    core = CoreLog(source)
+    counted_at = []
+    with os.fdopen(source), capture_logs() as entries:
+        core.follow(lambda count: counted_at.append((count, len(entries))))
+        os.write(sink, FAILED.encode() + b"WRONG_VERSION_NUMBER: x\n")
+        os.close(sink)
+        core.join()
+    assert counted_at == [(1, 0)]
+    assert [entry["event"] for entry in entries] == ["handshake_failed"]
 
 
 SCRIPT = """
