@@ -190,12 +190,12 @@ class Models:
             try:
                 after = await self._next()
             except Exception as error:  # noqa: BLE001 - whatever a file does, calls have a model
-                log.error("model_kept", model=before.metadata.model_id, reason=_one_line(error))  # noqa: TRY400
                 self._metrics.swapped("kept")
+                log.error("model_kept", model=before.metadata.model_id, reason=_one_line(error))  # noqa: TRY400
                 return
             if after is before:
-                log.info("model_unchanged", model=before.metadata.model_id, digest=before.digest)
                 self._metrics.swapped("unchanged")
+                log.info("model_unchanged", model=before.metadata.model_id, digest=before.digest)
                 return
             self._calls.setdefault(after, 0)
             self.current = after
