@@ -13,7 +13,7 @@ Memory is the growth of the resident set over --calls calls that have heard thre
 session, speech gate, decoder and state, without gRPC's share of a stream.
 
 JSON keys: ``minutes``, ``ratio`` (median, min, max), ``cpu_ms_per_call_s`` of each, ``rounds``,
-``state_bytes`` (of one channel's state vector), ``memory_bytes_per_call``,
+``state_bytes`` (of one channel's state and cache), ``memory_bytes_per_call``,
 ``ageing_growth_bytes`` (resident set, while the old call aged), ``model``, ``device``.
 """
 
@@ -152,7 +152,7 @@ def main() -> int:
             "max": round(max(ratios), 4),
         },
         "cpu_ms_per_call_s": {n: round(statistics.median(c[1:]), 3) for n, c in costs.items()},
-        "state_bytes": 4 * student.metadata.state_size,
+        "state_bytes": student.metadata.memory_bytes,
         "memory_bytes_per_call": memory,
         "ageing_growth_bytes": growth,
         "model": student.metadata.model_id,

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from streamer.codec import Samples
 from streamer.errors import StudentFailed, StudentUnavailable
-from streamer.student import Floats, Metadata
+from streamer.student import Floats, Memory, Metadata
 
 log = structlog.get_logger()
 
 Posteriors = tuple[list[float], ...]
 """One list of class probabilities per task."""
-Answer = tuple[Posteriors, Floats] | StudentFailed
-"""What became of one call: its posteriors and next state float32 [D], or why there are none."""
+Answer = tuple[Posteriors, Memory] | StudentFailed
+"""What became of one call: its posteriors and its memory, or why there are none."""
 
 _SCALE = np.float32(1 / 32768)
 GROW_AFTER = 100
@@ -32,8 +32,8 @@ class Stepper(Protocol):
     metadata: Metadata
 
     def step(
-        self, samples: Floats, valid: NDArray[np.int64], state: Floats
-    ) -> tuple[list[Floats], Floats]:
+        self, samples: Floats, valid: NDArray[np.int64], memory: Memory
+    ) -> tuple[list[Floats], Memory]:
         """See :meth:`streamer.student.Student.step`."""
         ...
 
@@ -55,36 +55,38 @@ class BatchStep:
         self._max_batch = max_batch
         self._fine = 0
         self._student = student
-        block, size = student.metadata.block, student.metadata.state_size
+        block = student.metadata.block
         self._whole = np.zeros((max_batch, block), np.int16)
         self._samples = np.zeros((max_batch, block), np.float32)
         self._valid = np.zeros(max_batch, np.int64)
-        self._states = np.zeros((max_batch, size), np.float32)
+        self._memory = student.metadata.fresh(max_batch)
 
-    def run(self, rows: Sequence[tuple[Samples, Floats]]) -> list[Answer]:
+    def run(self, rows: Sequence[tuple[Samples, Memory]]) -> list[Answer]:
         """One answer a row; a failure costs only the rows that cause it.
 
         Args:
-            rows: block (int16, at most ``block`` samples) and state (float32 [D]) of each call,
-                at most ``max_batch``; not changed.
+            rows: block (int16, at most ``block`` samples) and memory of each call, at most
+                ``max_batch``; not changed.
         """
         try:
             answers = self._attempt(rows)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer to these rows
             if isinstance(error, MemoryError):
                 self._shrink(len(rows))
-            if len(rows) > 1:
-                half = len(rows) // 2
-                return [*self.run(rows[:half]), *self.run(rows[half:])]
-            say_failed(error)
-            if isinstance(error, MemoryError):
-                return [StudentUnavailable("out of memory")]
-            return [StudentFailed(type(error).__name__)]
-        self._grow(len(rows))
-        return answers
+            if len(rows) == 1:
+                say_failed(error)
+                if isinstance(error, MemoryError):
+                    return [StudentUnavailable("out of memory")]
+                return [StudentFailed(type(error).__name__)]
+        else:
+            self._grow(len(rows))
+            return answers
+        # Not in the handler: the error holds all that the attempt had.
+        half = len(rows) // 2
+        return [*self.run(rows[:half]), *self.run(rows[half:])]
 
-    def _attempt(self, rows: Sequence[tuple[Samples, Floats]]) -> list[Answer]:
-        size, (blocks, states) = len(rows), zip(*rows, strict=True)
+    def _attempt(self, rows: Sequence[tuple[Samples, Memory]]) -> list[Answer]:
+        size, (blocks, memories) = len(rows), zip(*rows, strict=True)
         self._valid[:size] = lengths = [len(block) for block in blocks]
         if min(lengths) == self._whole.shape[1]:  # as nearly always
             np.concatenate(blocks, out=self._whole[:size].reshape(-1))
@@ -92,20 +94,23 @@ class BatchStep:
             self._whole[:size] = 0
             for row, block in enumerate(blocks):
                 self._whole[row, : len(block)] = block
-        np.multiply(self._whole[:size], _SCALE, out=self._samples[:size])
-        np.concatenate(states, out=self._states[:size].reshape(-1))
-        posteriors, after = self._student.step(
-            self._samples[:size], self._valid[:size], self._states[:size]
-        )
+        samples = self._samples[:size]
+        state, cache = self._memory.state[:size], self._memory.cache[:size]
+        samples[:] = self._whole[:size]  # converted first: in the product numpy needs a buffer
+        samples *= _SCALE
+        np.concatenate([memory.state for memory in memories], out=state.reshape(-1))
+        np.concatenate([memory.cache for memory in memories], out=cache.reshape(-1))
+        posteriors, after = self._student.step(samples, self._valid[:size], Memory(state, cache))
         # A sum is finite only if all it adds are: half the work of looking at each.
         with np.errstate(invalid="ignore", over="ignore"):
-            sums = [answer.sum(axis=1) for answer in (*posteriors, after)]
+            sums = [answer.sum(axis=1) for answer in (*posteriors, after.state)]
         fine: list[bool] = np.isfinite(np.stack(sums)).all(axis=0).tolist()
         lists = [posterior.tolist() for posterior in posteriors]
         answers: list[Answer] = []
         for row in range(size):
             if fine[row]:
-                answers.append((tuple(task[row] for task in lists), after[row]))
+                memory = Memory(after.state[row], after.cache[row])
+                answers.append((tuple(task[row] for task in lists), memory))
             else:
                 log.error("student_failed", reason="not finite")
                 answers.append(StudentFailed("its answer is not finite"))

@@ -13,7 +13,7 @@ from streamer.engine import Engine
 from streamer.errors import CallError
 from streamer.lane import Lane
 from streamer.snapshot import ChannelState
-from streamer.student import TASKS, Floats
+from streamer.student import TASKS, Memory
 from streamer.vad import FRAME, SpeechGate
 
 FRAME_SAMPLES = 160
@@ -168,9 +168,9 @@ class Channel:
         gate, held = self.gate.snapshot(), self.held
         block = np.frombuffer(bytes(self._block), np.int16)
 
-        def answer(vector: Floats) -> None:
+        def answer(memory: Memory) -> None:
             # The results of the blocks before are handed out, and none of those behind.
-            tell(ChannelState(gate, held, block, self.speech, self.posteriors, vector))
+            tell(ChannelState(gate, held, block, self.speech, self.posteriors, memory))
 
         self._engine.snapshot(self.lane, answer)
 
@@ -183,8 +183,10 @@ class Channel:
         metadata = self._engine.student.metadata
         if len(state.block) >= metadata.block or state.speech < 0:
             raise ValueError(f"{len(state.block)} samples wait, {state.speech} are heard")
-        if state.vector.shape != self.lane.state.shape or not np.isfinite(state.vector).all():
-            raise ValueError(f"a vector of {state.vector.shape}, or not finite")
+        if [len(part) for part in state.memory] != [len(part) for part in self.lane.memory]:
+            raise ValueError("a memory of another size")
+        if not np.isfinite(state.memory.state).all():
+            raise ValueError("a state that is not finite")
         if state.posteriors is not None:
             classes = [len(metadata.labels.of(task)) for task in TASKS]
             if [len(posterior) for posterior in state.posteriors] != classes:
@@ -195,7 +197,7 @@ class Channel:
         self.held = state.held
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
-        self.lane.state[:] = state.vector  # nothing is queued: the engine does not look at it
+        self.lane.remember(state.memory)  # nothing is queued: the engine does not look at it
 
     def _heard(self, speech: bytes, events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:

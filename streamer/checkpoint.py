@@ -21,7 +21,7 @@ from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.sealing import OVERHEAD, Sealer, SealError
 from streamer.snapshot import CallState, ChannelState
-from streamer.student import Metadata
+from streamer.student import Memory, Metadata
 from streamer.vad import GateState
 
 CALL_KEY_BYTES = 16
@@ -78,7 +78,7 @@ def new_call_key() -> bytes:
 def most_bytes(metadata: Metadata) -> int:
     """Longest message that a checkpoint of this student can be before it is compressed."""
     block = 2 * metadata.block
-    return _SMALL_BYTES + MAX_CHANNELS * (4 * metadata.state_size + block)
+    return _SMALL_BYTES + MAX_CHANNELS * (metadata.memory_bytes + block)
 
 
 def most_sealed_bytes(metadata: Metadata) -> int:
@@ -235,7 +235,8 @@ def _packed_channel(index: int, state: ChannelState) -> inner.ChannelMemory:
         block=_bytes(state.block),
         speech=state.speech,
         posteriors=[inner.Posterior(probabilities=task) for task in state.posteriors or ()],
-        vector=state.vector.astype("<f4", copy=False).tobytes(),
+        state=state.memory.state.astype("<f4", copy=False).tobytes(),
+        cache=state.memory.cache.tobytes(),
     )
 
 
@@ -272,7 +273,10 @@ def _unpacked_channel(memory: inner.ChannelMemory) -> ChannelState:
         block=_samples(memory.block),
         speech=_count(memory.speech),
         posteriors=tuple(list(task.probabilities) for task in memory.posteriors) or None,
-        vector=np.frombuffer(memory.vector, "<f4").astype(np.float32, copy=False),
+        memory=Memory(
+            np.frombuffer(memory.state, "<f4").astype(np.float32, copy=False),
+            np.frombuffer(memory.cache, np.uint8),
+        ),
     )
 
 

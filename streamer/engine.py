@@ -1,6 +1,6 @@
 """Batches blocks of all calls into one student, on one thread of its own.
 
-Each channel of a call is a lane with its own state vector. A batch takes at most one block per
+Each channel of a call is a lane with its own memory. A batch takes at most one block per
 lane, the lane that waited longest first; a lane that was just served goes to the back, so a
 caller who floods cannot delay live ones. After the first block of a batch the thread gathers
 others for a few milliseconds: a block costs half as much CPU among eight as alone, and nobody
@@ -25,7 +25,7 @@ from streamer.errors import CallError, ServerFault, StudentFailed, StudentUnavai
 from streamer.lane import Lane, Ready
 from streamer.operation.health import Health
 from streamer.outbox import Mark, Outbox
-from streamer.student import Floats
+from streamer.student import Memory
 
 log = structlog.get_logger()
 
@@ -98,14 +98,14 @@ class Engine:
 
     def new_lane(self, on_step: Callable[[Posteriors | CallError], None]) -> Lane:
         """A lane whose call has not begun."""
-        return Lane(self.student.metadata.state_size, on_step)
+        return Lane(self.student.metadata.fresh(), on_step)
 
     def submit(self, lane: Lane, block: Samples) -> None:
         """Queue one block of int16 samples; a short one must be the lane's last."""
         self._queue(lane, block)
 
-    def snapshot(self, lane: Lane, tell: Callable[[Floats], None]) -> None:
-        """Ask for the state after the blocks submitted so far.
+    def snapshot(self, lane: Lane, tell: Callable[[Memory], None]) -> None:
+        """Ask for the memory after the blocks submitted so far.
 
         Args:
             lane: whose.
@@ -259,7 +259,7 @@ class Engine:
                     runner.batch.append((lane, block))
                     lane.pending.popleft()
                 else:
-                    lane.queued = False  # closed meanwhile, or only asked for its state
+                    lane.queued = False  # closed meanwhile, or only asked for its memory
                 self._ready.drop_first()  # not before: an error above must lose no lane
         if not runner.batch:
             self._outbox.send()  # else that is done after the step
@@ -271,7 +271,7 @@ class Engine:
             item = lane.pending[0]
             if not isinstance(item, Mark):
                 return item
-            item.state = lane.state.copy()
+            item.memory = lane.memory.copy()
             self._outbox.put(lane, item)
             lane.pending.popleft()
         return None
@@ -281,7 +281,7 @@ class Engine:
         runner.began = began = self._clock()
         waited = began - batch[0][0].since  # lanes are served in the order they came
         try:
-            answers = runner.step.run([(block, lane.state) for lane, block in batch])
+            answers = runner.step.run([(block, lane.memory) for lane, block in batch])
             with self._wake:
                 if runner is not self._runner:
                     return  # given up: these lanes have failed
@@ -300,10 +300,11 @@ class Engine:
             runner.began, runner.overdue = None, False
 
     def _settle(self, lanes: list[Lane], answers: list[Answer]) -> None:
-        """Each lane its next state or its failure; under the lock."""
+        """Each lane its next memory or its failure; under the lock."""
         for lane, answer in zip(lanes, answers, strict=True):
             if isinstance(answer, StudentFailed):
                 self._fail([lane], answer)
             else:
-                posteriors, lane.state[:] = answer
+                posteriors, memory = answer
+                lane.remember(memory)
                 self._outbox.put(lane, posteriors)

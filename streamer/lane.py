@@ -5,33 +5,36 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-import numpy as np
-
 from streamer.batch import Posteriors
 from streamer.codec import Samples
 from streamer.errors import CallError
 from streamer.outbox import Mark
+from streamer.student import Memory
 
 
 class Lane:
     """One channel of one call, as the engine sees it.
 
     Args:
-        state_size: D.
+        memory: of a call that has not begun.
         on_step: called with the posteriors after each block, or with an error, at most once,
             after which nothing more comes. Runs where the engine's ``deliver`` runs it.
     """
 
-    __slots__ = ("closed", "failed", "on_step", "pending", "queued", "since", "state")
+    __slots__ = ("closed", "failed", "memory", "on_step", "pending", "queued", "since")
 
-    def __init__(self, state_size: int, on_step: Callable[[Posteriors | CallError], None]) -> None:
-        self.state = np.zeros(state_size, np.float32)
+    def __init__(self, memory: Memory, on_step: Callable[[Posteriors | CallError], None]) -> None:
+        self.memory = memory
         self.on_step = on_step
         self.pending: deque[Samples | Mark] = deque()
         self.queued = False  # among the ready ones or in the running batch
         self.since = 0.0  # when it became ready
         self.failed = False  # an error is under way to it
         self.closed = False
+
+    def remember(self, memory: Memory) -> None:
+        """Take over a copy of it."""
+        self.memory.state[:], self.memory.cache[:] = memory
 
 
 class Ready:

@@ -11,7 +11,7 @@ import structlog
 
 from streamer.batch import Posteriors
 from streamer.errors import CallError, ServerFault
-from streamer.student import Floats
+from streamer.student import Memory
 
 log = structlog.get_logger()
 
@@ -25,15 +25,15 @@ class Hearer(Protocol):
 
 @dataclass
 class Mark:
-    """Stands among a lane's blocks: what is its state once those before are done?
+    """Stands among a lane's blocks: what is its memory once those before are done?
 
     Attributes:
         tell: called with it; never if the lane is closed or fails before.
-        state: float32 [D], a copy, when the engine has come to the mark.
+        memory: a copy, when the engine has come to the mark.
     """
 
-    tell: Callable[[Floats], None]
-    state: Floats | None = None
+    tell: Callable[[Memory], None]
+    memory: Memory | None = None
 
 
 Result = Posteriors | CallError | Mark
@@ -74,8 +74,8 @@ class Outbox:
 def _tell(lane: Hearer, result: Result) -> None:
     if not isinstance(result, Mark):
         lane.on_step(result)
-    elif result.state is not None:
-        result.tell(result.state)
+    elif result.memory is not None:
+        result.tell(result.memory)
 
 
 def _end(lane: Hearer, error: CallError) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from streamer.batch import Posteriors
 from streamer.codec import Samples
-from streamer.student import Floats
+from streamer.student import Memory
 from streamer.vad import GateState
 
 
@@ -26,7 +26,7 @@ class ChannelState:
         block: int16, speech that does not yet fill a block.
         speech: samples that the posteriors rest on.
         posteriors: the last; None before the first.
-        vector: float32 [D], the student's memory.
+        memory: the student's.
     """
 
     gate: GateState
@@ -34,7 +34,7 @@ class ChannelState:
     block: Samples
     speech: int
     posteriors: Posteriors | None
-    vector: Floats
+    memory: Memory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import streamer.operation.telemetry  # noqa: F401 - onnxruntime asks while it is loaded
 
@@ -21,6 +21,7 @@ from streamer.codec import SAMPLE_RATE
 from streamer.errors import ModelFileError
 
 Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
 CONTRACT = 1
 """The version of the file's contract that this server speaks."""
@@ -92,6 +93,7 @@ class Metadata(_Strict):
     sample_rate: Literal[8000]
     block: int = Field(gt=0, le=SAMPLE_RATE)
     state_size: int = Field(gt=0)
+    cache_size: int = Field(0, ge=0)
     labels: Labels
     calibration: dict[str, Calibration]
     decision: dict[str, DecisionRule]
@@ -106,9 +108,37 @@ class Metadata(_Strict):
         return self
 
     @property
+    def memory_bytes(self) -> int:
+        """What the student remembers of a call."""
+        return 4 * self.state_size + self.cache_size
+
+    def fresh(self, *calls: int) -> Memory:
+        """Of calls that have not begun: of so many, or of one without an axis for calls."""
+        return Memory(
+            np.zeros((*calls, self.state_size), np.float32),
+            np.zeros((*calls, self.cache_size), np.uint8),
+        )
+
+    @property
     def block_seconds(self) -> float:
         """Speech between two posteriors of a call."""
         return self.block / self.sample_rate
+
+
+class Memory(NamedTuple):
+    """What a student remembers of B calls, or of one, then without the first axis.
+
+    Attributes:
+        state: float32 [B, D].
+        cache: uint8 [B, C], frames that layers hear again; C is 0 for a student without.
+    """
+
+    state: Floats
+    cache: Bytes
+
+    def copy(self) -> Memory:
+        """Of arrays of its own."""
+        return Memory(self.state.copy(), self.cache.copy())
 
 
 class Student:
@@ -177,6 +207,8 @@ class Student:
         m = self.metadata
         widths = {task: len(m.labels.of(task)) for task in TASKS}
         wanted = {"samples": m.block, "state": m.state_size, "state_out": m.state_size, **widths}
+        if m.cache_size:
+            wanted |= {"cache": m.cache_size, "cache_out": m.cache_size}
         nodes = (*self._session.get_inputs(), *self._session.get_outputs())
         found = {node.name: node.shape[-1] for node in nodes if len(node.shape) > 1}
         if found != wanted:
@@ -186,30 +218,34 @@ class Student:
             raise ModelFileError(f"model file {path}: shapes fix the batch size: {fixed}")
 
     def step(
-        self, samples: Floats, valid: NDArray[np.int64], state: Floats
-    ) -> tuple[list[Floats], Floats]:
+        self, samples: Floats, valid: NDArray[np.int64], memory: Memory
+    ) -> tuple[list[Floats], Memory]:
         """One block for each of B calls.
 
         Args:
             samples: [B, block] in [-1, 1].
             valid: [B], samples that are real.
-            state: [B, D].
+            memory: of the calls.
 
         Returns:
-            Posteriors of :data:`TASKS`, each [B, classes], and the next state [B, D].
+            Posteriors of :data:`TASKS`, each [B, classes], and the calls' memory after it.
 
         Raises:
             MemoryError: the runtime could not allocate what so many calls need.
         """
+        feed = {"samples": samples, "valid": valid, "state": memory.state}
+        names = [*TASKS, "state_out"]
+        if self.metadata.cache_size:
+            feed["cache"] = memory.cache
+            names.append("cache_out")
         try:
-            *posteriors, after = self._session.run(
-                [*TASKS, "state_out"], {"samples": samples, "valid": valid, "state": state}
-            )
+            after = self._session.run(names, feed)
         except Exception as error:
             if _OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(str(error).splitlines()[0]) from error
             raise
-        return posteriors, after
+        cache = after[-1] if self.metadata.cache_size else memory.cache
+        return after[: len(TASKS)], Memory(after[len(TASKS)], cache)
 
     def close(self) -> None:
         """Free the runtime's memory, whoever still knows the student; it cannot step again."""

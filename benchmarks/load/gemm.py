@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from rich.progress import track
 
-from streamer.student import Student
+from streamer.student import Metadata, Student
 
 COPIES = 8
 ROUNDS = 7
@@ -156,16 +156,21 @@ def products(model: ModelProto, feed: dict[str, Array]) -> list[tuple[Product, l
     return list(found.values())
 
 
+def silence(meta: Metadata, batch: int) -> dict[str, Array]:
+    """Inputs of a step: the first block of so many calls that say nothing."""
+    samples, valid = np.zeros((batch, meta.block), np.float32), np.full(batch, meta.block)
+    memory = {name: part for name, part in meta.fresh(batch)._asdict().items() if part.size}
+    return {"samples": samples, "valid": valid, **memory}
+
+
 def gemm_floor(path: Path, batch: int) -> dict[str, float]:
     """Step and ideal CPU time at one batch size, taken in turns; see :func:`gemm_curve`."""
     student = Student(path, provider="cpu")
-    block, size = student.metadata.block, student.metadata.state_size
+    meta = student.metadata
     random = np.random.default_rng(0)
-    feed: dict[str, Array] = {
-        "samples": (0.1 * random.standard_normal((batch, block))).astype(np.float32),
-        "valid": np.full(batch, block),
-        "state": np.zeros((batch, size), np.float32),
-    }
+    feed = silence(meta, batch)
+    feed["samples"] = (0.1 * random.standard_normal((batch, meta.block))).astype(np.float32)
+    memory = meta.fresh(batch)
     found = products(optimised(path), feed)
     runners = [
         (product, product.runner(own, 1), product.runner(own, COPIES)) for product, own in found
@@ -174,9 +179,7 @@ def gemm_floor(path: Path, batch: int) -> dict[str, float]:
     singles: list[list[float]] = [[] for _ in runners]
     copies: list[list[float]] = [[] for _ in runners]
     for _ in range(ROUNDS):
-        steps.append(
-            best_seconds(lambda: student.step(feed["samples"], feed["valid"], feed["state"]))
-        )
+        steps.append(best_seconds(lambda: student.step(feed["samples"], feed["valid"], memory)))
         for index, (_, one, many) in enumerate(runners):
             singles[index].append(best_seconds(one))
             copies[index].append(best_seconds(many))

@@ -35,14 +35,17 @@ def what_it_is(inputs: Inputs) -> str:
             f"speech of one channel at {meta['sample_rate']:,} Hz, {1000 * block:g} ms a step",
         ),
         ("output", _outputs(meta)),
-        (
-            "memory of a call",
-            f"{meta['state_size']:,} floats, {4 * meta['state_size'] / 1000:.0f} kB",
-        ),
+        ("memory of a call", _memory(meta)),
         ("work", f"{model.mflop:.0f} million operations in matrix products per second of speech"),
         ("cost", _cost(inputs)),
     ]
     return Table("", ("", ""), rows).markdown(words=True) + "\n\n" + _labels(meta)
+
+
+def _memory(meta: dict[str, Any]) -> str:
+    floats, cached = meta["state_size"], meta.get("cache_size", 0)
+    parts = f"{floats:,} floats" + (f" and {cached:,} bytes" if cached else "")
+    return f"{parts}, {(4 * floats + cached) / 1000:.0f} kB"
 
 
 def _architecture(model: ModelFile) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from load.gemm import optimised, products
+from load.gemm import optimised, products, silence
 from scoring.tables import Result
 
 from streamer.student import METADATA_KEY, Metadata
@@ -156,15 +156,10 @@ def _numbers(tensor: onnx.TensorProto) -> int:
 
 
 def _mflop(path: Path, metadata: dict[str, Any]) -> float:
-    block = metadata["block"]
-    feed = {
-        "samples": np.zeros((1, block), np.float32),
-        "valid": np.full(1, block),
-        "state": np.zeros((1, metadata["state_size"]), np.float32),
-    }
-    found = products(optimised(path), feed)
+    meta = Metadata.model_validate(metadata)
+    found = products(optimised(path), silence(meta, 1))
     flop = sum(2 * one.count * int(np.prod(one.shape)) for one, _ in found)
-    return float(flop * metadata["sample_rate"] / block / 1e6)
+    return float(flop / meta.block_seconds / 1e6)
 
 
 def _read_json(flag: str, path: Path) -> Result:

@@ -47,9 +47,9 @@ def steps(options: argparse.Namespace) -> tuple[str, Hear]:
             for window in windows(call):
                 blocks = len(window) // BLOCK
                 samples = _scaled(window, blocks)
-                state = np.zeros((1, student.metadata.state_size), np.float32)
+                memory = student.metadata.fresh(1)
                 for start in range(0, blocks * BLOCK, BLOCK):
-                    _, state = student.step(samples[:, start : start + BLOCK], valid, state)
+                    _, memory = student.step(samples[:, start : start + BLOCK], valid, memory)
                 predictions += 1
         return predictions
 

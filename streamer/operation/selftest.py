@@ -51,11 +51,11 @@ def _voice() -> Floats:
 def _run(student: Student, blocks: Floats, rows: int) -> list[Floats]:
     """Final posteriors of row 0, the other rows being silent calls."""
     meta = student.metadata
-    state = np.zeros((rows, meta.state_size), np.float32)
+    memory = meta.fresh(rows)
     valid = np.full(rows, meta.block, np.int64)
     posteriors: list[Floats] = []
     for block in blocks:
         samples = np.zeros((rows, meta.block), np.float32)
         samples[0] = block
-        posteriors, state = student.step(samples, valid, state)
+        posteriors, memory = student.step(samples, valid, memory)
     return [posterior[0] for posterior in posteriors]

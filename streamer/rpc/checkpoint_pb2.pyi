@@ -101,7 +101,8 @@ class ChannelMemory(_message.Message):
     BLOCK_FIELD_NUMBER: _builtins.int
     SPEECH_FIELD_NUMBER: _builtins.int
     POSTERIORS_FIELD_NUMBER: _builtins.int
-    VECTOR_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """From 0."""
     held: _builtins.bool
@@ -110,8 +111,10 @@ class ChannelMemory(_message.Message):
     """Speech that does not yet fill a block, int16 little-endian at 8 kHz."""
     speech: _builtins.int
     """Samples at 8 kHz that the posteriors rest on."""
-    vector: _builtins.bytes
-    """The student's memory of the channel, float32 little-endian."""
+    state: _builtins.bytes
+    """The student's state of the channel, float32 little-endian."""
+    cache: _builtins.bytes
+    """The student's cache of the channel; empty if it has none."""
     @_builtins.property
     def gate(self) -> Global___GateMemory:
         """Of the speech gate."""
@@ -129,11 +132,12 @@ class ChannelMemory(_message.Message):
         block: _builtins.bytes = ...,
         speech: _builtins.int = ...,
         posteriors: _abc.Iterable[Global___Posterior] | None = ...,
-        vector: _builtins.bytes = ...,
+        state: _builtins.bytes = ...,
+        cache: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "gate", b"gate", "held", b"held", "index", b"index", "posteriors", b"posteriors", "speech", b"speech", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "cache", b"cache", "gate", b"gate", "held", b"held", "index", b"index", "posteriors", b"posteriors", "speech", b"speech", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ from streamer.rpc import voicecohort_pb2 as pb
 MODES = ("forged", "damaged", "content", "compressed", "memory", "fields", "fields", "fields")
 NUMBERS = (0, 1, 7999, 8000, 2**40, 2**40 + 1, 2**63, 2**64 - 1)
 PROBABILITIES = (0.0, -1.0, 1.0, 0.5, float("nan"), float("inf"), 1e-45, 3e38)
-BYTES = ("vad", "rest", "recent", "block", "vector", "filters", "posteriors")
+BYTES = ("vad", "rest", "recent", "block", "state", "cache", "filters", "posteriors")
 LENGTHS = (0, 1, 2, 32, 33, 480, 478, 736, 2400, 2560)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.engine import Engine
 from streamer.session import CallConfig, CallSession
-from streamer.student import TASKS, Metadata
+from streamer.student import TASKS, Memory, Metadata
 
 WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""
@@ -46,6 +46,7 @@ class FakeStudent:
                 "sample_rate": 8000,
                 "block": 1280,
                 "state_size": state_size,
+                "cache_size": 4,
                 "labels": {
                     "gender": ["female", "male"],
                     "age_group": ["young", "middle", "senior"],
@@ -65,7 +66,7 @@ class FakeStudent:
         self.freed = threading.Event()
         self.room = 1000
 
-    def step(self, samples, valid, state):
+    def step(self, samples, valid, memory):
         self.stepping.set()
         assert self.gate.wait(WAIT_SECONDS)
         firsts = np.rint(samples[:, 0] * 32768).astype(int).tolist()
@@ -77,20 +78,24 @@ class FakeStudent:
             assert self.freed.wait(WAIT_SECONDS)
         if self.RAISES in firsts:
             raise ArithmeticError("marker")
-        after = np.empty_like(state)
+        state, cache = memory
+        after, kept = np.empty_like(state), np.empty_like(cache)
         rows = []
         for row, first in enumerate(firsts):
             assert (samples[row, valid[row] :] == 0).all(), "padding must be silence"
             assert (state[row] == state[row, 0]).all(), "a state of two lanes"
+            assert (cache[row] == int(state[row, 0]) & 0xFF).all(), "the cache of another lane"
             heard = np.rint(samples[row, : valid[row]] * 32768).astype("<i2").tobytes()
             # 24 bits, which a float32 holds exactly
-            after[row] = zlib.crc32(heard, int(state[row, 0])) & 0xFFFFFF
-            rows.append(self._posteriors(int(after[row, 0])))
+            digest = zlib.crc32(heard, int(state[row, 0])) & 0xFFFFFF
+            after[row], kept[row] = digest, digest & 0xFF
+            rows.append(self._posteriors(digest))
             if first == self.NAN:
                 rows[-1][1][0] = np.nan
             if first == self.INF:
                 after[row, :2] = np.inf, -np.inf
-        return [np.array([row[task] for row in rows], np.float32) for task in range(3)], after
+        posteriors = [np.array([row[task] for row in rows], np.float32) for task in range(3)]
+        return posteriors, Memory(after, kept)
 
     def _posteriors(self, digest):
         rows = []

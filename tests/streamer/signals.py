@@ -38,7 +38,7 @@ def direct(student, samples):
     """Posteriors and heard samples of an utterance, by nothing but a loop over its speech."""
     meta = student.metadata
     speech = speech_of(samples)
-    state = np.zeros((1, meta.state_size), np.float32)
+    memory = meta.fresh(1)
     posteriors, heard = None, 0
     for start in range(0, len(speech), meta.block):
         block = speech[start : start + meta.block]
@@ -46,7 +46,7 @@ def direct(student, samples):
             break
         padded = np.zeros((1, meta.block), np.float32)
         padded[0, : len(block)] = block / np.float32(32768)
-        tasks, state = student.step(padded, np.array([len(block)]), state)
+        tasks, memory = student.step(padded, np.array([len(block)]), memory)
         posteriors = [task[0].tolist() for task in tasks]
         heard += len(block) // FRAME_SAMPLES * FRAME_SAMPLES
     return posteriors, heard

@@ -8,6 +8,7 @@ import pytest
 
 from streamer.batch import GROW_AFTER, BatchStep
 from streamer.errors import StudentFailed, StudentUnavailable
+from tests.streamer.doubles import FakeStudent
 
 BLOCK = 1280
 
@@ -18,11 +19,12 @@ def student(make_student):
 
 
 def rows(*firsts):
+    memory = FakeStudent().metadata.fresh()
     made = []
     for first in firsts:
         block = np.full(BLOCK, 7, np.int16)
         block[0] = first
-        made.append((block, np.zeros(8, np.float32)))
+        made.append((block, memory))
     return made
 
 
@@ -37,7 +39,7 @@ def test_out_of_memory_is_tried_with_fewer_and_costs_nobody(student, make_studen
     wanted = BatchStep(make_student(), 16).run(rows(*range(16)))
     assert posteriors(answers) == posteriors(wanted)
     for mine, other in zip(answers, wanted, strict=True):
-        np.testing.assert_array_equal(mine[1], other[1])
+        np.testing.assert_array_equal(mine[1].state, other[1].state)
     assert [len(batch) for batch in student.batches] == [16, 8, 4, 4, 8, 4, 4]
     assert step.limit == 4
 
@@ -81,7 +83,7 @@ def test_one_bad_row_in_eight_takes_seven_steps(student, make_student, place):
 
 def test_block_of_the_wrong_shape_costs_its_row(student):
     """Also what goes wrong before the student is asked, while the batch is put together."""
-    bad = (np.full(BLOCK + 1, 7, np.int16), np.zeros(8, np.float32))
+    bad = (np.full(BLOCK + 1, 7, np.int16), student.metadata.fresh())
     answers = BatchStep(student, 4).run([*rows(1), bad, *rows(2)])
     assert [isinstance(answer, StudentFailed) for answer in answers] == [False, True, False]
 
@@ -93,7 +95,7 @@ from streamer.batch import BatchStep
 from streamer.student import Student
 student = Student(provider="cpu")
 meta = student.metadata
-row = (np.full(meta.block, 100, np.int16), np.zeros(meta.state_size, np.float32))
+row = (np.full(meta.block, 100, np.int16), meta.fresh())
 step = BatchStep(student, 1024)
 step.run([row])
 try:

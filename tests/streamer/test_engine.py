@@ -54,13 +54,13 @@ def blocked(bench, student, heard, first):
 def test_each_block_is_answered_in_order(bench, make_student):
     reference = make_student()
     heard = Heard(bench)
-    state = np.zeros((1, 8), np.float32)
+    memory = reference.metadata.fresh(1)
     wanted = []
     for first in range(1, 9):
         samples = block(first)
         bench.engine.submit(heard.lane, samples)
-        posteriors, state = reference.step(
-            (samples / np.float32(32768))[None].astype(np.float32), np.array([BLOCK]), state
+        posteriors, memory = reference.step(
+            (samples / np.float32(32768))[None].astype(np.float32), np.array([BLOCK]), memory
         )
         wanted.append(tuple(p[0].tolist() for p in posteriors))
     bench.wait(lambda: len(heard.results) == 8)
@@ -78,7 +78,7 @@ def test_short_block_is_padded_with_silence_and_told_as_such(bench, make_student
     bench.wait(lambda: short.results)
     padded = np.zeros((1, BLOCK), np.float32)
     padded[0, :320] = block(3, 320) / np.float32(32768)
-    posteriors, _ = reference.step(padded, np.array([320]), np.zeros((1, 8), np.float32))
+    posteriors, _ = reference.step(padded, np.array([320]), reference.metadata.fresh(1))
     assert short.results == [tuple(p[0].tolist() for p in posteriors)]
 
 
@@ -87,9 +87,9 @@ def test_samples_reach_the_student_in_its_range(make_bench, make_student):
     seen = []
     step = student.step
 
-    def watch(samples, valid, state):
-        seen.append((samples.min(), samples.max(), samples.dtype, valid.dtype, state.dtype))
-        return step(samples, valid, state)
+    def watch(samples, valid, memory):
+        seen.append((samples.min(), samples.max(), samples.dtype, valid.dtype, memory.state.dtype))
+        return step(samples, valid, memory)
 
     student.step = watch
     bench = make_bench(student)
@@ -191,12 +191,12 @@ def test_any_load_is_answered_as_if_alone(make_student, submissions, max_batch):
         assert len(set(of_lanes)) == len(of_lanes), "two blocks of one lane in a batch"
     reference = make_student()
     for lane in range(6):
-        state = np.zeros((1, 8), np.float32)
+        memory = reference.metadata.fresh(1)
         wanted = []
         for number, owner in enumerate(submissions):
             if owner == lane:
                 samples = (block(lane * 1000 + number) / np.float32(32768)).astype(np.float32)
-                posteriors, state = reference.step(samples[None], np.array([BLOCK]), state)
+                posteriors, memory = reference.step(samples[None], np.array([BLOCK]), memory)
                 wanted.append(tuple(p[0].tolist() for p in posteriors))
         assert results[lane] == wanted
 

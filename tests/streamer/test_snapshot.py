@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from streamer.codec import Encoding
 from streamer.errors import StudentFailed
+from streamer.student import Memory
 
 RATE = 8000
 FORMATS = [(e, rate, channels) for e in Encoding for rate in (8000, 16000) for channels in (1, 2)]
@@ -291,7 +292,7 @@ def test_discard_on_the_way_makes_it_one_of_after_the_discard(make_bench, make_s
     bench.quiet()
     (state,) = told
     assert state.channels[0].speech == 0
-    assert not state.channels[0].vector.any()
+    assert not state.channels[0].memory.state.any()
     assert state.channels[1].speech > 0
 
 
@@ -423,6 +424,10 @@ def broken(state, where, **changes):
     return dataclasses.replace(state, channels={0: dataclasses.replace(channel, **changes)})
 
 
+def memory(state, cached=4):
+    return Memory(state.astype(np.float32), np.zeros(cached, np.uint8))
+
+
 WRONG = [
     ("call", {"channels": {}}),
     ("call", {"heard": -1}),
@@ -435,9 +440,10 @@ WRONG = [
     ("call", {"filters": (np.zeros(54, np.int16),) * 2}),
     ("channel", {"block": np.zeros(1280, np.int16)}),
     ("channel", {"speech": -1}),
-    ("channel", {"vector": np.zeros(7, np.float32)}),
-    ("channel", {"vector": np.full(8, np.nan, np.float32)}),
-    ("channel", {"vector": np.full(8, np.inf, np.float32)}),
+    ("channel", {"memory": memory(np.zeros(7))}),
+    ("channel", {"memory": memory(np.full(8, np.nan))}),
+    ("channel", {"memory": memory(np.full(8, np.inf))}),
+    ("channel", {"memory": memory(np.zeros(8), cached=3)}),
     ("channel", {"posteriors": ([0.5, 0.5],)}),
     ("channel", {"posteriors": ([0.5, 0.5], [0.5, 0.5], [1.0])}),
     ("channel", {"posteriors": ([np.nan, 0.5], [1 / 3] * 3, [0.25] * 4)}),

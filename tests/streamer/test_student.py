@@ -65,15 +65,14 @@ def test_shipped_student_says_what_it_is(student):
     assert student.providers == ["CPUExecutionProvider"]
 
 
-def test_step_gives_probabilities_and_a_state(student):
+def test_step_gives_probabilities_and_a_memory(student):
     meta = student.metadata
     rng = np.random.default_rng(0)
     samples = rng.uniform(-0.5, 0.5, (3, meta.block)).astype(np.float32)
-    posteriors, state = student.step(
-        samples, np.full(3, meta.block), np.zeros((3, meta.state_size), np.float32)
-    )
-    assert state.shape == (3, meta.state_size)
-    assert state.any(axis=1).all()
+    posteriors, memory = student.step(samples, np.full(3, meta.block), meta.fresh(3))
+    assert memory.state.shape == (3, meta.state_size)
+    assert memory.cache.shape == (3, meta.cache_size)
+    assert memory.state.any(axis=1).all()
     for task, posterior in zip(TASKS, posteriors, strict=True):
         assert posterior.shape == (3, len(meta.labels.of(task)))
         assert (posterior >= 0).all()
@@ -85,10 +84,10 @@ def test_rows_of_a_batch_are_independent(student):
     rng = np.random.default_rng(1)
     samples = rng.uniform(-0.5, 0.5, (4, 5, meta.block)).astype(np.float32)
     valid = np.array([meta.block, meta.block, 640, meta.block])
-    state = np.zeros((5, meta.state_size), np.float32)
-    alone = [np.zeros((1, meta.state_size), np.float32) for _ in range(5)]
+    memory = meta.fresh(5)
+    alone = [meta.fresh(1) for _ in range(5)]
     for step in range(4):
-        together, state = student.step(samples[step], np.full(5, valid[step]), state)
+        together, memory = student.step(samples[step], np.full(5, valid[step]), memory)
         for row in range(5):
             posteriors, alone[row] = student.step(
                 samples[step, row : row + 1], valid[step : step + 1], alone[row]
@@ -97,12 +96,12 @@ def test_rows_of_a_batch_are_independent(student):
                 np.testing.assert_allclose(one[0], many[row], rtol=0, atol=1e-4)
 
 
-def test_state_carries_what_was_heard(student):
+def test_memory_carries_what_was_heard(student):
     """The same block after other speech gives another answer."""
     meta = student.metadata
     rng = np.random.default_rng(2)
     samples = rng.uniform(-0.5, 0.5, (2, 1, meta.block)).astype(np.float32)
-    fresh = np.zeros((1, meta.state_size), np.float32)
+    fresh = meta.fresh(1)
     full = np.array([meta.block])
     after_other = student.step(samples[0], full, fresh)[1]
     cold, _ = student.step(samples[1], full, fresh)
@@ -116,9 +115,7 @@ def test_padding_is_not_heard(student):
     rng = np.random.default_rng(3)
     samples = rng.uniform(-0.5, 0.5, (2, meta.block)).astype(np.float32)
     samples[1, :480] = samples[0, :480]
-    posteriors, _ = student.step(
-        samples, np.full(2, 480), np.zeros((2, meta.state_size), np.float32)
-    )
+    posteriors, _ = student.step(samples, np.full(2, 480), meta.fresh(2))
     for posterior in posteriors:
         np.testing.assert_allclose(posterior[0], posterior[1], rtol=0, atol=1e-5)
 

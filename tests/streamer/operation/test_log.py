@@ -265,14 +265,16 @@ def test_no_audio_is_logged(heard):
 
 def test_no_state_and_no_checkpoint_is_logged(heard, student):
     log, hidden = heard
-    block, size = student.metadata.block, student.metadata.state_size
+    meta = student.metadata
+    block = meta.block
     speech = speech_of(decode(hidden["audio"], Encoding.MULAW))
-    state = np.zeros((1, size), np.float32)
+    memory = meta.fresh(1)
     for number in range(20):
         piece = speech[None, number * block : (number + 1) * block] / np.float32(32768)
-        _, state = student.step(piece, np.array([block]), state)
-        assert not found(traces_of(state[0].tobytes()), log)
-        assert not numbers_found(state[0], log)
+        _, memory = student.step(piece, np.array([block]), memory)
+        for part in memory:
+            assert not found(traces_of(part.tobytes()), log)
+        assert not numbers_found(memory.state[0], log)
     for checkpoint in hidden["checkpoints"][:5]:
         assert not found(traces_of(checkpoint), log)
 

@@ -15,9 +15,9 @@ class Broken:
 
     def __init__(self, fault):
         self.fault = fault
-        self.metadata = SimpleNamespace(model_id="broken-1", block=8000, state_size=2)
+        self.metadata = SimpleNamespace(model_id="broken-1", block=8000, fresh=lambda _: None)
 
-    def step(self, samples, valid, state):
+    def step(self, samples, valid, memory):
         assert len(valid) == len(samples)
         rows = len(samples)
         fine = np.full((rows, 2), 0.5, np.float32)
@@ -30,7 +30,7 @@ class Broken:
             wrong[0] = (1 / rows, 1 - 1 / rows)
         elif self.fault == "raises":
             raise RuntimeError("no such kernel")
-        return [fine, wrong, fine], state
+        return [fine, wrong, fine], memory
 
 
 def test_the_shipped_student_passes(student):

@@ -66,7 +66,12 @@ def told(recorder):
 def remembered(state):
     channel = state.channels[0]
     samples = (channel.gate.rest.tolist(), channel.gate.recent.tolist(), channel.block.tolist())
-    heard = (channel.gate.position, channel.speech, channel.posteriors, channel.vector.tolist())
+    heard = (
+        channel.gate.position,
+        channel.speech,
+        channel.posteriors,
+        channel.memory.state.tolist(),
+    )
     return (state.heard, state.next_update, *samples, *heard)
 
 
