@@ -3,7 +3,8 @@
 Contract 1 (docs: README, "The model file"): inputs ``samples`` float32 [B, N], ``valid`` int64
 [B], ``state`` float32 [B, D]; outputs ``gender``, ``age_group``, ``age_band`` float32
 [B, classes] and ``state_out`` float32 [B, D]. ONNX forbids one name for an input and an output,
-hence ``state_out``. Metadata: one JSON object under the key ``voicecohort``.
+hence ``state_out``. What :mod:`model.quantise` makes of it has ``cache`` and ``cache_out`` besides,
+uint8 [B, C]. Metadata: one JSON object under the key ``voicecohort``.
 """
 
 from __future__ import annotations

@@ -137,9 +137,16 @@ def flatten(model: ModelProto) -> ModelProto:
 
 
 def drop_unread(model: ModelProto) -> None:
-    """Drop the weights that no node reads."""
+    """Drop the nodes and weights that nobody reads."""
     graph = model.graph
-    read = {name for node in graph.node for name in node.input}
+    read = {value.name for value in graph.output}
+    kept_nodes = list[NodeProto]()
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            kept_nodes.insert(0, node)
+            read.update(node.input)
+    del graph.node[:]
+    graph.node.extend(kept_nodes)
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)

@@ -15,134 +15,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
+from model.activations import Product, Ranges, products
+from model.caches import in_bytes
 from model.depthwise import DOMAIN, Depthwise, Eight, depthwise
 from model.export import METADATA_KEY
-from model.graph import Graph, drop_unread, sooner
-from model.spectrum import add_first, squares_of
+from model.framing import gather_frames
+from model.graph import Graph, axis_of, drop_unread, sooner
+from model.spectrum import add_first
 
 Floats = NDArray[np.float32]
 
-SMALLEST_PRODUCT = 64 * 256
-"""Weights of the smallest product that is worth quantising."""
 _WEIGHT_LEVELS = 63
-_SAMPLED = 4096
-"""Values of an activation that are kept of every block, for its quantile."""
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A MatMul with constant weights, and the Add of a constant behind it, if there is one.
-
-    Attributes:
-        node: the MatMul.
-        weight: [inputs, outputs].
-        bias: [outputs].
-        output: what it makes, bias included.
-    """
-
-    node: NodeProto
-    weight: Floats
-    bias: Floats | None
-    output: str
-
-    @property
-    def source(self) -> str:
-        """What it reads."""
-        return str(self.node.input[0])
-
-
-@dataclass
-class Ranges:
-    """What was seen of each activation that feeds a product.
-
-    Attributes:
-        low: smallest value, by tensor name.
-        sample: absolute values, by tensor name.
-    """
-
-    low: dict[str, float] = field(default_factory=dict)
-    sample: dict[str, list[Floats]] = field(default_factory=dict)
-
-    def see(self, name: str, values: Floats) -> None:
-        """Note the values of one block."""
-        self.low[name] = min(self.low.get(name, 0.0), float(values.min()))
-        flat = np.abs(values).ravel()
-        step = max(1, flat.size // _SAMPLED)
-        self.sample.setdefault(name, []).append(np.append(flat[::step], flat.max()))
-
-    def top(self, name: str, quantile: float) -> float:
-        """The value at which the activation is clipped; more than 0."""
-        return max(float(np.quantile(np.concatenate(self.sample[name]), quantile)), 1e-6)
-
-
-def _products(graph: Graph) -> list[_Product]:
-    found = []
-    for node in graph.nodes:
-        weight = graph.constant(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is None or weight.size < SMALLEST_PRODUCT or _feeds_spectrum(graph, node):
-            continue
-        bias, output = None, node.output[0]
-        readers = graph.readers(output)
-        if len(readers) == 1 and readers[0].op_type == "Add":
-            after = readers[0]
-            other = next((name for name in after.input if name != output), "")
-            bias = graph.constant(other)
-            output = output if bias is None else after.output[0]
-        found.append(_Product(node, weight, bias, output))
-    return found
-
-
-def _feeds_spectrum(graph: Graph, node: NodeProto) -> bool:
-    """Whether the product is the DFT (squared next) or the mel matrix (clipped for the log)."""
-    clipped = any(reader.op_type == "Clip" for reader in graph.readers(node.output[0]))
-    return clipped or squares_of(graph, node) is not None
-
-
-def observe(model: ModelProto, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> Ranges:
-    """Run blocks through the float32 student and note what its products and convolutions read.
-
-    Args:
-        model: as :func:`model.export.export` writes it.
-        feeds: inputs of consecutive steps without ``state``; it starts from zeros and is carried
-            on. A new call begins after an empty batch.
-    """
-    graph = Graph(model)
-    read = [product.source for product in _products(graph)]
-    names = list(dict.fromkeys([*read, *(layer.frames for layer in depthwise(graph))]))
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    size = session.get_inputs()[2].shape[1]
-    ranges = Ranges()
-    state = np.zeros((0, size), np.float32)
-    for feed in feeds:
-        batch = len(feed["samples"])
-        if not len(state):
-            state = np.zeros((batch, size), np.float32)
-        if not batch:
-            state = state[:0]
-            continue
-        *activations, state = session.run([*names, "state_out"], {**feed, "state": state})
-        for name, values in zip(names, activations, strict=True):
-            ranges.see(name, values)
-    return ranges
 
 
 def quantised(
@@ -156,7 +47,7 @@ def quantised(
 
     Args:
         model: float32 student.
-        ranges: of its activations, see :func:`observe`.
+        ranges: of its activations, see :func:`model.activations.observe`.
         quantile: of an activation's absolute values at which it is clipped; 1 clips nothing.
         made_by: command and settings; published in the provenance beside the student's own.
 
@@ -165,13 +56,15 @@ def quantised(
     """
     result = ModelProto()
     result.CopyFrom(model)
+    if all(entry.domain != DOMAIN for entry in result.opset_import):
+        result.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     writer = _Writer(Graph(result), ranges, quantile)
-    products = _products(writer.graph)
-    if not products:
+    found = products(writer.graph)
+    if not found:
         raise ValueError("no product of the graph is large enough to quantise")
     layers = {layer.expanded: layer for layer in depthwise(writer.graph)}
-    heard = {product.source for product in products}
-    for index, product in enumerate(products):
+    heard = {product.source for product in found}
+    for index, product in enumerate(found):
         layer = layers.get(product.output)
         if layer is not None and layer.projected in heard:
             writer.expansion(f"product{index}", product, layer)
@@ -180,7 +73,9 @@ def quantised(
     writer.finish()
     sooner(writer.graph)
     add_first(writer.graph)
-    _tidy(result, dict(made_by or {}))
+    gather_frames(result)
+    floats, cached = in_bytes(result)
+    _tidy(result, {"state_size": floats, "cache_size": cached}, dict(made_by or {}))
     return result
 
 
@@ -201,24 +96,43 @@ class _Writer:
         self._new: list[NodeProto] = []
         self._made: set[str] = set()  # activations in 8 bits
 
-    def product(self, name: str, product: _Product) -> None:
+    def product(self, name: str, product: Product) -> None:
         """8 bits in, float32 out."""
-        read = self._quantised(product.source)
-        levels, scale = self._weight(name, product.weight)
+        read, weight = self._joined(product)
+        levels, scale = self._weight(name, weight)
         inputs = [read.data, levels, read.scale, scale, read.zero, ""]
         if product.bias is not None:
             inputs.append(self.graph.add(f"{name}_bias", product.bias.astype(np.float32)))
         node = helper.make_node("MatMulIntegerToFloat", inputs, [product.output], domain=DOMAIN)
         self._replace(product, [node])
 
-    def expansion(self, name: str, product: _Product, layer: Depthwise) -> None:
+    def _joined(self, product: Product) -> tuple[Eight, Floats]:
+        """What it reads in 8 bits, and weights for it.
+
+        Parts that other products read are quantised once, as those want them; how much more a
+        level of one part is worth than of another is in the weights.
+        """
+        parts = [self._eight(name) for name in product.parts]
+        if len({int(self._value(part.zero)) for part in parts}) != 1:
+            return self._quantised(product.source), product.weight
+        steps = np.asarray([self._value(part.scale) for part in parts])
+        largest = parts[int(steps.argmax())]
+        share = np.repeat(steps / steps.max(), list(product.parts.values()))
+        data = [self._quantised(name).data for name in product.parts]
+        joined = largest._replace(data=f"{product.source}_q")
+        join = self.graph.maker(product.source)
+        assert join is not None
+        self._new.append(helper.make_node("Concat", data, [joined.data], axis=axis_of(join)))
+        return joined, product.weight * share[:, None].astype(np.float32)
+
+    def expansion(self, name: str, product: Product, layer: Depthwise) -> None:
         """8 bits in and out, and through the convolution behind."""
         read = self._quantised(product.source)
         levels, scale = self._weight(name, product.weight)
         made = self._eight(layer.frames)
         bias = ""
         if product.bias is not None:
-            sums = np.rint(product.bias / (self._step(read.scale) * self._step(scale)))
+            sums = np.rint(product.bias / (self._value(read.scale) * self._value(scale)))
             bias = self.graph.add(f"{name}_bias", sums.astype(np.int32))
         inputs, outputs = product.weight.shape
         rows = self.graph.add(f"rows_of_{inputs}", np.asarray([-1, inputs], np.int64))
@@ -245,7 +159,7 @@ class _Writer:
         """Change the graph."""
         self.graph.replace(self._gone, self._new)
 
-    def _replace(self, product: _Product, nodes: list[NodeProto]) -> None:
+    def _replace(self, product: Product, nodes: list[NodeProto]) -> None:
         self._gone |= {product.node.output[0], product.output}
         self._new += nodes
 
@@ -278,23 +192,22 @@ class _Writer:
             self.graph.add(f"{name}_scale", steps.astype(np.float32)),
         )
 
-    def _step(self, scale: str) -> Floats:
-        steps: Floats | None = self.graph.constant(scale)
-        assert steps is not None
-        return steps
+    def _value(self, name: str) -> NDArray[Any]:
+        value = self.graph.constant(name)
+        assert value is not None
+        return value
 
 
-def _tidy(model: ModelProto, made_by: dict[str, object]) -> None:
-    """Drop weights that nobody reads, declare the domain, name the file by its new content."""
+def _tidy(model: ModelProto, sizes: dict[str, int], made_by: dict[str, object]) -> None:
+    """Drop what nobody reads, name the file by its new content."""
     drop_unread(model)
-    if all(entry.domain != DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)
     metadata = json.loads(entry.value)
     bare = ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]
     digest = hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:12]
+    metadata |= sizes
     metadata["provenance"]["quantised"] = {"from": metadata["model_id"], **made_by}
     metadata["model_id"] = f"{metadata['model_id'].rpartition('-')[0]}-int8-{digest}"
     entry.value = json.dumps(metadata, sort_keys=True)

@@ -4,19 +4,20 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
+from model.activations import observe
 from model.ecapa import EcapaConfig
 from model.export import METADATA_KEY, export
 from model.graph import Graph
-from model.quantise import observe, quantised
+from model.quantise import quantised
 from model.student import BLOCK, Student, StudentConfig
 from streamer.student import TASKS
 from streamer.student import Student as Served
 
 SHAPE = EcapaConfig(channels=128, dilations=(1, 2), aggregated=128, attention=128)
+CONFIG = StudentConfig(encoder=SHAPE)
 CALIBRATION = {
     "calibration": {t: {"speech_seconds": [1.0], "temperature": [1.0]} for t in TASKS},
     "decision": {t: {"min_speech_seconds": 0.0, "min_confidence": 0.0} for t in TASKS},
@@ -36,7 +37,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantise")
     torch.manual_seed(1)
     export(
-        Student(StudentConfig(encoder=SHAPE)).eval(),
+        Student(CONFIG).eval(),
         folder / "student.onnx",
         calibration=CALIBRATION,
         provenance={},
@@ -47,13 +48,19 @@ def pair(tmp_path_factory):
     return folder / "student.onnx", folder / "small.onnx"
 
 
+def saved(model, folder):
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
 def stream(path, feeds):
     student = Served(path, provider="cpu")
-    answers, state = [], None
+    answers, memory = [], None
     for feed in feeds:
-        if state is None:
-            state = np.zeros((len(feed["samples"]), student.metadata.state_size), np.float32)
-        posteriors, state = student.step(feed["samples"], feed["valid"], state)
+        if memory is None:
+            memory = student.metadata.fresh(len(feed["samples"]))
+        posteriors, memory = student.step(feed["samples"], feed["valid"], memory)
         answers.append(np.concatenate(posteriors, axis=1))
     return np.stack(answers)
 
@@ -82,16 +89,52 @@ def test_frames_are_copied_in_8_bits(pair):
             assert not copies or len(graph.readers(node.input[0])) > 1  # the state wants it too
 
 
-def test_the_state_has_the_same_units(pair):
-    """A cache holds what was quantised, not its levels."""
-    exact, small = (Served(path, provider="cpu") for path in pair)
-    states = [np.zeros((4, exact.metadata.state_size), np.float32)] * 2
+def test_nothing_is_quantised_twice(pair):
+    """What the next block and the aggregation read is quantised once, for both."""
+    graph = Graph(onnx.load(pair[1]))
+    read = [node.input[0] for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    assert len(read) == len(set(read))
+    join = next(
+        node
+        for node in graph.nodes
+        if node.op_type == "Concat" and len(node.input) == 2 and node.output[0].endswith("_q")
+    )
+    makers = [graph.maker(name) for name in join.input]
+    assert {maker.op_type for maker in makers} == {"QuantizeLinear"}
+    assert "QGemm" in {
+        further.op_type
+        for node in graph.readers(join.input[0])
+        for further in graph.readers(node.output[0])
+    }
+
+
+def test_what_stays_in_the_state_has_the_same_units(pair):
+    served = [Served(path, provider="cpu") for path in pair]
+    memories = [student.metadata.fresh(4) for student in served]
     for feed in blocks(6, 4, seed=8):
-        for index, student in enumerate((exact, small)):
-            _, states[index] = student.step(feed["samples"], feed["valid"], states[index])
-    scale = np.abs(states[0]).max()
-    assert np.abs(states[0] - states[1]).max() < 0.05 * scale
-    assert np.abs(states[0] - states[1]).mean() < 0.005 * scale
+        for index, student in enumerate(served):
+            _, memories[index] = student.step(feed["samples"], feed["valid"], memories[index])
+    exact, small = (memory.state for memory in memories)
+    temporal = [block.temporal.state_size for block in Student(CONFIG).encoder.blocks]
+    means = SHAPE.channels
+    before = exact.shape[1] - sum(temporal) - len(temporal) * means - 3 * SHAPE.aggregated
+    kept, cached, at = [exact[:, :before]], [], before
+    for size in temporal:
+        cached.append(exact[:, at : at + size])
+        kept.append(exact[:, at + size : at + size + means])
+        at += size + means
+    exact = np.concatenate([*kept, exact[:, at:]], axis=1)
+    assert exact.shape == small.shape
+    scale = np.abs(exact).max()
+    assert np.abs(exact - small).max() < 0.05 * scale
+    assert np.abs(exact - small).mean() < 0.005 * scale
+    # A cache holds levels: so many times its scale is what the other keeps.
+    levels = memories[1].cache
+    for floats, part in zip(
+        cached, np.split(levels, np.cumsum(temporal)[:-1], axis=1), strict=True
+    ):
+        step = floats.sum() / part.sum()
+        assert np.abs(floats - step * part).mean() < 0.01 * floats.max()
 
 
 def test_a_call_does_not_depend_on_the_calls_beside_it(pair):
@@ -113,21 +156,20 @@ def test_the_file_says_what_it_is(pair):
     assert small.labels == exact.labels
 
 
-def test_clipping_moves_the_answers_further(pair):
+def test_clipping_moves_the_answers_further(pair, tmp_path):
     model = onnx.load(pair[0])
     ranges = observe(model, blocks(10, 4))
-    state = np.zeros((4, Served(pair[0]).metadata.state_size), np.float32)
-    feed = {**next(blocks(1, 4, seed=9)), "state": state}
-    answers = []
-    for candidate in (
-        model,
-        quantised(model, ranges, quantile=1.0),
-        quantised(model, ranges, quantile=0.7),
-    ):
-        session = onnxruntime.InferenceSession(candidate.SerializeToString())
-        answers.append(session.run(["state_out"], feed)[0])
-    exact, whole, clipped = answers
-    assert np.abs(exact - whole).mean() < np.abs(exact - clipped).mean()
+    exact, *others = (
+        stream(pair[0], blocks(4, 4, seed=9)),
+        *(
+            stream(
+                saved(quantised(model, ranges, quantile=quantile), tmp_path), blocks(4, 4, seed=9)
+            )
+            for quantile in (1.0, 0.7)
+        ),
+    )
+    whole, clipped = (np.abs(exact - other).mean() for other in others)
+    assert whole < clipped
 
 
 def test_a_graph_without_products(pair):

@@ -1,0 +1,132 @@
+"""What layers keep of frames, as bytes beside the state instead of floats in it.
+
+A depthwise convolution in 8 bits (:mod:`model.depthwise`) hears frames of the block before again.
+In the state they would be made floats at the end of a step, moved, and made bytes at the beginning
+of the next; four fifths of a call's memory are of this kind.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from model.graph import Graph
+
+INPUT, OUTPUT = "cache", "cache_out"
+"""uint8 [B, C] in and out, where a student has it; zeros are a call that has not begun."""
+STATE, STATE_OUT = "state", "state_out"
+
+
+class _Cache(NamedTuple):
+    """One part of the state that is quantised as soon as it is read.
+
+    Attributes:
+        part: of the state, by its number.
+        size: numbers a call.
+        before: what reads it: Reshape, then QuantizeLinear.
+        after: what makes the next one: DequantizeLinear, then Reshape.
+    """
+
+    part: int
+    size: int
+    before: tuple[NodeProto, NodeProto]
+    after: tuple[NodeProto, NodeProto]
+
+
+def in_bytes(model: ModelProto) -> tuple[int, int]:
+    """Move what is quantised as soon as it is read out of the state.
+
+    Returns:
+        Floats of a call that stay in the state, and bytes of its cache; the latter is 0, and
+        nothing changes, if no part of the state is of this kind.
+    """
+    graph = Graph(model)
+    (split,) = graph.readers(STATE)
+    join = graph.maker(STATE_OUT)
+    sizes = graph.constant(split.input[1]) if split.op_type == "Split" else None
+    if sizes is None or join is None or len(join.input) != len(split.output):
+        raise ValueError("the state is not one Split and one Concat")
+    found = [_cache(graph, split, join, part, int(size)) for part, size in enumerate(sizes)]
+    caches = [cache for cache in found if cache is not None]
+    moved = {cache.part for cache in caches}
+    stays = [part for part in range(len(sizes)) if part not in moved]
+    floats = int(sizes[stays].sum())
+    if not caches:
+        return floats, 0
+    count = sum(cache.size for cache in caches)
+    names = [f"{split.output[cache.part]}_bytes" for cache in caches]
+    kept = [f"{join.input[cache.part]}_bytes" for cache in caches]
+    new = [
+        _split(graph, STATE, sizes[stays], [split.output[part] for part in stays]),
+        _split(graph, INPUT, np.asarray([cache.size for cache in caches]), names),
+        _join([join.input[part] for part in stays], STATE_OUT),
+        _join(kept, OUTPUT),
+    ]
+    gone = {STATE_OUT, split.output[0]}
+    for cache, read, made in zip(caches, names, kept, strict=True):
+        (reshape, quantise), (back, flat) = cache.before, cache.after
+        new.append(helper.make_node("Reshape", [read, reshape.input[1]], quantise.output))
+        new.append(helper.make_node("Reshape", [back.input[0], flat.input[1]], [made]))
+        gone |= {reshape.output[0], quantise.output[0], back.output[0], flat.output[0]}
+    _declare(model, floats, count)
+    graph.replace(gone, new)
+    return floats, count
+
+
+def _cache(graph: Graph, split: NodeProto, join: NodeProto, part: int, size: int) -> _Cache | None:
+    before = _chain_down(graph, split.output[part], ("Reshape", "QuantizeLinear"))
+    after = _chain_up(graph, join.input[part], ("Reshape", "DequantizeLinear"))
+    if before is None or after is None:
+        return None
+    (reshape, quantise), (flat, back) = before, after
+    zero = graph.constant(quantise.input[2])
+    if quantise.input[1:] != back.input[1:] or zero is None or zero.any():
+        return None
+    return _Cache(part, size, (reshape, quantise), (back, flat))
+
+
+def _chain_down(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto] | None:
+    """The only readers, one after the other, if they are of these kinds."""
+    found = []
+    for kind in kinds:
+        readers = graph.readers(name)
+        if len(readers) != 1 or readers[0].op_type != kind:
+            return None
+        found.append(readers[0])
+        name = readers[0].output[0]
+    return found
+
+
+def _chain_up(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto] | None:
+    """The makers, one before the other, if they are of these kinds and nobody else reads them."""
+    found = []
+    for kind in kinds:
+        maker = graph.maker(name)
+        if maker is None or maker.op_type != kind or len(graph.readers(name)) != 1:
+            return None
+        found.append(maker)
+        name = maker.input[0]
+    return found
+
+
+def _split(graph: Graph, name: str, sizes: NDArray[np.int64], parts: list[str]) -> NodeProto:
+    wanted = graph.add(f"{name}_parts", sizes.astype(np.int64))
+    return helper.make_node("Split", [name, wanted], parts, axis=1)
+
+
+def _join(parts: list[str], name: str) -> NodeProto:
+    return helper.make_node("Concat", parts, [name], axis=1)
+
+
+def _declare(model: ModelProto, floats: int, count: int) -> None:
+    for values, state, name in (
+        (model.graph.input, STATE, INPUT),
+        (model.graph.output, STATE_OUT, OUTPUT),
+    ):
+        batch, size = next(v for v in values if v.name == state).type.tensor_type.shape.dim
+        size.dim_value = floats
+        rows = batch.dim_param or None
+        values.append(helper.make_tensor_value_info(name, TensorProto.UINT8, [rows, count]))
