@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,27 @@ def test_the_cpu_of_a_process_grows_as_it_works(module):
     before = cpu_seconds(os.getpid())
     sum(range(2_000_000))
     assert cpu_seconds(os.getpid()) > before
+
+
+def test_nothing_is_counted_twice(module):
+    """What a counted function does within another is not the other's too."""
+    counter = module("load.server").Counter
+    outer = counter()
+    inner = counter(outer)
+
+    def work(seconds):
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+
+    slow = inner.timed(work)
+
+    def both():
+        work(0.02)
+        slow(0.05)
+
+    outer.timed(both)()
+    slow(0.01)  # not within: takes nothing from anybody
+    assert (outer.calls, inner.calls) == (1, 2)
+    assert 0.02 <= outer.seconds < 0.04
+    assert 0.06 <= inner.seconds < 0.08
