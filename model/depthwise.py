@@ -83,7 +83,8 @@ class Depthwise:
             helper.make_node("Reshape", [names["convolved"], reshape.input[1]], [heard.data]),
         ]
         gone = {self.frames, self.joined.output[0], *(node.output[0] for node in self.chain)}
-        # What the cache keeps of them stays what it was: real units, in the state's float32.
+        # What the state keeps of them stays what it was, real units in float32: whether it can be
+        # kept in bytes is known when all is quantised, see model.caches.
         for node in graph.readers(self.joined.output[0]):
             if node.output[0] not in gone:
                 kept = f"{node.output[0]}_kept"

@@ -4,9 +4,9 @@ Static, not dynamic: scales are fixed when the file is made. A dynamic scale is 
 whole batch, so that a loud call would change what the calls beside it are told. Products of
 integers are exact, so a call's answer depends on the batch less than in float32.
 
-Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`. Front
-end (:mod:`model.spectrum`), squeeze-excitation, statistics and heads stay float32: they are small,
-or need the range.
+Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`; nor
+is what is kept of it between two steps (:mod:`model.caches`). Front end (:mod:`model.spectrum`),
+squeeze-excitation, statistics and heads stay float32: they are small, or need the range.
 Weights have 7 bits: CPUs without VNNI add two products in 16 bits and would saturate with 8 (ONNX
 Runtime, "Quantize ONNX Models", reduce_range).
 """

@@ -38,6 +38,10 @@ class Stepper(Protocol):
         """See :meth:`streamer.student.Student.step`."""
         ...
 
+    def rows(self, calls: int) -> int:
+        """See :meth:`streamer.student.Student.rows`."""
+        ...
+
 
 class BatchStep:
     """Advances calls by a block each, in buffers of its own.
@@ -56,11 +60,11 @@ class BatchStep:
         self._max_batch = max_batch
         self._fine = 0
         self._student = student
-        block = student.metadata.block
+        block, most = student.metadata.block, student.rows(max_batch)
         self._whole = np.zeros((max_batch, block), np.int16)
-        self._samples = np.zeros((max_batch, block), np.float32)
-        self._valid = np.zeros(max_batch, np.int64)
-        self._memory = student.metadata.fresh(max_batch)
+        self._samples = np.zeros((most, block), np.float32)
+        self._valid = np.zeros(most, np.int64)
+        self._memory = student.metadata.fresh(most)
 
     def run(self, rows: Sequence[tuple[Samples, Memory]]) -> list[Answer]:
         """One answer a row; a failure costs only the rows that cause it.
@@ -101,7 +105,7 @@ class BatchStep:
         samples *= _SCALE
         np.concatenate([memory.state for memory in memories], out=state.reshape(-1))
         np.concatenate([memory.cache for memory in memories], out=cache.reshape(-1))
-        posteriors, after = self._student.step(samples, self._valid[:size], Memory(state, cache))
+        posteriors, after = self._student.step(*self._filled_up(size))
         fine = _finite([*posteriors, after.state])
         lists = [posterior.tolist() for posterior in posteriors]
         answers: list[Answer] = []
@@ -113,6 +117,15 @@ class BatchStep:
                 log.error("student_failed", reason="not finite")
                 answers.append(StudentFailed("its answer is not finite"))
         return answers
+
+    def _filled_up(self, size: int) -> tuple[Floats, NDArray[np.int64], Memory]:
+        """The first rows, and silent ones of calls that have not begun behind them."""
+        rows = self._student.rows(size)
+        if rows > size:
+            for part in (self._samples, self._valid, *self._memory):
+                part[size:rows] = 0
+        memory = Memory(self._memory.state[:rows], self._memory.cache[:rows])
+        return self._samples[:rows], self._valid[:rows], memory
 
     def _shrink(self, size: int) -> None:
         self._fine = 0

@@ -81,12 +81,14 @@ class ModelFile:
         path: of the ONNX file; None is the shipped student that suits the provider.
         provider: see :class:`streamer.student.Student`.
         threads: likewise.
+        max_batch: most calls in one step of the engine.
         engine: makes the engine around a student.
     """
 
     path: Path | None
     provider: str
     threads: int
+    max_batch: int
     engine: Callable[[Student], Engine]
 
     def digest(self) -> str:
@@ -102,6 +104,11 @@ class ModelFile:
         """See :class:`Source`; streams a made-up call through the student first."""
         student = Student(self.path, provider=self.provider, threads=self.threads)
         self_test(student)
+        try:
+            student.warm_up(self.max_batch)
+        except MemoryError as error:
+            model = student.metadata.model_id
+            raise ModelFileError(f"{model}: a step of {self.max_batch} calls: {error}") from error
         return ServedModel.of(self.engine(student))
 
 

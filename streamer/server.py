@@ -124,7 +124,11 @@ class Server:
         )
         resumption = _resumption(settings, self.metrics)
         file = ModelFile(
-            settings.model, settings.provider, settings.threads, _engines(settings, self.metrics)
+            settings.model,
+            settings.provider,
+            settings.threads,
+            settings.max_batch,
+            _engines(settings, self.metrics),
         )
         self.models = Models(
             file.load(),

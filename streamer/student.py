@@ -26,6 +26,7 @@ Bytes = NDArray[np.uint8]
 CONTRACT = 1
 """The version of the file's contract that this server speaks."""
 METADATA_KEY = "voicecohort"
+CUDA = "CUDAExecutionProvider"
 TASKS = ("gender", "age_group", "age_band")
 DEFAULT_MODEL = Path(__file__).parent / "students" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
@@ -247,6 +248,26 @@ class Student:
         cache = after[-1] if self.metadata.cache_size else memory.cache
         return after[: len(TASKS)], Memory(after[len(TASKS)], cache)
 
+    def rows(self, calls: int) -> int:
+        """How many a step of so many calls should have; those beyond them are nobody's.
+
+        A GPU prepares itself for each number anew (the fastest convolution, its memory), for
+        longer than many steps take: there it is a power of two, see :meth:`warm_up`.
+        """
+        return 1 << (calls - 1).bit_length() if self.providers[0] == CUDA else calls
+
+    def warm_up(self, calls: int) -> None:
+        """Where it matters, make a step of every number of rows that up to ``calls`` calls have.
+
+        Raises:
+            MemoryError: there is none for so many.
+        """
+        rows = 1
+        while self.providers[0] == CUDA and rows <= self.rows(calls):
+            silence = np.zeros((rows, self.metadata.block), np.float32)
+            self.step(silence, np.zeros(rows, np.int64), self.metadata.fresh(rows))
+            rows *= 2
+
     def close(self) -> None:
         """Free the runtime's memory, whoever still knows the student; it cannot step again."""
         self._session = None
@@ -268,10 +289,10 @@ def model_file(path: Path | None, provider: str) -> Path:
 
 def _providers(choice: str) -> list[str]:
     available = onnxruntime.get_available_providers()
-    if choice == "cuda" and "CUDAExecutionProvider" not in available:
+    if choice == "cuda" and CUDA not in available:
         raise ModelFileError(f"provider cuda: this onnxruntime offers only {available}")
-    if choice != "cpu" and "CUDAExecutionProvider" in available:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if choice != "cpu" and CUDA in available:
+        return [CUDA, "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 

@@ -66,6 +66,9 @@ class FakeStudent:
         self.freed = threading.Event()
         self.room = 1000
 
+    def rows(self, calls):
+        return calls
+
     def step(self, samples, valid, memory):
         self.stepping.set()
         assert self.gate.wait(WAIT_SECONDS)

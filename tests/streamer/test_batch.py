@@ -88,6 +88,27 @@ def test_block_of_the_wrong_shape_costs_its_row(student):
     assert [isinstance(answer, StudentFailed) for answer in answers] == [False, True, False]
 
 
+class InTwos(FakeStudent):
+    """Wants an even number of rows, as a GPU wants a power of two."""
+
+    def rows(self, calls):
+        return calls + calls % 2
+
+
+def test_rows_that_are_nobodys_change_nothing(make_student):
+    student = InTwos()
+    padded, plain = BatchStep(student, 5), BatchStep(make_student(), 5)
+    for size in (5, 1, 2, 3):
+        answers = padded.run(rows(*range(10, 10 + size)))
+        wanted = plain.run(rows(*range(10, 10 + size)))
+        assert posteriors(answers) == posteriors(wanted)
+        for mine, other in zip(answers, wanted, strict=True):
+            for part, same in zip(mine[1], other[1], strict=True):
+                np.testing.assert_array_equal(part, same)
+    assert [len(batch) for batch in student.batches] == [6, 2, 2, 4]
+    assert [batch[-1] for batch in student.batches] == [0, 0, 11, 0], "silence, whatever was there"
+
+
 STARVED = """
 import resource
 import numpy as np

@@ -12,7 +12,7 @@ from streamer.engine import Engine
 from streamer.errors import ModelFileError
 from streamer.models import ModelFile, Models, ServedModel
 from streamer.operation.metrics import Metrics
-from streamer.student import CPU_MODEL, DEFAULT_MODEL
+from streamer.student import CPU_MODEL, DEFAULT_MODEL, Student
 
 WAIT = 20.0
 
@@ -263,7 +263,7 @@ def engine_of(student):
 def test_file_is_known_by_the_hash_of_its_content(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(CPU_MODEL.read_bytes())
-    file = ModelFile(path, "cpu", 1, engine_of)
+    file = ModelFile(path, "cpu", 1, 32, engine_of)
     served = file.load()
     wanted = hashlib.sha256(CPU_MODEL.read_bytes()).hexdigest()
     assert file.digest() == served.digest == served.engine.student.digest == wanted
@@ -278,6 +278,16 @@ def test_file_is_known_by_the_hash_of_its_content(tmp_path):
     assert served.engine.student._session is None, "its memory is freed"
 
 
+def test_without_memory_for_the_largest_step_a_file_is_not_served(monkeypatch):
+    def starved(_, calls):
+        assert calls == 500
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Student, "warm_up", starved)
+    with pytest.raises(ModelFileError, match="a step of 500 calls: no room"):
+        ModelFile(None, "cpu", 1, 500, engine_of).load()
+
+
 def test_shipped_file_is_that_which_suits_the_provider():
-    file = ModelFile(None, "cpu", 1, engine_of)
+    file = ModelFile(None, "cpu", 1, 32, engine_of)
     assert file.digest() == hashlib.sha256(CPU_MODEL.read_bytes()).hexdigest()
