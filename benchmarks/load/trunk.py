@@ -13,7 +13,7 @@ import grpc
 from google.rpc import code_pb2
 
 from streamer.client.line import FINISH, status
-from streamer.client.trunk import METHOD
+from streamer.client.trunk import METHOD, in_messages
 from streamer.rpc import envelope_pb2 as envelope
 
 CLOSE_SECONDS = 5.0
@@ -108,7 +108,8 @@ class Trunk:
             await asyncio.sleep(due - time.monotonic())
             if self._waiting:
                 waiting, self._waiting = self._waiting, []
-                await stream.write(envelope.StreamTrunkRequest(lines=waiting).SerializeToString())
+                for message in in_messages(waiting):  # many, if it was held up
+                    await stream.write(message.SerializeToString())
 
     async def _read(self, stream: RawTrunk) -> None:
         parse = envelope.StreamTrunkResponse.FromString

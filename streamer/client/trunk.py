@@ -115,7 +115,7 @@ class Trunk:
             waiting, self._waiting, self._bytes = self._waiting, [], 0
             sent, self._sent = self._sent, asyncio.Event()
             try:
-                for message in _messages(waiting):
+                for message in in_messages(waiting):
                     await self._stream.write(message)
             finally:
                 sent.set()
@@ -144,7 +144,7 @@ def _error(
     return grpc.aio.AioRpcError(code, nothing, trailing or nothing, details)
 
 
-def _messages(requests: list[envelope.LineRequest]) -> Iterator[envelope.StreamTrunkRequest]:
+def in_messages(requests: list[envelope.LineRequest]) -> Iterator[envelope.StreamTrunkRequest]:
     """The same in order, in messages of at most :data:`LARGEST` unless a request is more."""
     message, size = envelope.StreamTrunkRequest(), 0
     for request in requests:
