@@ -121,11 +121,11 @@ def test_the_file_says_what_the_network_says_and_asks_no_teacher(exported):
     samples = 0.1 * torch.randn(3, 6 * BLOCK)
     with torch.no_grad():
         offline = student(samples, torch.full((3,), 6 * BLOCK))
-    state = np.zeros((3, student.state_size), np.float32)
+    memory = served.metadata.fresh(3)
     valid = np.full(3, BLOCK, np.int64)
     for k in range(6):
         block = samples[:, k * BLOCK : (k + 1) * BLOCK].numpy()
-        posteriors, state = served.step(block, valid, state)
+        posteriors, memory = served.step(block, valid, memory)
         for task, posterior in zip(TASKS, posteriors, strict=True):
             expected = offline.logits[task][:, k].softmax(dim=1).numpy()
             np.testing.assert_allclose(posterior, expected, atol=1e-4)
