@@ -41,14 +41,16 @@ def in_bytes(model: ModelProto) -> tuple[int, int]:
 
     Returns:
         Floats of a call that stay in the state, and bytes of its cache; the latter is 0, and
-        nothing changes, if no part of the state is of this kind.
+        nothing changes, if no part of the state is of this kind, or if it is not taken apart and
+        joined once and in one order.
     """
     graph = Graph(model)
-    (split,) = graph.readers(STATE)
-    join = graph.maker(STATE_OUT)
-    sizes = graph.constant(split.input[1]) if split.op_type == "Split" else None
+    split, join = next(iter(graph.readers(STATE)), None), graph.maker(STATE_OUT)
+    if split is None or split.op_type != "Split" or len(graph.readers(STATE)) > 1:
+        return _floats(model), 0
+    sizes = graph.constant(split.input[1]) if len(split.input) > 1 else None
     if sizes is None or join is None or len(join.input) != len(split.output):
-        raise ValueError("the state is not one Split and one Concat")
+        return _floats(model), 0
     found = [_cache(graph, split, join, part, int(size)) for part, size in enumerate(sizes)]
     caches = [cache for cache in found if cache is not None]
     moved = {cache.part for cache in caches}
@@ -119,6 +121,11 @@ def _split(graph: Graph, name: str, sizes: NDArray[np.int64], parts: list[str]) 
 
 def _join(parts: list[str], name: str) -> NodeProto:
     return helper.make_node("Concat", parts, [name], axis=1)
+
+
+def _floats(model: ModelProto) -> int:
+    state = next(value for value in model.graph.input if value.name == STATE)
+    return int(state.type.tensor_type.shape.dim[1].dim_value)
 
 
 def _declare(model: ModelProto, floats: int, count: int) -> None:

@@ -12,6 +12,7 @@ from model.ecapa import EcapaConfig
 from model.export import METADATA_KEY, export
 from model.graph import Graph
 from model.quantise import quantised
+from model.resnet import ResNetConfig
 from model.student import BLOCK, Student, StudentConfig
 from streamer.student import TASKS
 from streamer.student import Student as Served
@@ -176,3 +177,19 @@ def test_a_graph_without_products(pair):
     model = onnx.load(pair[1])  # has been quantised: nothing is left
     with pytest.raises(ValueError, match="no product"):
         quantised(model, observe(model, []))
+
+
+def test_a_resnet_is_quantised_too(tmp_path):
+    """Its convolutions are products; no part of its state is bytes as soon as it is read."""
+    torch.manual_seed(1)
+    config = StudentConfig(encoder=ResNetConfig(width=16, blocks=(1, 1, 1, 1)))
+    export(
+        Student(config).eval(),
+        tmp_path / "student.onnx",
+        calibration=CALIBRATION,
+        provenance={},
+    )
+    model = onnx.load(tmp_path / "student.onnx")
+    small = quantised(model, observe(model, blocks(4, 2)))
+    exact = stream(tmp_path / "student.onnx", blocks(4, 2, seed=5))
+    assert np.abs(exact - stream(saved(small, tmp_path), blocks(4, 2, seed=5))).max() < 0.1
