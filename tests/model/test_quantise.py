@@ -32,18 +32,19 @@ def blocks(count, batch, seed=0, level=0.1):
         yield {"samples": samples, "valid": np.full(batch, BLOCK)}
 
 
+def exported(config, folder):
+    """A float32 student of random weights, and as a file."""
+    torch.manual_seed(1)
+    path = folder / "student.onnx"
+    export(Student(config).eval(), path, calibration=CALIBRATION, provenance={})
+    return onnx.load(path)
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Paths of a float32 student of random weights and of its 8-bit form."""
     folder = tmp_path_factory.mktemp("quantise")
-    torch.manual_seed(1)
-    export(
-        Student(CONFIG).eval(),
-        folder / "student.onnx",
-        calibration=CALIBRATION,
-        provenance={},
-    )
-    model = onnx.load(folder / "student.onnx")
+    model = exported(CONFIG, folder)
     small = quantised(model, observe(model, blocks(20, 4)), made_by={"seed": 7})
     (folder / "small.onnx").write_bytes(small.SerializeToString(deterministic=True))
     return folder / "student.onnx", folder / "small.onnx"
@@ -181,15 +182,8 @@ def test_a_graph_without_products(pair):
 
 def test_a_resnet_is_quantised_too(tmp_path):
     """Its convolutions are products; no part of its state is bytes as soon as it is read."""
-    torch.manual_seed(1)
-    config = StudentConfig(encoder=ResNetConfig(width=16, blocks=(1, 1, 1, 1)))
-    export(
-        Student(config).eval(),
-        tmp_path / "student.onnx",
-        calibration=CALIBRATION,
-        provenance={},
-    )
-    model = onnx.load(tmp_path / "student.onnx")
+    encoder = ResNetConfig(width=16, blocks=(1, 1, 1, 1))
+    model = exported(StudentConfig(encoder=encoder), tmp_path)
     small = quantised(model, observe(model, blocks(4, 2)))
     exact = stream(tmp_path / "student.onnx", blocks(4, 2, seed=5))
     assert np.abs(exact - stream(saved(small, tmp_path), blocks(4, 2, seed=5))).max() < 0.1

@@ -115,8 +115,8 @@ def test_memory_carries_what_was_heard(student):
 
 @pytest.fixture
 def as_on_a_gpu():
-    """The shipped student, which takes itself for one on a GPU; and the sizes of its steps."""
-    student, sizes = Student(provider="cpu"), []
+    """The student that a GPU is given, which takes itself for one there; the sizes of its steps."""
+    student, sizes = Student(DEFAULT_MODEL, provider="cpu"), []
     step = student.step
 
     def watch(samples, valid, memory):
@@ -147,8 +147,10 @@ def test_a_cpu_needs_no_preparation(student, monkeypatch):
     student.warm_up(32)
 
 
-def test_a_batch_on_a_gpu_says_what_it_says_elsewhere(as_on_a_gpu, student):
+def test_a_batch_on_a_gpu_says_what_it_says_elsewhere(as_on_a_gpu):
+    """Without a cache, too: the float32 student has none."""
     other, sizes = as_on_a_gpu
+    student = Student(DEFAULT_MODEL, provider="cpu")
     meta = student.metadata
     noise = np.random.default_rng(4)
     blocks = [noise.integers(-9000, 9000, meta.block).astype(np.int16) for _ in range(5)]
