@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamer.codec import Samples
 from streamer.errors import StudentFailed, StudentUnavailable
-from streamer.student import Floats, Memory, Metadata
+from streamer.metadata import Floats, Memory, Metadata
 
 log = structlog.get_logger()
 

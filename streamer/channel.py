@@ -12,8 +12,8 @@ from streamer.codec import SAMPLE_RATE, Samples
 from streamer.engine import Engine
 from streamer.errors import CallError
 from streamer.lane import Lane
+from streamer.metadata import TASKS, Memory
 from streamer.snapshot import ChannelState
-from streamer.student import TASKS, Memory
 from streamer.vad import FRAME, SpeechGate
 
 FRAME_SAMPLES = 160

@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError
 from streamer.codec import Samples
 from streamer.errors import CheckpointOfAnother, FailedPrecondition, InvalidArgument
 from streamer.messages import MAX_CHANNELS
+from streamer.metadata import Memory, Metadata
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.sealing import OVERHEAD, Sealer, SealError
 from streamer.snapshot import CallState, ChannelState
-from streamer.student import Memory, Metadata
 from streamer.vad import GateState
 
 CALL_KEY_BYTES = 16

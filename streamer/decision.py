@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from streamer.student import TASKS, Calibration, Metadata
+from streamer.metadata import TASKS, Calibration, Metadata
 
 
 class Undecided(Enum):

@@ -23,9 +23,9 @@ from streamer.batch import Answer, BatchStep, Posteriors, Stepper, say_failed
 from streamer.codec import Samples
 from streamer.errors import CallError, ServerFault, StudentFailed, StudentUnavailable
 from streamer.lane import Lane, Ready
+from streamer.metadata import Memory
 from streamer.operation.health import Health
 from streamer.outbox import Mark, Outbox
-from streamer.student import Memory
 
 log = structlog.get_logger()
 

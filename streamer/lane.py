@@ -8,8 +8,8 @@ from collections.abc import Callable
 from streamer.batch import Posteriors
 from streamer.codec import Samples
 from streamer.errors import CallError
+from streamer.metadata import Memory
 from streamer.outbox import Mark
-from streamer.student import Memory
 
 
 class Lane:

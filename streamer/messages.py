@@ -11,9 +11,9 @@ from streamer.channel import Update
 from streamer.codec import SAMPLE_RATES, Encoding
 from streamer.decision import Decider, Undecided
 from streamer.errors import FailedPrecondition, InvalidArgument
+from streamer.metadata import Metadata
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session import CallConfig
-from streamer.student import Metadata
 
 ENCODINGS = {
     pb.AUDIO_ENCODING_MULAW: Encoding.MULAW,

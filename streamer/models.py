@@ -16,9 +16,10 @@ import structlog
 from streamer.decision import Decider
 from streamer.engine import Engine
 from streamer.errors import ModelFileError
+from streamer.metadata import Metadata
 from streamer.operation.metrics import Metrics
 from streamer.operation.selftest import self_test
-from streamer.student import Metadata, Student, model_file
+from streamer.student import Student, model_file
 
 log = structlog.get_logger()
 

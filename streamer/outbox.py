@@ -11,7 +11,7 @@ import structlog
 
 from streamer.batch import Posteriors
 from streamer.errors import CallError, ServerFault
-from streamer.student import Memory
+from streamer.metadata import Memory
 
 log = structlog.get_logger()
 

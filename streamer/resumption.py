@@ -8,13 +8,13 @@ from streamer.call import Call
 from streamer.checkpoint import CallIdentity, Checkpoints, Resumed, must_belong, new_call_key
 from streamer.keeper import Keeper
 from streamer.ledger import Ledger
+from streamer.metadata import Metadata
 from streamer.models import Models, ServedModel
 from streamer.operation.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Caller
 from streamer.security.sealing import CLOCK_SKEW
 from streamer.session import CallConfig
-from streamer.student import Metadata
 
 
 class Resumption:

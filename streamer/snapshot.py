@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from streamer.batch import Posteriors
 from streamer.codec import Samples
-from streamer.student import Memory
+from streamer.metadata import Memory
 from streamer.vad import GateState
 
 

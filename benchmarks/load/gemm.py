@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from rich.progress import track
 
-from streamer.student import Metadata, Student
+from streamer.metadata import Metadata
+from streamer.student import Student
 
 COPIES = 8
 ROUNDS = 7

@@ -15,8 +15,9 @@ from neighbours.ours import Listener, hold
 from streamer.channel import Update
 from streamer.decision import Decider
 from streamer.engine import Engine
+from streamer.metadata import TASKS
 from streamer.session import CallConfig
-from streamer.student import TASKS, Student
+from streamer.student import Student
 
 GENDER = TASKS.index("gender")
 

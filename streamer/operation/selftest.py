@@ -6,7 +6,8 @@ import numpy as np
 
 from streamer.codec import SAMPLE_RATE
 from streamer.errors import ModelFileError
-from streamer.student import Floats, Student
+from streamer.metadata import Floats
+from streamer.student import Student
 
 SECONDS = 1.0
 AGREEMENT = 1e-3

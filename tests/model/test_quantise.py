@@ -14,7 +14,7 @@ from model.graph import Graph
 from model.quantise import quantised
 from model.resnet import ResNetConfig
 from model.student import BLOCK, Student, StudentConfig
-from streamer.student import TASKS
+from streamer.metadata import TASKS
 from streamer.student import Student as Served
 
 SHAPE = EcapaConfig(channels=128, dilations=(1, 2), aggregated=128, attention=128)

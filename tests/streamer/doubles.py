@@ -13,8 +13,8 @@ import numpy as np
 
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.engine import Engine
+from streamer.metadata import TASKS, Memory, Metadata
 from streamer.session import CallConfig, CallSession
-from streamer.student import TASKS, Memory, Metadata
 
 WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""

@@ -22,11 +22,11 @@ from streamer.checkpoint import (
 )
 from streamer.codec import Encoding
 from streamer.errors import CheckpointOfAnother, FailedPrecondition, InvalidArgument
+from streamer.metadata import Memory
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.sealing import Keys, Sealer
 from streamer.snapshot import CallState, ChannelState
-from streamer.student import Memory
 from streamer.vad import GateState
 from streamer.vad_state import VAD_BYTES
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.decision import Decider, Undecided, calibrated, temperature_at
-from streamer.student import TASKS, Calibration, Metadata
+from streamer.metadata import TASKS, Calibration, Metadata
 
 POSTERIORS = ([0.8, 0.2], [0.1, 0.6, 0.3], [0.05, 0.05, 0.6, 0.3])
 CURVE = Calibration(speech_seconds=(1.0, 2.0, 6.0), temperature=(3.0, 2.0, 1.0))

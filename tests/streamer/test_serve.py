@@ -18,8 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from streamer.codec import Encoding, encode
 from streamer.local import local_server
+from streamer.metadata import METADATA_KEY
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.student import DEFAULT_MODEL, METADATA_KEY
+from streamer.student import DEFAULT_MODEL
 
 RATE = 8000
 SERVICE = "voicecohort.v1.ClassifierService"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamer.codec import Encoding
 from streamer.errors import StudentFailed
-from streamer.student import Memory
+from streamer.metadata import Memory
 
 RATE = 8000
 FORMATS = [(e, rate, channels) for e in Encoding for rate in (8000, 16000) for channels in (1, 2)]

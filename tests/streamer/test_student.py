@@ -5,21 +5,11 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from streamer.batch import BatchStep
 from streamer.errors import ModelFileError
-from streamer.student import (
-    CONTRACT,
-    CUDA,
-    DEFAULT_MODEL,
-    METADATA_KEY,
-    TASKS,
-    Calibration,
-    Labels,
-    Metadata,
-    Student,
-)
+from streamer.metadata import CONTRACT, METADATA_KEY, TASKS
+from streamer.student import CUDA, DEFAULT_MODEL, Student
 
 
 @pytest.fixture(scope="module")
@@ -291,50 +281,3 @@ def test_cuda_is_refused_where_there_is_none():
     with pytest.raises(ModelFileError, match=r"^provider cuda: this onnxruntime offers only \["):
         Student(DEFAULT_MODEL, provider="cuda")
     assert Student(DEFAULT_MODEL, provider="auto").providers == ["CPUExecutionProvider"]
-
-
-# --- metadata by itself ---
-
-
-def labels(**changes):
-    good = {
-        "gender": ["f", "m"],
-        "age_group": ["young", "old"],
-        "age_band": ["a", "b", "c"],
-        "parent": [0, 1, 1],
-    }
-    return Labels.model_validate(good | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"parent": [0, 1]}, "2 parents for 3 age bands"),
-        ({"parent": [0, 1, 2]}, "point outside the age groups"),
-        ({"parent": [0, 1, -1]}, "point outside the age groups"),
-    ],
-)
-def test_label_tree_must_fit(changes, message):
-    assert labels().parent == (0, 1, 1)
-    with pytest.raises(ValidationError, match=message):
-        labels(**changes)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "temperature", "message"),
-    [
-        ([1, 2], [1], "differ in length"),
-        ([2, 1], [1, 1], "must rise"),
-        ([1], [0], "greater than 0"),
-        ([-1], [1], "greater than or equal to 0"),
-        ([], [], "at least 1"),
-    ],
-)
-def test_calibration_must_make_sense(seconds, temperature, message):
-    with pytest.raises(ValidationError, match=message):
-        Calibration.model_validate({"speech_seconds": seconds, "temperature": temperature})
-
-
-def test_metadata_allows_what_later_versions_may_add(student):
-    plain = student.metadata.model_dump() | {"later": {"more": 1}}
-    assert Metadata.model_validate(plain) == student.metadata
