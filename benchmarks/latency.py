@@ -44,13 +44,16 @@ from streamer.local import LocalServer, local_server
 __all__ = ["DEMO", "device_name"]
 
 
-def device_name() -> str:
-    """Processor as the system names it."""
+def device_name(student: str = "CPU") -> str:
+    """Processor as the system names it, behind the GPU that the student runs on, if it does."""
+    name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+                name = line.partition(":")[2].strip()
+                break
+    gpu = "" if student == "CPU" else f"{student}; "
+    return f"{gpu}{name}, {os.cpu_count()} cores"
 
 
 def serving(server: LocalServer | None) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def measure(
         "trunk_ms": options.trunk_ms,
         "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
-        "device": device_name(),
+        "device": device_name(serving(server).get("device", "CPU")),
     }
 
 

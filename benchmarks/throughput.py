@@ -15,7 +15,8 @@ JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, 
 and its parts ``transport`` (gRPC, event loop, all that is not counted apart), ``decode_vad``,
 ``decisions``, ``batching``, ``model``; beside them ``empty_servicer`` (gRPC polling as our server
 sets it) and ``empty_servicer_default``, and ``total_without_counters``. ``mean_batch`` (blocks a
-step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py),
+step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
+not on a GPU, see step_cost.py),
 ``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
 that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
 ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``, medians
@@ -180,7 +181,9 @@ def main() -> int:
     with Generators(options.generators, theirs) as generators:
         ways = {"streams": Bench(options, generators, mine)}
         result = measure(options, ways["streams"])
-        result |= gemm(Path(options.model or CPU_MODEL), mine, options.batches)
+        device = ways["streams"].serving["device"]
+        if device == "CPU":
+            result |= gemm(Path(options.model or CPU_MODEL), mine, options.batches)
         if options.trunk_ms:
             ways["trunks"] = Bench(
                 options,
@@ -198,7 +201,7 @@ def main() -> int:
         if options.curves:
             result["curves"] = curves(options, generators, max(1, result["max_calls"]), console)
     result |= {"seconds": options.seconds, "chunk_ms": options.chunk_ms}
-    result |= {"provider": ways["streams"].providers, "device": device_name()}
+    result |= {"provider": ways["streams"].serving["providers"], "device": device_name(device)}
     write_json(result, options.json)
     if options.picture:
         throughput_picture(result, options.picture)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from math import isfinite
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from streamer.codec import Samples
 from streamer.errors import StudentFailed, StudentUnavailable
@@ -42,6 +42,14 @@ class Stepper(Protocol):
         """See :meth:`streamer.student.Student.rows`."""
         ...
 
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """See :meth:`streamer.student.Student.buffer`."""
+        ...
+
+    def warm_up(self, calls: int) -> None:
+        """See :meth:`streamer.student.Student.warm_up`."""
+        ...
+
 
 class BatchStep:
     """Advances calls by a block each, in buffers of its own.
@@ -60,11 +68,14 @@ class BatchStep:
         self._max_batch = max_batch
         self._fine = 0
         self._student = student
-        block, most = student.metadata.block, student.rows(max_batch)
-        self._whole = np.zeros((max_batch, block), np.int16)
-        self._samples = np.zeros((most, block), np.float32)
-        self._valid = np.zeros(most, np.int64)
-        self._memory = student.metadata.fresh(most)
+        meta, most = student.metadata, student.rows(max_batch)
+        self._whole = np.zeros((max_batch, meta.block), np.int16)
+        self._samples = student.buffer((most, meta.block), np.float32)
+        self._valid = student.buffer((most,), np.int64)
+        self._memory = Memory(
+            student.buffer((most, meta.state_size), np.float32),
+            student.buffer((most, meta.cache_size), np.uint8),
+        )
 
     def run(self, rows: Sequence[tuple[Samples, Memory]]) -> list[Answer]:
         """One answer a row; a failure costs only the rows that cause it.

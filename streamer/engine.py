@@ -218,6 +218,7 @@ class Engine:
     # --- on the thread ---
 
     def _run(self, runner: _Runner) -> None:
+        self._warm_up(runner)
         while runner is self._runner and not self._stopping:
             try:
                 if runner.batch:
@@ -228,6 +229,15 @@ class Engine:
                 runner.fault = error
                 say_failed(error)
                 time.sleep(PAUSE)
+
+    def _warm_up(self, runner: _Runner) -> None:
+        """Make the first steps of this thread before any call waits for one, see the student."""
+        runner.began = self._clock()
+        try:
+            self.student.warm_up(self._max_batch)
+        except Exception as error:  # noqa: BLE001 - then calls wait for their first steps, or fail
+            say_failed(error)
+        runner.began, runner.overdue = None, False
 
     def _drop(self, runner: _Runner) -> None:
         """Fail the lanes that an unexpected error left behind."""

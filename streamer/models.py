@@ -57,6 +57,12 @@ class ServedModel:
         student = self.engine.student
         return student.providers if isinstance(student, Student) else []
 
+    @property
+    def device(self) -> str:
+        """Name of the GPU that runs the student, or "CPU"; empty as above."""
+        student = self.engine.student
+        return student.device if isinstance(student, Student) else ""
+
     def close(self) -> None:
         """Stop the engine and free the student; waits for a running step."""
         self.engine.stop()

@@ -220,6 +220,7 @@ class Server:
             address=self.address,
             model=self.models.current.metadata.model_id,
             providers=self.models.current.providers,
+            device=self.models.current.device,
             max_calls=self.settings.max_calls,
             metrics=metrics,
             health=health_address,

@@ -7,19 +7,20 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import streamer.operation.telemetry  # noqa: F401 - onnxruntime asks while it is loaded
 
 # isort: split
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from pydantic import ValidationError
 
+from streamer import cuda
 from streamer.errors import ModelFileError
 from streamer.metadata import CONTRACT, METADATA_KEY, TASKS, Floats, Memory, Metadata
 
-CUDA = "CUDAExecutionProvider"
 DEFAULT_MODEL = Path(__file__).parent / "students" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
 """The same student in 8 bits, for which a GPU has no kernels and a CPU needs half the time."""
@@ -33,13 +34,14 @@ class Student:
 
     Args:
         path: of the ONNX file; None takes the shipped student that suits the provider.
-        provider: "cpu", "cuda", or "auto" for CUDA where this onnxruntime offers it.
+        provider: "cpu", "cuda", or "auto" for a GPU where there is one.
         threads: CPU threads of one step; 1 is the cheapest per call.
 
     Attributes:
         digest: SHA-256 of the file, hexadecimal.
         metadata: that is in it.
         providers: of ONNX Runtime, the first runs the student.
+        device: name of the GPU that does, or "CPU".
 
     Raises:
         ModelFileError: missing, truncated, of another contract, or not what its metadata says.
@@ -48,26 +50,21 @@ class Student:
     def __init__(
         self, path: Path | None = None, *, provider: str = "auto", threads: int = 1
     ) -> None:
+        self._gpu: cuda.Device | None = cuda.find(provider)
         path = model_file(path, provider)
         try:
             content = path.read_bytes()  # once: what is hashed is what is loaded
         except OSError as error:
             raise ModelFileError(f"model file {path}: {error.strerror}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A spinning worker burns a core between blocks; a block can wait for a wake-up.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=_providers(provider)
-            )
+            self._session = _session(content, threads, on_gpu=self._gpu is not None)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
+        self._buckets = cuda.Buckets(self._gpu, self._session) if self._gpu else None
         self.digest = hashlib.sha256(content).hexdigest()
         self.providers: list[str] = self._session.get_providers()
+        self.device = self._gpu.name if self._gpu else "CPU"
         self.metadata = self._read_metadata(path)
         self._check_shapes(path)
 
@@ -120,13 +117,17 @@ class Student:
         Raises:
             MemoryError: the runtime could not allocate what so many calls need.
         """
+        feed: dict[str, NDArray[Any]]
         feed = {"samples": samples, "valid": valid, "state": memory.state}
         names = [*TASKS, "state_out"]
         if self.metadata.cache_size:
             feed["cache"] = memory.cache
             names.append("cache_out")
         try:
-            after = self._session.run(names, feed)
+            if self._buckets is None:
+                after = self._session.run(names, feed)
+            else:
+                after = self._buckets.run(names, feed, len(samples))
         except Exception as error:
             if _OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(str(error).splitlines()[0]) from error
@@ -137,26 +138,36 @@ class Student:
     def rows(self, calls: int) -> int:
         """How many a step of so many calls should have; those beyond them are nobody's.
 
-        A GPU prepares itself for each number anew (the fastest convolution, its memory), for
-        longer than many steps take: there it is a power of two, see :meth:`warm_up`.
+        A GPU keeps memory, and what it is to do, for each number apart: there it is a power of
+        two, see :meth:`warm_up`.
         """
-        return 1 << (calls - 1).bit_length() if self.providers[0] == CUDA else calls
+        return 1 << (calls - 1).bit_length() if self._gpu else calls
+
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Zeros, where a step takes its inputs from fastest.
+
+        Raises:
+            MemoryError: there is no memory for them.
+        """
+        return self._gpu.buffer(shape, dtype) if self._gpu else np.zeros(shape, dtype)
 
     def warm_up(self, calls: int) -> None:
         """Where it matters, make a step of every number of rows that up to ``calls`` calls have.
+
+        On a GPU a first step takes hundreds of times as long as the second, in every thread.
 
         Raises:
             MemoryError: there is none for so many.
         """
         rows = 1
-        while self.providers[0] == CUDA and rows <= self.rows(calls):
+        while self._gpu and rows <= self.rows(calls):
             silence = np.zeros((rows, self.metadata.block), np.float32)
             self.step(silence, np.zeros(rows, np.int64), self.metadata.fresh(rows))
             rows *= 2
 
     def close(self) -> None:
         """Free the runtime's memory, whoever still knows the student; it cannot step again."""
-        self._session = None
+        self._session = self._buckets = None
 
 
 def model_file(path: Path | None, provider: str) -> Path:
@@ -165,21 +176,23 @@ def model_file(path: Path | None, provider: str) -> Path:
     Raises:
         ModelFileError: there is no such file, or no such provider.
     """
-    providers = _providers(provider)
     if path is None:
-        path = CPU_MODEL if providers[0].startswith("CPU") else DEFAULT_MODEL
+        path = CPU_MODEL if cuda.find(provider) is None else DEFAULT_MODEL
     if not path.is_file():
         raise ModelFileError(f"model file {path}: not found")
     return path
 
 
-def _providers(choice: str) -> list[str]:
-    available = onnxruntime.get_available_providers()
-    if choice == "cuda" and CUDA not in available:
-        raise ModelFileError(f"provider cuda: this onnxruntime offers only {available}")
-    if choice != "cpu" and CUDA in available:
-        return [CUDA, "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+def _session(content: bytes, threads: int, *, on_gpu: bool) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A spinning worker burns a core between blocks; a block can wait for a wake-up.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if on_gpu:
+        return cuda.session(content, options)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> int:

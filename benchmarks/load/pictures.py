@@ -166,7 +166,10 @@ def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
     _, grid = plt.subplots(rows, 3, figsize=(12, 3.5 * rows), squeeze=False)
     _search(grid[0][0], result)
     _split_bars(grid[0][1], result)
-    _products(grid[0][2], result)
+    if "gemm_curve" in result:
+        _products(grid[0][2], result)
+    else:
+        grid[0][2].set_axis_off()
     for axes, (name, points) in zip(grid[-1] if drawn else [], drawn.items(), strict=False):
         _curve(axes, points, name, names[name])
     for axes in grid[-1][len(drawn) :] if drawn else []:
@@ -174,6 +177,28 @@ def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
     plt.suptitle(f"{result['chunk_ms']} ms chunks, {result['device']}", fontsize=9)
+    plt.tight_layout()
+    _save(path)
+
+
+def step_picture(result: Mapping[str, Any], path: Path) -> None:
+    """Time of a step, and blocks a second, by rows of a step and device."""
+    _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    for way, colour in zip(result["ways"], (SOFT, INK, ACCENT), strict=False):
+        rows = [step["rows"] for step in way["steps"]]
+        left.plot(rows, [step["ms"] for step in way["steps"]], "o-", color=colour, ms=3)
+        speed = [step["blocks_per_s"] for step in way["steps"]]
+        right.plot(rows, speed, "o-", color=colour, ms=3, label=way["way"])
+    for axes, title in ((left, "a step, ms"), (right, "blocks a second")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.set_xlabel("blocks in a step", fontsize=8)
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(fontsize=8, frameon=False)
+    plt.suptitle(result["device"], fontsize=9)
     plt.tight_layout()
     _save(path)
 

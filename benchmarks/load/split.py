@@ -87,6 +87,9 @@ class Bench:
         trunk_ms: see :class:`load.calls.Plan`.
         together: calls that share a connection, and a trunk if they are on one; as the command
             line says if it is None.
+
+    Attributes:
+        serving: what the last plain server said of itself when it began to serve.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Bench:
         self._mine = mine
         self._trunk_ms = trunk_ms
         self._together = together or options.calls_per_connection
-        self.providers: Any = None
+        self.serving: dict[str, Any] = {}
 
     def plain(
         self, calls: int, *, chunk_ms: int | None = None, flags: tuple[str, ...] = (), title: str
@@ -113,7 +116,7 @@ class Bench:
             on_cores(self._mine),
             local_server(*server_flags(self._options, calls + 10), *flags) as server,
         ):
-            self.providers = serving(server).get("providers")
+            self.serving = serving(server)
             outcome = self._run(
                 server,
                 calls,

@@ -59,6 +59,7 @@ class FakeStudent:
         )
         self.digest = "fa" * 32
         self.batches = []
+        self.warmed_up = []
         self.gate = threading.Event()
         self.gate.set()
         self.stepping = threading.Event()
@@ -68,6 +69,12 @@ class FakeStudent:
 
     def rows(self, calls):
         return calls
+
+    def buffer(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+    def warm_up(self, calls):
+        self.warmed_up.append(calls)
 
     def step(self, samples, valid, memory):
         self.stepping.set()

@@ -115,6 +115,26 @@ def test_stuck_step_costs_its_batch_and_no_other_lane(bench, student, clock, mak
     assert bench.engine.health.reason == "the step is stuck"
 
 
+def test_every_thread_makes_its_first_steps_before_calls_wait_for_them(bench, student, clock):
+    """Of a GPU each thread has to prepare the steps for itself."""
+    bench.wait(lambda: student.warmed_up == [64])
+    stick(bench, student)
+    clock.pass_over(bench.engine, 5.1)
+    bench.wait(lambda: student.warmed_up == [64, 64])
+
+
+def test_a_thread_that_cannot_make_its_first_steps_serves(make_bench, student, monkeypatch):
+    def starved(calls):
+        raise MemoryError("marker")
+
+    monkeypatch.setattr(student, "warm_up", starved)
+    made = make_bench(student)
+    heard = Heard(made.engine)
+    heard.say(1)
+    made.wait(lambda: heard.results)
+    assert not heard.errors
+
+
 def test_what_a_stuck_step_brings_after_all_is_dropped(bench, student, clock, make_bench):
     """Neither states nor buffers nor lanes of the successor notice."""
     mate, other = Heard(bench.engine), Heard(bench.engine)

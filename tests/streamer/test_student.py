@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.batch import BatchStep
 from streamer.errors import ModelFileError
 from streamer.metadata import CONTRACT, METADATA_KEY, TASKS
-from streamer.student import CUDA, DEFAULT_MODEL, Student
+from streamer.student import DEFAULT_MODEL, Student
 
 
 @pytest.fixture(scope="module")
@@ -103,56 +102,14 @@ def test_memory_carries_what_was_heard(student):
     assert np.abs(cold[2] - warm[2]).max() > 0
 
 
-@pytest.fixture
-def as_on_a_gpu():
-    """The student that a GPU is given, which takes itself for one there; the sizes of its steps."""
-    student, sizes = Student(DEFAULT_MODEL, provider="cpu"), []
-    step = student.step
-
-    def watch(samples, valid, memory):
-        assert {len(samples), len(valid), *map(len, memory)} == {len(samples)}
-        sizes.append(len(samples))
-        return step(samples, valid, memory)
-
-    student.step = watch
-    student.providers = [CUDA, "CPUExecutionProvider"]
-    yield student, sizes
-    student.close()
-
-
 @given(st.integers(1, 1024))
 def test_a_cpu_takes_as_many_rows_as_there_are_calls(student, calls):
     assert student.rows(calls) == calls
 
 
-def test_a_gpu_takes_rows_in_powers_of_two(as_on_a_gpu):
-    student, sizes = as_on_a_gpu
-    assert [student.rows(calls) for calls in (1, 2, 3, 4, 5, 32, 33)] == [1, 2, 4, 4, 8, 32, 64]
-    student.warm_up(20)
-    assert sizes == [1, 2, 4, 8, 16, 32]
-
-
 def test_a_cpu_needs_no_preparation(student, monkeypatch):
     monkeypatch.setattr(student, "step", None)
     student.warm_up(32)
-
-
-def test_a_batch_on_a_gpu_says_what_it_says_elsewhere(as_on_a_gpu):
-    """Without a cache, too: the float32 student has none."""
-    other, sizes = as_on_a_gpu
-    student = Student(DEFAULT_MODEL, provider="cpu")
-    meta = student.metadata
-    noise = np.random.default_rng(4)
-    blocks = [noise.integers(-9000, 9000, meta.block).astype(np.int16) for _ in range(5)]
-    mine, theirs = ([(block, meta.fresh()) for block in blocks] for _ in range(2))
-    here, there = BatchStep(student, 8), BatchStep(other, 8)
-    for size in (5, 3, 5):
-        said, same = here.run(mine[:size]), there.run(theirs[:size])
-        for row in range(size):
-            for task, likewise in zip(said[row][0], same[row][0], strict=True):
-                np.testing.assert_allclose(task, likewise, rtol=0, atol=1e-4)
-            mine[row], theirs[row] = (blocks[row], said[row][1]), (blocks[row], same[row][1])
-    assert sizes == [8, 4, 8]
 
 
 def test_padding_is_not_heard(student):
@@ -271,13 +228,3 @@ def test_graph_for_one_call_at_a_time(content, tmp_path):
             value.type.tensor_type.shape.dim[0].dim_value = 1
 
     assert refused(rewritten(content, tmp_path, fix)).startswith("shapes ")
-
-
-def test_cuda_is_refused_where_there_is_none():
-    import onnxruntime  # noqa: PLC0415
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA: its absence cannot be tested here")
-    with pytest.raises(ModelFileError, match=r"^provider cuda: this onnxruntime offers only \["):
-        Student(DEFAULT_MODEL, provider="cuda")
-    assert Student(DEFAULT_MODEL, provider="auto").providers == ["CPUExecutionProvider"]
