@@ -2,7 +2,9 @@
 
 A step is some two hundred kernels, and launching them one by one takes four times as long as they
 do. A CUDA graph of them all is launched at once; it reads and writes where it did when it was
-captured, and it is captured by one thread for itself. Hence buffers of fixed shapes that stay.
+captured, and it is captured by one thread for itself. Hence buffers of fixed shapes that stay, and
+a session for each shape: cuDNN compiles its convolutions for a shape, ONNX Runtime keeps those of
+the last one only, and a graph whose code was freed is an illegal instruction.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import functools
 import io
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import streamer.operation.telemetry  # noqa: F401 - onnxruntime asks while it is loaded
@@ -181,12 +183,14 @@ class Buckets:
 
     Args:
         device: holds the buffers.
-        session: of ONNX Runtime, there.
+        open_session: makes a session of ONNX Runtime there.
     """
 
-    def __init__(self, device: Device, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, device: Device, open_session: Callable[[], onnxruntime.InferenceSession]
+    ) -> None:
         self._device = device
-        self._session = session
+        self._open_session = open_session
         self._buckets: dict[int, _Bucket] = {}
         self._lock = threading.Lock()
 
@@ -194,7 +198,7 @@ class Buckets:
         """The outputs of these names."""
         with self._lock:
             if rows not in self._buckets:
-                self._buckets[rows] = _Bucket(self._device, self._session, rows)
+                self._buckets[rows] = _Bucket(self._device, self._open_session(), rows)
             outputs = self._buckets[rows].run(feed)
             return [outputs[name].copy() for name in names]  # the next run writes there
 
@@ -205,8 +209,6 @@ class _Bucket:
     def __init__(self, device: Device, session: onnxruntime.InferenceSession, rows: int) -> None:
         self._device = device
         self._session = session
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(rows))
         self._binding = session.io_binding()
         self._types = {node.name: np.dtype(_TYPES[node.type]) for node in session.get_inputs()}
         self._inputs: dict[str, onnxruntime.OrtValue] = {}
@@ -233,7 +235,7 @@ class _Bucket:
             if (array.dtype, list(array.shape)) != (self._types[name], value.shape()):
                 raise ValueError(f"{name}: {array.dtype} {array.shape}, not {value.shape()}")
             self._device.copy(array.ctypes.data, value.data_ptr(), array.nbytes, to_host=False)
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._session.run_with_iobinding(self._binding)
         for value, here in self._outputs.values():
             self._device.copy(value.data_ptr(), here.ctypes.data, here.nbytes, to_host=True)
         return {name: here for name, (_, here) in self._outputs.items()}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import structlog
 
@@ -67,6 +68,8 @@ class Engine:
 
     Attributes:
         health: what the steps say of the student.
+        prepared: done when the student is warmed up for this thread; with its error, if any,
+            with which the engine serves all the same.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Engine:
     ) -> None:
         self.student = student
         self.health = Health(clock)
+        self.prepared: Future[None] = Future()
         self._stepped = stepped
         self._max_batch = max_batch
         self._stuck_seconds = stuck_seconds
@@ -218,7 +222,8 @@ class Engine:
     # --- on the thread ---
 
     def _run(self, runner: _Runner) -> None:
-        self._warm_up(runner)
+        if not self.prepared.done():
+            self._prepare()
         while runner is self._runner and not self._stopping:
             try:
                 if runner.batch:
@@ -230,14 +235,13 @@ class Engine:
                 say_failed(error)
                 time.sleep(PAUSE)
 
-    def _warm_up(self, runner: _Runner) -> None:
-        """Make the first steps of this thread before any call waits for one, see the student."""
-        runner.began = self._clock()
+    def _prepare(self) -> None:
         try:
             self.student.warm_up(self._max_batch)
-        except Exception as error:  # noqa: BLE001 - then calls wait for their first steps, or fail
-            say_failed(error)
-        runner.began, runner.overdue = None, False
+        except Exception as error:  # noqa: BLE001 - whoever waits for it hears of it
+            self.prepared.set_exception(error)
+        else:
+            self.prepared.set_result(None)
 
     def _drop(self, runner: _Runner) -> None:
         """Fail the lanes that an unexpected error left behind."""

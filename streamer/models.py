@@ -88,14 +88,12 @@ class ModelFile:
         path: of the ONNX file; None is the shipped student that suits the provider.
         provider: see :class:`streamer.student.Student`.
         threads: likewise.
-        max_batch: most calls in one step of the engine.
         engine: makes the engine around a student.
     """
 
     path: Path | None
     provider: str
     threads: int
-    max_batch: int
     engine: Callable[[Student], Engine]
 
     def digest(self) -> str:
@@ -111,12 +109,14 @@ class ModelFile:
         """See :class:`Source`; streams a made-up call through the student first."""
         student = Student(self.path, provider=self.provider, threads=self.threads)
         self_test(student)
+        engine = self.engine(student)
         try:
-            student.warm_up(self.max_batch)
-        except MemoryError as error:
+            engine.prepared.result()
+        except Exception as error:  # of the runtime, or of memory
+            engine.stop()
             model = student.metadata.model_id
-            raise ModelFileError(f"{model}: a step of {self.max_batch} calls: {error}") from error
-        return ServedModel.of(self.engine(student))
+            raise ModelFileError(f"{model}: its first steps: {error}") from error
+        return ServedModel.of(engine)
 
 
 class Models:

@@ -127,7 +127,6 @@ class Server:
             settings.model,
             settings.provider,
             settings.threads,
-            settings.max_batch,
             _engines(settings, self.metrics),
         )
         self.models = Models(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -56,12 +57,13 @@ class Student:
             content = path.read_bytes()  # once: what is hashed is what is loaded
         except OSError as error:
             raise ModelFileError(f"model file {path}: {error.strerror}") from error
+        open_session = functools.partial(_session, content, threads, on_gpu=self._gpu is not None)
         try:
-            self._session = _session(content, threads, on_gpu=self._gpu is not None)
+            self._session = open_session()
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"model file {path}: cannot be loaded: {reason}") from error
-        self._buckets = cuda.Buckets(self._gpu, self._session) if self._gpu else None
+        self._buckets = cuda.Buckets(self._gpu, open_session) if self._gpu else None
         self.digest = hashlib.sha256(content).hexdigest()
         self.providers: list[str] = self._session.get_providers()
         self.device = self._gpu.name if self._gpu else "CPU"
@@ -154,7 +156,8 @@ class Student:
     def warm_up(self, calls: int) -> None:
         """Where it matters, make a step of every number of rows that up to ``calls`` calls have.
 
-        On a GPU a first step takes hundreds of times as long as the second, in every thread.
+        On a GPU a first step takes a thousand times as long as the second; to be called on the
+        thread that is to make the others, see :mod:`streamer.cuda`.
 
         Raises:
             MemoryError: there is none for so many.

@@ -26,7 +26,7 @@ def self_test(student: Student) -> None:
     blocks = voice[: len(voice) // meta.block * meta.block].reshape(-1, meta.block)
     try:
         alone = _run(student, blocks, rows=1)
-        among = _run(student, blocks, rows=3)
+        among = _run(student, blocks, rows=student.rows(3))
     except Exception as error:  # whatever the runtime throws, the file cannot be served
         raise ModelFileError(f"{meta.model_id}: self-test: {error}") from error
     for task, one, other in zip(("gender", "age_group", "age_band"), alone, among, strict=True):

@@ -105,6 +105,24 @@ def test_a_batch_on_a_gpu_says_what_it_says_elsewhere(on_a_gpu, float32):
             mine[row], theirs[row] = (mine[row][0], said[row][1]), (theirs[row][0], same[row][1])
 
 
+def test_steps_say_the_same_after_those_of_other_shapes(on_a_gpu, float32):
+    """Compiled code of a shape must outlive that of the next ones."""
+    meta = float32.metadata
+    noise = np.random.default_rng(5)
+    feeds = {}
+    for rows in (1, 2, 4, 8, 16, 32, 64):
+        samples = (0.1 * noise.standard_normal((rows, meta.block))).astype(np.float32)
+        feeds[rows] = samples, np.full(rows, meta.block), meta.fresh(rows)
+    on_a_gpu.warm_up(64)
+    for _ in range(3):
+        for feed in feeds.values():
+            said, memory = on_a_gpu.step(*feed)
+            wanted, same = float32.step(*feed)
+            for one, other in zip(said, wanted, strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(memory.state, same.state, rtol=1e-3, atol=1e-4)
+
+
 def test_a_student_on_a_gpu_is_fit_to_be_served(on_a_gpu):
     self_test(on_a_gpu)
 

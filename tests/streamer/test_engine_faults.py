@@ -115,16 +115,19 @@ def test_stuck_step_costs_its_batch_and_no_other_lane(bench, student, clock, mak
     assert bench.engine.health.reason == "the step is stuck"
 
 
-def test_every_thread_makes_its_first_steps_before_calls_wait_for_them(bench, student, clock):
-    """Of a GPU each thread has to prepare the steps for itself."""
-    bench.wait(lambda: student.warmed_up == [64])
+def test_only_the_first_thread_warms_the_student_up(bench, student, clock):
+    """A later one has calls that wait for it."""
+    bench.engine.prepared.result(WAIT)
     stick(bench, student)
     clock.pass_over(bench.engine, 5.1)
-    bench.wait(lambda: student.warmed_up == [64, 64])
+    heard = Heard(bench.engine)
+    heard.say(2)
+    bench.wait(lambda: heard.results)
+    assert student.warmed_up == [64]
 
 
-def test_a_thread_that_cannot_make_its_first_steps_serves(make_bench, student, monkeypatch):
-    def starved(calls):
+def test_an_engine_serves_without_being_prepared(make_bench, student, monkeypatch):
+    def starved(_):
         raise MemoryError("marker")
 
     monkeypatch.setattr(student, "warm_up", starved)
@@ -133,6 +136,7 @@ def test_a_thread_that_cannot_make_its_first_steps_serves(make_bench, student, m
     heard.say(1)
     made.wait(lambda: heard.results)
     assert not heard.errors
+    assert str(made.engine.prepared.exception()) == "marker"
 
 
 def test_what_a_stuck_step_brings_after_all_is_dropped(bench, student, clock, make_bench):
