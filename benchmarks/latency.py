@@ -57,9 +57,9 @@ def device_name(student: str = "CPU") -> str:
 
 
 def serving(server: LocalServer | None) -> dict[str, Any]:
-    """What the server said of itself when it began to serve."""
-    log = server.log if server else []
-    return next((entry for entry in log if entry.get("event") == "serving"), {})
+    """What the server said of itself when it began to serve, or the first of its workers."""
+    said = {entry.get("event"): entry for entry in reversed(server.log if server else [])}
+    return {**said.get("worker_serving", {}), **said.get("serving", {})}
 
 
 def measure(

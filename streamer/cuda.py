@@ -139,12 +139,13 @@ def find(choice: str) -> Cuda | None:
 
 @functools.cache
 def _first() -> Cuda:
+    gpu = Cuda()
     told = io.StringIO()
     with contextlib.redirect_stdout(told):  # where it complains
         onnxruntime.preload_dlls()  # those that pip installed beside it
     if told.getvalue():
         log.warning("cuda_libraries", reason=told.getvalue().strip())
-    return Cuda()
+    return gpu
 
 
 @functools.cache

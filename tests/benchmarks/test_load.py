@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -54,6 +55,24 @@ def test_live_calls_are_paced_and_all_end_with_a_prediction(tmp_path, load):
     assert result["provider"]
     assert result["device"]
     assert picture.stat().st_size > 1000
+
+
+def test_the_gpu_is_named_before_the_processor(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import latency  # noqa: PLC0415 - benchmarks are no package
+
+    assert latency.device_name("NVIDIA X") == f"NVIDIA X; {latency.device_name()}"
+    assert "NVIDIA" not in latency.device_name("CPU")
+
+
+def test_what_workers_say_of_themselves_is_heard(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import latency  # noqa: PLC0415
+
+    worker = {"event": "worker_serving", "device": "NVIDIA X", "address": "a"}
+    server = SimpleNamespace(log=[worker, worker, {"event": "serving", "address": "b"}])
+    assert latency.serving(server) == {"event": "serving", "device": "NVIDIA X", "address": "b"}
+    assert latency.serving(None) == {}
 
 
 def test_a_profile_shows_what_the_server_spends_its_time_on(tmp_path):

@@ -192,6 +192,7 @@ def test_log_says_where_and_what_is_served(server, student, log_entry):
     assert entry["address"] == server.target
     assert entry["model"] == student.metadata.model_id
     assert entry["providers"] == ["CPUExecutionProvider"]
+    assert entry["device"] == "CPU"
     assert entry["level"] == "info"
 
 
