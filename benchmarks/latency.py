@@ -7,7 +7,8 @@
 Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
 the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
 is the demo call in mu-law, A-law and linear16, from a different point in every call: about half
-of it is silence. The calls start one after another, then two seconds warm up; neither is counted.
+of it is silence. The calls start one after another, at most a hundred a second, then two seconds
+warm up; neither is counted.
 
 The server that is started gets a core of its own where there are two, the generator the others.
 --profile draws what its CPU time is spent on while it is counted, as a flame graph; py-spy stops

@@ -46,7 +46,7 @@ RECORDINGS = 48
 UPDATE_MS = 500
 """Audio between two predictions, the server's default."""
 SPREAD_SECONDS = 3.0
-"""Over which the calls of a plan start."""
+"""Over which the calls of a plan start, unless it says otherwise."""
 GRACE_SECONDS = 10.0
 """How long a final prediction may take before its call is given up as lost."""
 HIDDEN = "Internal error from Core"
@@ -75,6 +75,7 @@ class Plan:
         trunk_ms: the calls of a connection are one stream, on which this process sends so often;
             0 makes a stream of each.
         seed: of where in the demo call each call begins.
+        spread: seconds over which the calls start, one after another.
     """
 
     target: str
@@ -87,6 +88,7 @@ class Plan:
     calls_per_connection: int = 50
     trunk_ms: float = 0.0
     seed: int = 1
+    spread: float = SPREAD_SECONDS
 
 
 @dataclass
@@ -201,7 +203,7 @@ class Generator:
     async def _call(self, number: int, open_stream: Open) -> None:
         """One call; counted as final, refused or lost, exactly once."""
         plan, seen = self.plan, self.seen
-        begin = plan.begin + number / plan.calls * SPREAD_SECONDS
+        begin = plan.begin + number / plan.calls * plan.spread
         await asyncio.sleep(begin - time.monotonic())
         stream = open_stream()
         early: dict[int, float] = {}

@@ -20,6 +20,8 @@ from load.calls import SPREAD_SECONDS, Plan, Seen, generate, recordings
 
 WARM_UP_SECONDS = 2.0
 """After the last call has started, before anything is counted."""
+STARTING_PER_SECOND = 100
+"""Calls at most: how a server takes hundreds at once is the question of overload.py."""
 LEAD_SECONDS = 0.3
 """Between a plan and its first call: all processes must have it by then."""
 CPU_CLOCK = 2
@@ -89,6 +91,7 @@ class Outcome:
     Attributes:
         seen: by all processes.
         calls, seconds, chunk_ms: as asked for; ``seconds`` is what was counted.
+        first: seconds from the begin until counting began.
         metered: how much each of the meter's numbers grew while it was counted.
     """
 
@@ -97,6 +100,7 @@ class Outcome:
     seconds: float
     chunk_ms: int
     metered: dict[str, float]
+    first: float = SPREAD_SECONDS + WARM_UP_SECONDS
 
     @property
     def lost(self) -> int:
@@ -110,7 +114,7 @@ class Outcome:
     def figures(self) -> dict[str, Any]:
         """Latency, losses and what the generator itself cost, ready for JSON."""
         seen, foreign = self.seen, self.metered.get("foreign")
-        window = sum(1 for at in seen.arrivals if _counted(at, self.seconds))
+        window = sum(1 for at in seen.arrivals if 0 <= at - self.first < self.seconds)
         return {
             "calls": self.calls,
             "lost": self.lost,
@@ -126,10 +130,6 @@ class Outcome:
             "generator_cpu_ms_per_call_s": self.per_call_second(seen.cpu_seconds),
             "foreign_cpu_share": None if foreign is None else round(foreign / self.seconds, 3),
         }
-
-
-def _counted(at: float, seconds: float) -> bool:
-    return 0 <= at - SPREAD_SECONDS - WARM_UP_SECONDS < seconds
 
 
 class Generators:
@@ -197,7 +197,8 @@ class Generators:
             title: beside the progress bar; none is shown without.
         """
         self.prepare(chunk_ms, seed)
-        first = SPREAD_SECONDS + WARM_UP_SECONDS
+        spread = max(SPREAD_SECONDS, calls / STARTING_PER_SECOND)
+        first = spread + WARM_UP_SECONDS
         window = (first, first + seconds)
         begin = time.monotonic() + LEAD_SECONDS
         plan = Plan(
@@ -209,6 +210,7 @@ class Generators:
             calls_per_connection=calls_per_connection,
             trunk_ms=trunk_ms,
             seed=seed,
+            spread=spread,
         )
         results = self.start(plan, begin)
         with Progress(transient=True, disable=not title) as progress:
@@ -227,7 +229,7 @@ class Generators:
             for result in results:
                 seen.add(result.result())
         grown = {name: after[name] - value for name, value in before.items()}
-        return Outcome(seen, calls, seconds, chunk_ms, grown)
+        return Outcome(seen, calls, seconds, chunk_ms, grown, first)
 
 
 def quantiles_ms(latency: Sequence[float]) -> dict[str, float | None]:

@@ -78,7 +78,7 @@ def test_what_workers_say_of_themselves_is_heard(monkeypatch):
 def test_a_profile_shows_what_the_server_spends_its_time_on(tmp_path):
     picture = tmp_path / "profile.svg"
     out = tmp_path / "out.json"
-    command = [sys.executable, str(BENCHMARKS / "latency.py"), "--calls", "20", "--seconds", "3"]
+    command = [sys.executable, str(BENCHMARKS / "latency.py"), "--calls", "100", "--seconds", "4"]
     command += ["--profile", str(picture), "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if "ermission denied" in done.stderr or "not permitted" in done.stderr:
