@@ -153,20 +153,37 @@ def _say_unusable(reason: str) -> None:
     log.warning("gpu_unusable", reason=reason, provider="cpu")
 
 
-def session(content: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on the GPU, with CUDA graphs unless parts of the student have no kernel there.
+class Sessions:
+    """Opens sessions of one student on the GPU, as many as there are shapes.
 
-    In float32 as a CPU has it (no TF32): the step takes a tenth longer, and calls may move.
+    With CUDA graphs, unless parts of the student have no kernel there. In float32 as a CPU has it
+    (no TF32): the step takes a tenth longer, and calls may move.
 
-    Raises:
-        RuntimeError: ONNX Runtime cannot use the GPU, or not load the file.
+    Args:
+        content: of the model file.
+        options: of every session.
     """
-    try:
-        return _session(content, options, {"enable_cuda_graph": "1"})
-    except Exception as error:  # noqa: BLE001 - its kinds are not told apart
-        made = _session(content, options, {})
-        log.warning("no_cuda_graph", reason=str(error).splitlines()[0])
-        return made
+
+    def __init__(self, content: bytes, options: onnxruntime.SessionOptions) -> None:
+        self._content = content
+        self._options = options
+        self._graphs = True
+
+    def open(self) -> onnxruntime.InferenceSession:
+        """One more.
+
+        Raises:
+            RuntimeError: ONNX Runtime cannot use the GPU, or not load the file.
+        """
+        if self._graphs:
+            try:
+                return _session(self._content, self._options, {"enable_cuda_graph": "1"})
+            except Exception as error:  # noqa: BLE001 - its kinds are not told apart
+                made = _session(self._content, self._options, {})
+                self._graphs = False
+                log.warning("no_cuda_graph", reason=str(error).splitlines()[0])
+                return made
+        return _session(self._content, self._options, {})
 
 
 def _session(

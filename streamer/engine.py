@@ -268,7 +268,7 @@ class Engine:
         with self._wake:
             while self._ready and len(runner.batch) < most and not self._stopping:
                 lane = self._ready.first
-                block = self._next_block(lane)
+                block = lane.next_block(self._outbox)
                 if block is not None:
                     runner.batch.append((lane, block))
                     lane.pending.popleft()
@@ -278,17 +278,6 @@ class Engine:
         if not runner.batch:
             self._outbox.send()  # else that is done after the step
         return bool(runner.batch)
-
-    def _next_block(self, lane: Lane) -> Samples | None:
-        """The lane's next block, left where it is; marks before it are answered; under the lock."""
-        while lane.pending:
-            item = lane.pending[0]
-            if not isinstance(item, Mark):
-                return item
-            item.memory = lane.memory.copy()
-            self._outbox.put(lane, item)
-            lane.pending.popleft()
-        return None
 
     def _advance(self, runner: _Runner) -> None:
         batch = runner.batch

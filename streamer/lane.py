@@ -9,7 +9,7 @@ from streamer.batch import Posteriors
 from streamer.codec import Samples
 from streamer.errors import CallError
 from streamer.metadata import Memory
-from streamer.outbox import Mark
+from streamer.outbox import Mark, Outbox
 
 
 class Lane:
@@ -31,6 +31,17 @@ class Lane:
         self.since = 0.0  # when it became ready
         self.failed = False  # an error is under way to it
         self.closed = False
+
+    def next_block(self, outbox: Outbox) -> Samples | None:
+        """The block that is next, left where it is; marks before it are answered."""
+        while self.pending:
+            item = self.pending[0]
+            if not isinstance(item, Mark):
+                return item
+            item.memory = self.memory.copy()
+            outbox.put(self, item)
+            self.pending.popleft()
+        return None
 
     def remember(self, memory: Memory) -> None:
         """Take over a copy of it."""

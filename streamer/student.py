@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
 
 _OUT_OF_MEMORY = re.compile(r"allocate memory|bad_?alloc|out of memory", re.IGNORECASE)
 """What ONNX Runtime says in a general error: its arena, the C++ library, CUDA."""
+
+Opener = Callable[[], onnxruntime.InferenceSession]
 
 
 class Student:
@@ -57,7 +60,7 @@ class Student:
             content = path.read_bytes()  # once: what is hashed is what is loaded
         except OSError as error:
             raise ModelFileError(f"model file {path}: {error.strerror}") from error
-        open_session = functools.partial(_session, content, threads, on_gpu=self._gpu is not None)
+        open_session = _opener(content, threads, on_gpu=self._gpu is not None)
         try:
             self._session = open_session()
         except Exception as error:
@@ -186,7 +189,8 @@ def model_file(path: Path | None, provider: str) -> Path:
     return path
 
 
-def _session(content: bytes, threads: int, *, on_gpu: bool) -> onnxruntime.InferenceSession:
+def _opener(content: bytes, threads: int, *, on_gpu: bool) -> Opener:
+    """What opens sessions of the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -194,8 +198,10 @@ def _session(content: bytes, threads: int, *, on_gpu: bool) -> onnxruntime.Infer
     # A spinning worker burns a core between blocks; a block can wait for a wake-up.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if on_gpu:
-        return cuda.session(content, options)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return cuda.Sessions(content, options).open
+    return functools.partial(
+        onnxruntime.InferenceSession, content, options, providers=["CPUExecutionProvider"]
+    )
 
 
 def main() -> int:

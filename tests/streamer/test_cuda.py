@@ -30,7 +30,8 @@ class Pretended:
         ctypes.memmove(target, source, size)
 
 
-def on_the_cpu(content, options):
+def on_the_cpu(content, options, more):
+    assert more == {"enable_cuda_graph": "1"}
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
@@ -39,7 +40,7 @@ def pretended(monkeypatch):
     """The student that a GPU is given, on a device that is none."""
     device = Pretended()
     monkeypatch.setattr(cuda, "find", lambda choice: None if choice == "cpu" else device)
-    monkeypatch.setattr(cuda, "session", on_the_cpu)
+    monkeypatch.setattr(cuda, "_session", on_the_cpu)
     student = Student(provider="cuda")
     yield student, device
     student.close()
@@ -173,6 +174,39 @@ def test_a_freed_student_frees_its_buckets(pretended):
     student.warm_up(2)
     student.close()
     assert student._buckets is None
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_student_that_is_no_graph_is_stepped_without_and_the_log_says_so_once(
+    monkeypatch, capsys
+):
+    """Also one whose products in 8 bits have no kernel there."""
+    tried = []
+
+    def no_graphs(content, options, more):
+        tried.append(more)
+        if more:
+            raise RuntimeError("nodes have not been partitioned\nto the GPU")
+        return on_the_cpu(content, options, {"enable_cuda_graph": "1"})
+
+    monkeypatch.setattr(cuda, "_session", no_graphs)
+    student = Student(DEFAULT_MODEL, provider="cuda")
+    student.warm_up(2)
+    assert tried == [{"enable_cuda_graph": "1"}, {}, {}, {}]
+    told = capsys.readouterr().out
+    assert told.count("no_cuda_graph") == 1
+    assert "nodes have not been partitioned" in told
+    student.close()
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_file_that_the_gpu_cannot_load_is_refused(monkeypatch):
+    def none(*_):
+        raise RuntimeError("ONNX Runtime cannot use the GPU, for a reason that it has printed")
+
+    monkeypatch.setattr(cuda, "_session", none)
+    with pytest.raises(ModelFileError, match=r"student.onnx: cannot be loaded: ONNX Runtime ca"):
+        Student(DEFAULT_MODEL, provider="cuda")
 
 
 # --- which device ---
