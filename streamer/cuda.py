@@ -157,7 +157,7 @@ class Sessions:
     """Opens sessions of one student on the GPU, as many as there are shapes.
 
     With CUDA graphs, unless parts of the student have no kernel there. In float32 as a CPU has it
-    (no TF32): the step takes a tenth longer, and calls may move.
+    (no TF32): the step takes a fifth longer, and calls may move.
 
     Args:
         content: of the model file.
