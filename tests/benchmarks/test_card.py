@@ -8,22 +8,16 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 import card
-from accuracy_outcomes import CLASSES, NAMES, failed, outcome
-from model_card import findings as say
+from accuracy_outcomes import NAMES
+from card_files import BLOCK, COST, PROBE, people, result, write, write_model
 from model_card import text
 from model_card.inputs import Unusable, public, read_model
-from scoring.result import assemble
-
-from model.labels import DEFAULT_TREE
 
 SECTIONS = (
     "In short",
@@ -48,136 +42,6 @@ SECTIONS = (
     "What the data cannot show",
     "How this card was made",
 )
-BLOCK, STATE = 1280, 5
-
-
-def crowd(count, wrong, gender, band, said_band=None, **kwargs):
-    """Calls of so many speakers, the first ``wrong`` of them taken for the other gender."""
-    other = {"male": "female", "female": "male"}[gender]
-    return [
-        outcome(
-            gender,
-            other if number < wrong else gender,
-            band,
-            said_band or band,
-            speaker=f"secret-{gender}-{band}-{number}",
-            **kwargs,
-        )
-        for number in range(count)
-    ]
-
-
-def people(*, language="en"):
-    """A test of 89 speakers: women of 60 and older are told worst, and taken for young."""
-    spoken = {"language": language}
-    return [
-        *crowd(8, 3, "female", "child", corpus="speechocean762", **spoken),
-        *crowd(8, 4, "male", "child", corpus="speechocean762", **spoken),
-        *crowd(20, 1, "female", "20s", corpus="speechocean762", **spoken),
-        *crowd(20, 0, "male", "20s", **spoken),
-        *crowd(15, 9, "female", "60+", "20s", **spoken),
-        *crowd(14, 1, "male", "60+", "20s", **spoken),
-        *crowd(4, 0, "male", "40s", language=language and "ko"),
-        failed("secret reason"),
-    ]
-
-
-def result(*, per_speaker=False, model="tiny-1", outcomes=None):
-    head = {"model": model, "manifest": "m.tsv", "split": "test", "band": "full", "limit": None}
-    measured = assemble(people() if outcomes is None else outcomes, CLASSES)
-    return {**head, "per_speaker": per_speaker, **measured, "shortcut": None}
-
-
-PROVENANCE = {
-    "command": "python -m train.any --data /home/secret/shards --seed 7 --note=~/secret/x.tsv",
-    "commit": "abc1234",
-    "seed": 7,
-    "data": {"speechocean762": "CC-BY-4.0", "commonvoice61": "CC0-1.0"},
-    "dev_f1": {"gender": 0.9123, "age_group": 0.5},
-    "settings": {"balance": 0.25, "teacher": "/home/secret/runs/teacher.pt", "layers": [1, 2]},
-}
-
-
-def write_model(path, model_id="tiny-1", provenance=PROVENANCE):
-    """The smallest graph that has a student's inputs, outputs and metadata."""
-    nodes, weights = [helper.make_node("Abs", ["samples"], ["heard"])], []
-    for task, names in NAMES.items():
-        weight = np.zeros((BLOCK, len(names)), np.float32)
-        weights.append(numpy_helper.from_array(weight, f"w_{task}"))
-        nodes.append(helper.make_node("MatMul", ["heard", f"w_{task}"], [task]))
-    nodes.append(helper.make_node("Identity", ["state"], ["state_out"]))
-
-    def info(name, width=None, kind=TensorProto.FLOAT):
-        return helper.make_tensor_value_info(name, kind, ["B", width] if width else ["B"])
-
-    given = [info("samples", BLOCK), info("valid", kind=TensorProto.INT64), info("state", STATE)]
-    made = [*(info(task, len(names)) for task, names in NAMES.items()), info("state_out", STATE)]
-    graph = helper.make_graph(nodes, "tiny", given, made, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    rule = {"min_speech_seconds": 1.5, "min_confidence": 0.625}
-    metadata = {
-        "contract": 1,
-        "model_id": model_id,
-        "sample_rate": 8000,
-        "block": BLOCK,
-        "state_size": STATE,
-        "labels": {**NAMES, "parent": DEFAULT_TREE.parent},
-        "calibration": {t: {"speech_seconds": [1.0], "temperature": [1.0]} for t in NAMES},
-        "decision": dict.fromkeys(NAMES, rule),
-        "student": {
-            "encoder": {
-                "channels": 99,
-                "causal": True,
-                "dilations": [1, 2],
-                "global_context": False,
-            },
-            "tree": DEFAULT_TREE.to_dict(),
-        },
-        "provenance": provenance,
-    }
-    model.metadata_props.add(key="voicecohort", value=json.dumps(metadata))
-    onnx.save(model, path)
-
-
-PROBE = {
-    "utterances": 89,
-    "corpus_probe": [
-        {
-            "band": "child",
-            "speakers": {"speechocean762": 8},
-            "reason": "corpora with 5 speakers or more: 1, needs 2",
-            **dict.fromkeys(("chance", "accuracy", "low", "high", "shuffled", "audio")),
-        },
-        {
-            "band": "20s",
-            "speakers": {"c": 20, "speechocean762": 20},
-            "reason": "",
-            "chance": 0.5,
-            "accuracy": 0.871,
-            "low": 0.8,
-            "high": 0.93,
-            "shuffled": 0.49,
-            "audio": 0.61,
-        },
-    ],
-    "within_corpus": [
-        {
-            "pair": ["child", "20s"],
-            "corpus": "speechocean762",
-            "speakers": {"child": 16, "20s": 20},
-            "reason": "",
-            "balanced_accuracy": {"value": 0.7777, "low": 0.7, "high": 0.83},
-            "auc": {"value": 0.81, "low": 0.75, "high": 0.9},
-        }
-    ],
-    "reading": "How to read the probe.",
-}
-COST = {
-    "max_calls": 321,
-    "bound_ms": 50.0,
-    "cpu_ms_per_call_s": {"total": 1.2345},
-    "device": "a CPU, 2 cores",
-}
 
 
 @pytest.fixture(scope="module")
@@ -201,16 +65,6 @@ def files(tmp_path, measured):
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return tmp_path
-
-
-def write(folder, *roles, pictures=True):
-    """Exit status and text of the card made from the files of these roles."""
-    words = ["--model", str(folder / "tiny.onnx"), "--out", str(folder / "CARD.md")]
-    for role in ("accuracy", *roles):
-        words += [f"--{role}", str(folder / f"{role}.json")]
-    words += ["--pictures", str(folder / "pictures")] if pictures else []
-    status = card.main(words)
-    return status, (folder / "CARD.md").read_text() if status == 0 else ""
 
 
 def test_every_section_stands_in_the_card_with_every_picture(files):
@@ -413,87 +267,6 @@ def test_a_manifest_without_languages_is_said(files):
     assert "Not measured: the manifest does not name them." in page
     assert "Languages were not measured" in page
     assert "no column language: there are no figures by language" in page
-
-
-class TestFindings:
-    def test_the_weak_group_and_what_it_is_taken_for(self, measured):
-        said = " ".join(say.age_classes(measured[0]))
-        assert said.startswith("**Senior voices** are missed more often than found: recall 0.000 ")
-        assert "29 calls of 29 speakers. Most often they are taken for young (100%)." in said
-        assert "Child" not in said
-
-    def test_no_weak_group_is_no_claim(self):
-        good = result(outcomes=crowd(9, 1, "male", "20s") + crowd(9, 1, "male", "60+"))
-        said = say.age_classes(good)
-        assert said[0].startswith("Every age group is found in half of its calls.")
-        assert said[1] == "Not in the test, so not measured: child, middle."
-
-    def test_a_wide_interval_makes_it_probable_only(self, measured):
-        wide = copy.deepcopy(measured[0])
-        wide["age_group"]["per_class"]["senior"].update(recall=0.4, interval={"recall": [0.2, 0.6]})
-        assert "**Senior voices** are probably missed" in say.age_classes(wide)[0]
-
-    @pytest.mark.parametrize(
-        ("recall", "interval", "word"),
-        [
-            (0.55, [0.4, 0.7], "cannot be told from guessing"),
-            (0.8, [0.7, 0.9], "better than by guessing"),
-            (0.3, [0.2, 0.4], "worse than by guessing"),
-            (0.5, None, "too few"),
-        ],
-    )
-    def test_children(self, measured, recall, interval, word):
-        told = copy.deepcopy(measured[0])
-        told["gender"]["child"].update(recall=recall, interval={"recall": interval})
-        assert word in say.children(told)[0]
-
-    def test_gap_between_genders(self, measured):
-        said = say.women_and_men(measured[0])
-        assert said[0].startswith("**Female, 60+**: gender is recognised less often than of male")
-        assert "(29 speakers). The largest gap, 52.9 points; its interval, " in said[0]
-        assert "leaves out zero." in said[0]
-        assert len(said) == 1  # the gap of the 20s may be chance and is not the largest
-
-    def test_a_gap_that_may_be_chance(self, measured):
-        told = copy.deepcopy(measured[0])
-        told["fairness"]["bands"]["60+"].update(gap_points=-52.9, interval=[-60.0, 2.0])
-        (said,) = say.women_and_men(told)
-        assert "its interval, -2.0 to 60.0, includes zero: it may be chance." in said
-
-    def test_no_gap_without_bands(self):
-        few = result(outcomes=crowd(3, 1, "male", "20s"))
-        assert "the gap is unknown" in say.women_and_men(few)[0]
-
-    def test_whole_calls(self, measured):
-        single, calls = copy.deepcopy(measured)
-        assert "no class differently" in say.whole_calls(single, calls)[0]
-        calls["age_group"]["per_class"]["child"]["recall"] = 0.3
-        (said,) = say.whole_calls(single, calls)
-        assert said.startswith(
-            "**Longer calls**: child (age group) is missed more often, recall 1.000"
-        )
-        assert "not given" in say.whole_calls(single, None)[0]
-
-    def test_confidence(self, measured):
-        told = copy.deepcopy(measured[0])
-        for at in told["calibration"].values():
-            at["interval"]["overconfidence"] = [-0.1, 0.1]
-        assert "No task is over- or underconfident" in say.confidence(told)[0]
-        told["calibration"]["gender"].update(
-            overconfidence=0.2, interval={"overconfidence": [0.1, 0.3]}
-        )
-        assert say.confidence(told)[0].startswith("**Gender states more confidence than it earns**")
-
-    def test_languages_with_enough_speakers(self, measured):
-        (said,) = say.languages(measured[0])
-        assert (
-            "1 (en) with 20 speakers or more in the test. Of 1 other nothing can be said." in said
-        )
-
-    def test_cells_of_few_speakers_are_not_called_weak(self, measured):
-        table = say.weakest_cells(measured[0])
-        assert table.rows[0][:2] == ("gender", "female, 60+")
-        assert all(int(row[3]) >= 5 for row in table.rows)
 
 
 def test_the_fixed_text_names_what_it_must():
