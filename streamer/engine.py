@@ -238,7 +238,7 @@ class Engine:
     def _prepare(self) -> None:
         try:
             self.student.warm_up(self._max_batch)
-        except Exception as error:  # noqa: BLE001 - whoever waits for it hears of it
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it hears of it
             self.prepared.set_exception(error)
         else:
             self.prepared.set_result(None)

@@ -91,7 +91,7 @@ class ServerSettings(BaseSettings):
     """student to serve, an ONNX file written by train/; the shipped one if not given. SIGHUP loads
     the file again: new calls take what is in it then, running ones keep their student"""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
-    """where the student runs; auto takes a GPU if this onnxruntime has one"""
+    """where the student runs; auto takes a GPU where there is one"""
     threads: int = Field(1, ge=1)
     """CPU threads of one student step; 1 is the cheapest per call"""
     workers: int = Field(1, ge=1, le=1024)
