@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,15 +18,6 @@ from paper_table.records import read_all  # noqa: E402
 
 from model.heads import HeadsConfig  # noqa: E402
 from model.student import Student, StudentConfig  # noqa: E402
-
-
-@pytest.fixture
-def tested(prepared, tmp_path) -> Path:
-    """The made corpus, whose dev split also stands for test: ten utterances of five people."""
-    folder = tmp_path / "prepared"
-    shutil.copytree(prepared, folder)
-    shutil.copy(folder / "cuts.dev.jsonl.gz", folder / "cuts.test.jsonl.gz")
-    return folder
 
 
 class TestScore:
