@@ -27,7 +27,7 @@ from typing import Any
 import grpc
 import numpy as np
 import uvloop
-from latency import device_name, load_arguments, server_flags
+from latency import device_of, load_arguments, server_flags
 from load.calls import CHANNEL_OPTIONS, METHOD, RECORDINGS, Open, recordings
 from load.run import cores, on_cores, write_json
 from load.trunk import Trunk
@@ -183,7 +183,7 @@ def main() -> int:
         on_cores(theirs),
     ):
         result = measure(server.target, server.process.pid, options)
-    result |= {"device": device_name()}
+    result |= {"device": device_of(server)}
     write_json(result, options.json)
     surely = result["rss_bytes_per_call"] - 2 * result["rss_bytes_per_call_error"]
     grew = surely > options.bound or result["file_descriptors_growth"] > 0

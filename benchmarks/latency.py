@@ -63,6 +63,11 @@ def serving(server: LocalServer | None) -> dict[str, Any]:
     return {**said.get("worker_serving", {}), **said.get("serving", {})}
 
 
+def device_of(server: LocalServer | None) -> str:
+    """:func:`device_name` of what the server's student runs on."""
+    return device_name(serving(server).get("device", "CPU"))
+
+
 def measure(
     target: str,
     options: argparse.Namespace,
@@ -104,7 +109,7 @@ def measure(
         "trunk_ms": options.trunk_ms,
         "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
-        "device": device_name(serving(server).get("device", "CPU")),
+        "device": device_of(server),
     }
 
 

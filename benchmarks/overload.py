@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from latency import device_name, load_arguments, server_flags
+from latency import device_of, load_arguments, server_flags
 from load.calls import SPREAD_SECONDS, Plan, Seen
 from load.pictures import overload_picture
 from load.run import LEAD_SECONDS, Generators, cores, on_cores, quantiles_ms, write_json
@@ -163,7 +163,7 @@ def main() -> int:
     most = options.max_calls or round((HALF + MORE) * options.capacity) + 10
     with on_cores(mine), local_server(*server_flags(options, most)) as server:
         result = offer(server.target, options, theirs)
-    result |= {"device": device_name()}
+    result |= {"device": device_of(server)}
     write_json(result, options.json)
     if options.picture:
         overload_picture(result, options.picture)

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from latency import device_name, load_arguments, server_flags
+from latency import device_of, load_arguments, server_flags
 from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
 from streamer.local import LocalServer, local_server
@@ -168,7 +168,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "calls": options.calls,
         "seconds": options.seconds,
         "chunk_ms": options.chunk_ms,
-        "device": device_name(),
+        "device": device_of(server),
     }
 
 

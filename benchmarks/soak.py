@@ -41,7 +41,7 @@ from typing import Any
 import grpc
 import uvloop
 from churn import short_call
-from latency import device_name, load_arguments, server_flags, serving
+from latency import device_of, load_arguments, server_flags, serving
 from load.calls import (
     CHANNEL_OPTIONS,
     ENCODINGS,
@@ -211,7 +211,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         wrong = compare(seen, options, reference)
     return result_of(
         options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
-    ) | {"idle": {"before": before, "after": after}, **counts, "device": device_name()}
+    ) | {"idle": {"before": before, "after": after}, **counts, "device": device_of(server)}
 
 
 def main() -> int:

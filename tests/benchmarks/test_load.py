@@ -72,7 +72,9 @@ def test_what_workers_say_of_themselves_is_heard(monkeypatch):
     worker = {"event": "worker_serving", "device": "NVIDIA X", "address": "a"}
     server = SimpleNamespace(log=[worker, worker, {"event": "serving", "address": "b"}])
     assert latency.serving(server) == {"event": "serving", "device": "NVIDIA X", "address": "b"}
+    assert latency.device_of(server) == latency.device_name("NVIDIA X")
     assert latency.serving(None) == {}
+    assert latency.device_of(None) == latency.device_name()
 
 
 def test_a_profile_shows_what_the_server_spends_its_time_on(tmp_path):
