@@ -3,8 +3,9 @@
 A step is some two hundred kernels, and launching them one by one takes four times as long as they
 do. A CUDA graph of them all is launched at once; it reads and writes where it did when it was
 captured, and it is captured by one thread for itself. Hence buffers of fixed shapes that stay, and
-a session for each shape: cuDNN compiles its convolutions for a shape, ONNX Runtime keeps those of
-the last one only, and a graph whose code was freed is an illegal instruction.
+a session for each shape: in one for all, replaying the graph of a shape that was not the last was
+an illegal instruction on an H100. It is likely that ONNX Runtime keeps what cuDNN compiled for the
+last shape only, and frees the code of the others.
 """
 
 from __future__ import annotations
