@@ -107,9 +107,14 @@ class Outcome:
         """Accepted calls, or calls that never came through, without their final prediction."""
         return self.calls - self.seen.finals - self.seen.refused
 
+    @property
+    def call_seconds(self) -> float:
+        """Counted, of the calls that were not refused: those cost next to nothing."""
+        return max(1, self.calls - self.seen.refused) * self.seconds
+
     def per_call_second(self, seconds: float) -> float:
-        """CPU seconds as CPU milliseconds per second of one call."""
-        return round(1000 * seconds / (self.calls * self.seconds), 4)
+        """CPU seconds as CPU milliseconds per second of one call that was not refused."""
+        return round(1000 * seconds / self.call_seconds, 4)
 
     def figures(self) -> dict[str, Any]:
         """Latency, losses and what the generator itself cost, ready for JSON."""
@@ -123,7 +128,7 @@ class Outcome:
             "seconds": self.seconds,
             "chunk_ms": self.chunk_ms,
             "predictions": len(seen.arrivals),
-            "predictions_per_call_s": round(window / (self.calls * self.seconds), 3),
+            "predictions_per_call_s": round(window / self.call_seconds, 3),
             **quantiles_ms(seen.latency),
             "speech_share": round(seen.speech_seconds / max(seen.audio_seconds, 1e-9), 3),
             "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0.0], 99)), 2),

@@ -139,7 +139,7 @@ class Bench:
                 ) as server,
             ):
                 outcome = self._run(server, calls, None, Counters(server, path), title)
-        return outcome, split(outcome.metered, outcome.calls * outcome.seconds)
+        return outcome, split(outcome.metered, outcome.call_seconds)
 
     def empty(self, calls: int) -> dict[str, Any]:
         """The same calls against an empty servicer, see ``floors.py``."""

@@ -215,6 +215,16 @@ def test_what_others_do_on_the_cores_of_the_server_is_told_apart(module):
     assert outcome.figures()["foreign_cpu_share"] == 0.25
 
 
+def test_calls_that_were_refused_make_the_others_no_cheaper(module):
+    seen = module("load.calls").Seen(refused_at=[0.1] * 20, arrivals=[6.0] * 160, cpu_seconds=0.8)
+    outcome = module("load.run").Outcome(seen, 100, 2.0, 100, {"cpu": 1.6})
+    assert outcome.per_call_second(outcome.metered["cpu"]) == 10.0
+    figures = outcome.figures()
+    assert (figures["generator_cpu_ms_per_call_s"], figures["predictions_per_call_s"]) == (5.0, 1.0)
+    seen.refused_at *= 5
+    assert outcome.per_call_second(1.0) == 500.0, "of none that ran it is of nobody, and no error"
+
+
 def test_the_cpu_of_a_process_grows_as_it_works(module):
     cpu_seconds = module("load.run").cpu_seconds
     before = cpu_seconds(os.getpid())
