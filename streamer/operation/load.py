@@ -19,8 +19,11 @@ BUSY_SECONDS = 0.05
 """Delay from which on predictions come half as often."""
 FULL_SECONDS = 0.1
 """Delay from which on new calls are refused, and predictions come a quarter as often."""
-FULL_DEMAND = 0.95
-"""Share of the CPU, taken for live audio, from which on new calls are refused."""
+FULL_DEMAND = 0.9
+"""Share of the CPU, taken for live audio, from which on new calls are refused. Beyond it p99 grows
+to hundreds of milliseconds; and of a rush some calls are let in before they are seen in it."""
+NO_SPARE_DEMAND = 0.95
+"""Share of the CPU, taken for live audio, from which on there is none left to keep up with."""
 BUSY_DEMAND = 0.5
 """Share of the CPU, taken for live audio, from which on it is worth a few milliseconds."""
 KEEPING_UP = (0.97, 0.9)
@@ -97,7 +100,8 @@ class Load:
         """Factor on the interval between two predictions: 1, 2 or 4."""
         half, quarter = KEEPING_UP
         # With CPU time to spare, what is not heard is silence that gateways held or suppressed.
-        kept_up = self._taken / self._spoken if self._spoken and self.demand >= FULL_DEMAND else 1.0
+        no_spare = self._spoken and self.demand >= NO_SPARE_DEMAND
+        kept_up = self._taken / self._spoken if no_spare else 1.0
         if self.delay >= FULL_SECONDS or kept_up < quarter:
             return 4
         return 2 if self.delay >= BUSY_SECONDS or kept_up < half else 1

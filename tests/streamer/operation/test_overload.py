@@ -127,6 +127,6 @@ def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):
         local.service.measured(0.0, 0.97, LONG)
         code, details, _ = await local.outcome(config())
         assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "the server is full: live calls take 97% of the CPU, limit 95%"
+        assert details == "the server is full: live calls take 97% of the CPU, limit 90%"
 
     in_process(scenario)
