@@ -13,9 +13,10 @@ gRPC servicer, with the same calls, what no server could save.
 JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, ``p99_ms_at_70``,
 ``p99_ms_at_30`` (at these percentages of ``max_calls``), ``cpu_ms_per_call_s`` at 70 %: ``total``
 and its parts ``transport`` (gRPC, event loop, all that is not counted apart), ``decode_vad``,
-``decisions``, ``batching``, ``model``; beside them ``empty_servicer`` (gRPC polling as our server
-sets it) and ``empty_servicer_default``, and ``total_without_counters``. ``mean_batch`` (blocks a
-step there), ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
+``decisions``, ``batching`` (the engine's thread but for the step, and giving its answers to their
+calls), ``model``; beside them ``empty_servicer`` (gRPC polling as our server sets it) and
+``empty_servicer_default``, and ``total_without_counters``. ``mean_batch`` (blocks a step there),
+``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
 not on a GPU, see step_cost.py),
 ``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
 that was late ended the search; use --generators on more cores), ``curves`` (with --curves:

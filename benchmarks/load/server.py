@@ -5,10 +5,11 @@ On SIGUSR1 it writes CPU seconds since it started, as JSON, to the file that the
 variable VOICECOHORT_COUNTERS names: ``total`` (the process), ``decode_vad`` (taking an audio
 message in: order, decoding, speech gate, blocks; not what its updates do at once), ``decisions``
 (a prediction's message: calibration and rules), ``model`` (the student's step), ``engine`` (the
-engine's thread, ``model`` included); beside them ``messages``, ``predictions``, ``steps``,
-``blocks`` and ``serial``, which rises with every writing.
+engine's thread, ``model`` included), ``handing`` (on the event loop, giving a step's answers to
+their calls; not the updates that are due then); beside them ``messages``, ``predictions``,
+``steps``, ``blocks`` and ``serial``, which rises with every writing.
 
-The product's code is not touched: four functions are wrapped, at a cost of two readings of the
+The product's code is not touched: five functions are wrapped, at a cost of two readings of the
 thread's clock a call (0.6 us each here), which are in no part but ``total``.
 """  # noqa: D205 - the command belongs to the first sentence
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from streamer import messages, serve
+from streamer.outbox import Outbox
 from streamer.session import CallSession
 from streamer.student import Student
 
@@ -37,10 +39,10 @@ class Counter:
     """CPU of one function, on whichever thread runs it.
 
     Args:
-        outer: what it takes while this one runs, on the same thread, is not its own.
+        outer: what this one takes while one of them runs, on the same thread, is not the other's.
     """
 
-    def __init__(self, outer: Counter | None = None) -> None:
+    def __init__(self, *outer: Counter) -> None:
         self.seconds = 0.0
         self.calls = 0
         self._outer = outer
@@ -59,8 +61,9 @@ class Counter:
                 self.seconds += took
                 self.calls += 1
                 self._running = False
-                if self._outer is not None and self._outer._running:
-                    self._outer.seconds -= took
+                for outer in self._outer:
+                    if outer._running:
+                        outer.seconds -= took
 
         return run
 
@@ -70,7 +73,8 @@ class Counters:
 
     def __init__(self) -> None:
         self.decode_vad, self.decisions, self.model = Counter(), Counter(), Counter()
-        self._updates = Counter(self.decode_vad)
+        self.handing = Counter()
+        self._updates = Counter(self.decode_vad, self.handing)
         self.blocks = 0
         self._engine_clocks: list[int] = []
         self._serial = 0
@@ -79,6 +83,7 @@ class Counters:
         """Wrap what is counted. Raises AttributeError if the server no longer has it."""
         CallSession.audio = self.decode_vad.timed(CallSession.audio)  # type: ignore[method-assign]
         CallSession.emit = self._updates.timed(CallSession.emit)  # type: ignore[method-assign]
+        Outbox.hand_out = self.handing.timed(Outbox.hand_out)  # type: ignore[method-assign]
         messages.prediction = self.decisions.timed(messages.prediction)
         step, run = self.model.timed(Student.step), threading.Thread.run
 
@@ -102,6 +107,7 @@ class Counters:
             "decode_vad": self.decode_vad.seconds,
             "decisions": self.decisions.seconds,
             "model": self.model.seconds,
+            "handing": self.handing.seconds,
             "engine": sum(time.clock_gettime(clock) for clock in self._engine_clocks),
             "messages": self.decode_vad.calls,
             "predictions": self.decisions.calls,

@@ -67,7 +67,7 @@ def split(grown: Mapping[str, float], call_seconds: float) -> dict[str, float]:
     parts = {
         "decode_vad": grown["decode_vad"],
         "decisions": grown["decisions"],
-        "batching": grown["engine"] - grown["model"],
+        "batching": grown["engine"] - grown["model"] + grown["handing"],
         "model": grown["model"],
     }
     parts = {"transport": grown["total"] - sum(parts.values()), **parts}
