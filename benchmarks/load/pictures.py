@@ -12,6 +12,7 @@ import numpy as np
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 INK, ACCENT, SOFT = "#26323d", "#c2410c", "#7d9bb8"
 
@@ -20,6 +21,14 @@ def _save(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     plt.savefig(path, dpi=130, bbox_inches="tight")
     plt.close()
+
+
+def _log_ms(axes: Axes) -> None:
+    """Milliseconds upwards, over decades or within one."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=()))
 
 
 def latency_picture(latency: Sequence[float], result: Mapping[str, Any], path: Path) -> None:
@@ -103,18 +112,17 @@ def _search(axes: Axes, result: Mapping[str, Any]) -> None:
     for way, (marker, figures) in ways.items():
         for held, colour in ((True, SOFT), (False, ACCENT)):
             steps = [s for s in figures["steps"] if s["held"] is held and s["p99_ms"]]
-            label = f"{way}, {'held' if held else 'not held'}"
+            label = f"{way}, {'held' if held else 'late or refused'}"
             calls = [step["calls"] for step in steps]
             axes.plot(calls, [s["p99_ms"] for s in steps], marker, color=colour, label=label)
         axes.axvline(figures["max_calls"], color=INK, linewidth=0.8)
         tried |= {figures["max_calls"], *(step["calls"] for step in figures["steps"])}
     axes.axhline(result["bound_ms"], color=INK, linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    _log_ms(axes)
     shown = sorted({min(tried), *(f["max_calls"] for _, f in ways.values())})
     axes.set_xticks(shown, [str(n) for n in shown], fontsize=8)
     axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:g}")
     most = ", ".join(f"{f['max_calls']} on {way}" for way, (_, f) in ways.items())
     axes.set_title(
         f"p99 under {result['bound_ms']:g} ms: calls, {most}",
@@ -210,8 +218,7 @@ def overload_picture(result: Mapping[str, Any], path: Path) -> None:
     _, (above, middle, below) = plt.subplots(3, 1, figsize=(8, 6.5), sharex=True)
     above.plot(at, [entry["p99_ms"] or np.nan for entry in seconds], "o-", color=ACCENT, ms=3)
     above.axhline(result["bound_ms"], color=INK, linewidth=0.8, linestyle="--")
-    above.set_yscale("log")
-    above.yaxis.set_major_formatter("{x:g}")
+    _log_ms(above)
     above.set_title("p99 of chunks due in each second, ms", fontsize=9, loc="left")
     middle.plot(at, [entry["predictions"] for entry in seconds], "o-", color=SOFT, ms=3)
     middle.set_ylim(bottom=0)
