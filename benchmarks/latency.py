@@ -7,7 +7,7 @@
 Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
 the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
 is the demo call in mu-law, A-law and linear16, from a different point in every call: about half
-of it is silence. The calls start one after another, at most a hundred a second, then two seconds
+of it is silence. The calls start one after another, at most --starting a second, then two seconds
 warm up; neither is counted.
 
 The server that is started gets a core of its own where there are two, the generator the others.
@@ -20,8 +20,8 @@ they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms
 ``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
 ``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
 itself was), ``foreign_cpu_share`` (of the server's cores, used by others meanwhile; a few per cent
-are the kernel's), ``trunk_ms`` (0: a stream for each call), ``profiled`` (true with --profile),
-``provider``, ``device``.
+are the kernel's), ``trunk_ms`` (0: a stream for each call), ``starting``, ``profiled`` (true with
+--profile), ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ from typing import Any
 from load.calls import DEMO
 from load.pictures import latency_picture
 from load.profiling import Profiler
-from load.run import Generators, Outcome, cores, on_cores, server_meter, write_json
+from load.run import (
+    STARTING_PER_SECOND,
+    Generators,
+    Outcome,
+    cores,
+    on_cores,
+    server_meter,
+    write_json,
+)
 
 from streamer.local import LocalServer, local_server
 
@@ -97,6 +105,7 @@ def measure(
             meter=meter,
             calls_per_connection=options.calls_per_connection,
             trunk_ms=options.trunk_ms,
+            starting=options.starting,
             seed=options.seed,
             title=f"{options.calls} calls",
         )
@@ -107,6 +116,7 @@ def measure(
         **outcome.figures(),
         "server_cpu_ms_per_call_s": None if used is None else outcome.per_call_second(used),
         "trunk_ms": options.trunk_ms,
+        "starting": options.starting,
         "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
         "device": device_of(server),
@@ -162,8 +172,16 @@ def main() -> int:
         help="the calls of a connection share one stream, a trunk, on which what they have is sent "
         "every so many milliseconds (0: each has a stream of its own)",
     )
+    parser.add_argument(
+        "--starting",
+        type=float,
+        default=STARTING_PER_SECOND,
+        help="calls that begin in a second, at most (%(default)s)",
+    )
     load_arguments(parser)
     options = parser.parse_args()
+    if not options.starting > 0:
+        parser.error(f"--starting: calls in a second, more than 0, got {options.starting:g}")
     if options.profile and options.target:
         parser.error("--profile: only a server that is started here is profiled, not a --target")
     mine, theirs = cores(options.server_cores)

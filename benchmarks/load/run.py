@@ -21,7 +21,7 @@ from load.calls import SPREAD_SECONDS, Plan, Seen, generate, recordings
 WARM_UP_SECONDS = 2.0
 """After the last call has started, before anything is counted."""
 STARTING_PER_SECOND = 100
-"""Calls at most: how a server takes hundreds at once is the question of overload.py."""
+"""Calls, unless told otherwise. How a server takes hundreds at once is what overload.py is for."""
 LEAD_SECONDS = 0.3
 """Between a plan and its first call: all processes must have it by then."""
 CPU_CLOCK = 2
@@ -185,6 +185,7 @@ class Generators:
         meter: Meter = dict,
         calls_per_connection: int = 50,
         trunk_ms: float = 0.0,
+        starting: float = STARTING_PER_SECOND,
         seed: int = 1,
         title: str = "",
     ) -> Outcome:
@@ -198,11 +199,12 @@ class Generators:
             meter: read at begin and end of what is counted.
             calls_per_connection: gRPC channels are shared by so many.
             trunk_ms: see :class:`load.calls.Plan`.
+            starting: at most so many begin in a second.
             seed: of where in the demo call each call begins.
             title: beside the progress bar; none is shown without.
         """
         self.prepare(chunk_ms, seed)
-        spread = max(SPREAD_SECONDS, calls / STARTING_PER_SECOND)
+        spread = max(SPREAD_SECONDS, calls / starting)
         first = spread + WARM_UP_SECONDS
         window = (first, first + seconds)
         begin = time.monotonic() + LEAD_SECONDS

@@ -36,15 +36,14 @@ def run(tmp_path, script, *arguments):
     return done, json.loads(out.read_text())
 
 
-def test_live_calls_are_paced_and_all_end_with_a_prediction(tmp_path, load):
+def test_live_calls_are_paced_and_all_end_with_a_prediction(tmp_path):
     picture = tmp_path / "latency.png"
-    done, result = run(
-        tmp_path, "latency.py", "--calls", "5", "--seconds", "2", "--picture", str(picture)
-    )
+    arguments = ["--calls", "5", "--starting", "1.25", "--seconds", "2", "--picture", str(picture)]
+    done, result = run(tmp_path, "latency.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert (result["calls"], result["lost"], result["errors"]) == (5, 0, [])
     # A prediction each 0.5 s: while all start, two seconds of warming up, two that are counted.
-    each = 2 * (load.SPREAD_SECONDS + 4)
+    each = 2 * (5 / 1.25 + 4)
     assert 5 * (each - 1) <= result["predictions"] <= 5 * each
     assert 1.5 <= result["predictions_per_call_s"] <= 2.5
     assert 0 < result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"] <= result["max_ms"]
@@ -100,6 +99,14 @@ def test_only_a_server_that_is_started_here_is_profiled(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "--profile: only a server that is started here" in done.stderr
+
+
+@pytest.mark.parametrize("starting", ["0", "nan"])
+def test_calls_that_never_start_are_refused(starting):
+    command = [sys.executable, str(BENCHMARKS / "latency.py"), f"--starting={starting}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"--starting: calls in a second, more than 0, got {starting}" in done.stderr
 
 
 def test_a_call_that_never_came_through_counts_as_lost(tmp_path):
