@@ -203,7 +203,10 @@ class Generator:
     async def _call(self, number: int, open_stream: Open) -> None:
         """One call; counted as final, refused or lost, exactly once."""
         plan, seen = self.plan, self.seen
-        begin = plan.begin + number / plan.calls * plan.spread
+        # Anywhere in its turn: else all that start a hundred a second send in the same ten moments
+        # of a tenth of a second.
+        turn = number + random.Random(f"{plan.seed} {number}").random()
+        begin = plan.begin + turn / plan.calls * plan.spread
         await asyncio.sleep(begin - time.monotonic())
         stream = open_stream()
         early: dict[int, float] = {}
