@@ -173,6 +173,7 @@ def test_a_late_answer_delays_no_chunk_and_counts_in_full(load):
         window=(0.0, 3.0),
         numbers=range(1),
         begin=begin,
+        spread=0.0,
     )
     seen = load.generate(plan)
     server.stop(None)
