@@ -28,7 +28,7 @@ def _log_ms(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(LogLocator(subs=()))
+    axes.minorticks_off()
 
 
 def latency_picture(latency: Sequence[float], result: Mapping[str, Any], path: Path) -> None:
@@ -122,7 +122,6 @@ def _search(axes: Axes, result: Mapping[str, Any]) -> None:
     _log_ms(axes)
     shown = sorted({min(tried), *(f["max_calls"] for _, f in ways.values())})
     axes.set_xticks(shown, [str(n) for n in shown], fontsize=8)
-    axes.minorticks_off()
     most = ", ".join(f"{f['max_calls']} on {way}" for way, (_, f) in ways.items())
     axes.set_title(
         f"p99 under {result['bound_ms']:g} ms: calls, {most}",
