@@ -15,7 +15,7 @@ not be), ``refused_good`` (of the other callers that do nothing wrong); ``latenc
 ``p99_mixed_over_quiet``, ``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and
 ``file_descriptors`` per hour of the mixed phase less its first fifth, four minutes at least, with
 standard error, bound and ``flat``); ``idle`` (what the server holds without a call, ``before`` and
-``after``);
+``after``, and its ``threads`` by name then and then);
 ``calls_by_status`` and ``refusals_by_status`` (the server's own count); ``server_cpu_s``;
 ``samples`` (each second: ``at``, ``rss_mb``, ``file_descriptors``, ``threads``, ``calls_open``,
 ``cpu``), ``windows`` (p50 and p99 of ten seconds each), ``failures`` (why it exits with 1),
@@ -61,7 +61,7 @@ from soaking.pictures import soak_picture
 from soaking.reference import Reference, difference
 from soaking.result import failures, result_of
 from soaking.stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
-from soaking.watch import Watch, settled
+from soaking.watch import Watch, settled, threads_by_name
 
 from streamer.codec import SAMPLE_RATE, Encoding
 from streamer.local import local_server
@@ -203,15 +203,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         with on_cores(theirs):
             uvloop.run(first_calls(server.target, options))
         pid = server.process.pid
-        before = settled(pid)
+        before, names = settled(pid), {"before": threads_by_name(pid)}
         with Watch(pid, str(serving(server)["metrics"])) as watch:
             seen, calls, tally, begin = offer(server.target, options, answers, theirs)
             after = settled(pid, before, SETTLE_SECONDS)
+            names["after"] = threads_by_name(pid)
             counts = watch.counts()
         wrong = compare(seen, options, reference)
     return result_of(
         options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
-    ) | {"idle": {"before": before, "after": after}, **counts, "device": device_of(server)}
+    ) | {
+        "idle": {"before": before, "after": after, "threads": names},
+        **counts,
+        "device": device_of(server),
+    }
 
 
 def main() -> int:

@@ -75,12 +75,21 @@ def failures(result: dict[str, Any]) -> list[str]:
         if grown["flat"] is False:
             found.append(f"{name} grows by {grown['per_hour']} ± {grown['error']} an hour")
     before, after = result["idle"]["before"], result["idle"]["after"]
-    found += [
-        f"{name}: {before[name]} before, {after[name]} after"
-        for name in ("file_descriptors", "threads")
-        if after[name] > before[name]
-    ]
+    for name in ("file_descriptors", "threads"):
+        if after[name] > before[name]:
+            whose = f" ({_more(result['idle']['threads'])})" if name == "threads" else ""
+            found.append(f"{name}: {before[name]} before, {after[name]} after{whose}")
     ratio = result["latency"]["p99_mixed_over_quiet"]
     if ratio is not None and ratio > WORST_RATIO:
         found.append(f"p99 is {ratio} times its quiet value")
     return found
+
+
+def _more(threads: dict[str, dict[str, int]]) -> str:
+    """Whose threads have become more."""
+    before, after = threads["before"], threads["after"]
+    return ", ".join(
+        f"{name} {before.get(name, 0)} before, {count} after"
+        for name, count in after.items()
+        if count > before.get(name, 0)
+    )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import urllib.request
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from churn import footprint
@@ -46,6 +49,18 @@ def held(pid: int) -> dict[str, float]:
         "file_descriptors": found["file_descriptors"],
         "threads": found["threads"],
     }
+
+
+def threads_by_name(pid: int) -> dict[str, int]:
+    """How many threads of a process bear each name; those of Python are called as the program.
+
+    ``event_engine`` are gRPC's pool, ``lifeguard`` adds to them where work waits.
+    """
+    names = Counter[str]()
+    for path in sorted(Path(f"/proc/{pid}/task").glob("*/comm")):
+        with contextlib.suppress(OSError):  # it has just ended
+            names[path.read_text().strip()] += 1
+    return dict(names)
 
 
 class Watch:

@@ -44,6 +44,8 @@ def test_good_calls_are_right_beside_all_others_and_nothing_stays_open(tmp_path)
     before, after = result["idle"]["before"], result["idle"]["after"]
     for name in ("file_descriptors", "threads"):
         assert after[name] <= before[name], name
+    for names in result["idle"]["threads"].values():
+        assert names["event_engine"] > 0
     assert max(s["file_descriptors"] for s in result["samples"]) > before["file_descriptors"]
     assert max(s["calls_open"] for s in result["samples"]) >= 3
     assert result["samples"][-1]["calls_open"] == 0
@@ -122,8 +124,10 @@ def outcome(seen=None, calls=1, wrong=(), tally=None):
     tally = tally or Tally({name: {} for name in KINDS})
     seen = seen or Seen(finals=1, due=[50.0, 500.0], latency=[0.01, 0.015])
     idle = {"file_descriptors": 20, "threads": 10}
+    names = {"python": 5, "event_engine": 5}
     result = result_of(Options, PHASES, seen, calls, list(wrong), tally, samples)
-    return result | {"idle": {"before": idle, "after": dict(idle)}}
+    threads = {"before": names, "after": dict(names)}
+    return result | {"idle": {"before": idle, "after": dict(idle), "threads": threads}}
 
 
 def test_what_must_not_be_is_said():
@@ -142,4 +146,6 @@ def test_what_must_not_be_is_said():
     assert failures(leaky) == ["file_descriptors: 20 before, 21 after"]
     threads = outcome()
     threads["idle"]["after"]["threads"] += 1
-    assert failures(threads) == ["threads: 10 before, 11 after"]
+    threads["idle"]["threads"]["after"]["event_engine"] += 1
+    whose = "event_engine 5 before, 6 after"
+    assert failures(threads) == [f"threads: 10 before, 11 after ({whose})"]
