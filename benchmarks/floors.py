@@ -62,6 +62,7 @@ def empty_servicer(
     *,
     trunk_ms: float = 0.0,
     together: int = 50,
+    pollings: Sequence[str] = tuple(POLLING),
 ) -> dict[str, Any]:
     """CPU-ms per call-second, and p99, of the empty servicer, with each way of polling.
 
@@ -73,11 +74,12 @@ def empty_servicer(
         mine: cores of the server.
         trunk_ms: see :class:`load.calls.Plan`.
         together: calls that share a connection, and a trunk if they are on one.
+        pollings: some of :data:`POLLING`.
     """
     found: dict[str, Any] = {}
     command = (__file__, "--serve", "--chunk-ms", str(chunk_ms))
-    for suffix, experiments in POLLING.items():
-        environment = {polling.VARIABLE: experiments}
+    for suffix in pollings:
+        environment = {polling.VARIABLE: POLLING[suffix]}
         with (
             on_cores(mine),
             local_server(command=command, environment=environment, stop_seconds=2.0) as server,

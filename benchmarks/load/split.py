@@ -52,7 +52,7 @@ class Counters:
 
 
 def split(grown: Mapping[str, float], call_seconds: float) -> dict[str, float]:
-    """CPU-ms per call-second: ``total`` and the parts that add up to it.
+    """CPU-ms per call-second: ``total``, less what counting took, and the parts that add up to it.
 
     Args:
         grown: how much each counter of ``load/server.py`` grew.
@@ -70,10 +70,11 @@ def split(grown: Mapping[str, float], call_seconds: float) -> dict[str, float]:
         "batching": grown["engine"] - grown["model"] + grown["handing"],
         "model": grown["model"],
     }
-    parts = {"transport": grown["total"] - sum(parts.values()), **parts}
+    total = grown["total"] - grown["counting"]
+    parts = {"transport": total - sum(parts.values()), **parts}
     return {
         name: round(1000 * seconds / call_seconds, 4)
-        for name, seconds in {"total": grown["total"], **parts}.items()
+        for name, seconds in {"total": total, **parts}.items()
     }
 
 
@@ -141,9 +142,9 @@ class Bench:
                 outcome = self._run(server, calls, None, Counters(server, path), title)
         return outcome, split(outcome.metered, outcome.call_seconds)
 
-    def empty(self, calls: int) -> dict[str, Any]:
-        """The same calls against an empty servicer, see ``floors.py``."""
-        return empty_servicer(
+    def empty(self, calls: int, polling: str = "") -> float:
+        """CPU-ms per call-second of an empty servicer, polling in one of ``floors.POLLING``."""
+        found = empty_servicer(
             self._generators,
             calls,
             self._options.seconds,
@@ -151,7 +152,9 @@ class Bench:
             self._mine,
             trunk_ms=self._trunk_ms,
             together=self._together,
+            pollings=[polling],
         )
+        return float(found[f"empty_servicer{polling}"])
 
     def _run(
         self,

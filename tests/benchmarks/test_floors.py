@@ -69,13 +69,13 @@ def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch,
 
 
 @pytest.mark.parametrize("trunk_ms", [0.0, 10.0], ids=["streams", "a trunk"])
-def test_the_empty_servicer_answers_as_often_as_the_server(module, monkeypatch, trunk_ms):
+def test_the_empty_servicer_answers_as_often_as_the_server(module, trunk_ms):
     floors = module("floors")
-    monkeypatch.setattr(floors, "POLLING", {"": floors.polling.EXPERIMENTS})
     with module("load.run").Generators(1) as generators:
         found = floors.empty_servicer(
-            generators, 3, 1.0, 100, os.sched_getaffinity(0), trunk_ms=trunk_ms
+            generators, 3, 1.0, 100, os.sched_getaffinity(0), trunk_ms=trunk_ms, pollings=[""]
         )
+    assert "empty_servicer_default" not in found
     assert found["empty_servicer"] > 0
     assert found["empty_p99_ms"] > 0
     assert (found["calls"], found["trunk_ms"]) == (3, trunk_ms)

@@ -120,7 +120,8 @@ def test_a_point_says_its_median_and_how_far_the_rounds_were_apart(module):
 
 
 COUNTED = {
-    "total": 1.0,
+    "total": 1.02,
+    "counting": 0.02,
     "decode_vad": 0.2,
     "decisions": 0.05,
     "model": 0.3,
@@ -189,6 +190,41 @@ def test_ways_to_carry_calls_are_compared_in_turns(module):
     assert [len(found["trunks"][key]) for key in ("generator", "p99_ms")] == [3, 3]
 
 
+class RoundsBench(FakeBench):
+    """Rounds of a server that becomes dearer, and of an empty servicer that does not."""
+
+    def __init__(self, module, order):
+        super().__init__(module, *[{"latency": [0.01 * n] * 9} for n in (1, 3, 2)])
+        self.order, self.split = order, module("load.split").split
+
+    def plain(self, calls, title):
+        self.order.append("plain")
+        return super().plain(calls, title)
+
+    def measured(self, calls, title):  # noqa: ARG002
+        self.order.append("counted")
+        more = self.order.count("counted") / 10
+        outcome = self._run.Outcome(self._seen(), calls, 1.0, 100, {"blocks": 60, "steps": 10})
+        return outcome, self.split({**COUNTED, "total": COUNTED["total"] + more}, 100.0)
+
+    def empty(self, calls, polling=""):  # noqa: ARG002
+        self.order.append("empty")
+        return 2.0
+
+
+def test_the_split_and_its_floor_are_measured_in_turns(module):
+    order = []
+    bench, throughput = RoundsBench(module, order), module("throughput")
+    rounds = [throughput.spent(bench, 10, number) for number in (1, 2, 3)]
+    assert order == ["plain", "counted", "empty"] * 3
+    assert [one["transport_over_empty"] for one in rounds] == [2.5, 3.0, 3.5]
+    assert [one["p99_ms"] for one in rounds] == [10.0, 30.0, 20.0]
+    assert [one["mean_batch"] for one in rounds] == [6.0] * 3
+    found = throughput.mean([one["cpu_ms_per_call_s"] for one in rounds])
+    assert (found["total"], found["transport"], found["empty_servicer"]) == (12.0, 6.0, 2.0)
+    assert sum(found[part] for part in module("load.split").PARTS) == pytest.approx(12.0)
+
+
 def test_the_picture_has_both_ways_if_both_were_measured(module, tmp_path):
     parts = dict.fromkeys(module("load.split").PARTS, 0.4)
     way = {
@@ -231,6 +267,11 @@ def test_the_cpu_of_a_process_grows_as_it_works(module):
     before = cpu_seconds(os.getpid())
     sum(range(2_000_000))
     assert cpu_seconds(os.getpid()) > before
+
+
+def test_what_counting_takes_is_measured(module):
+    seconds = module("load.server").seconds_of_counting()
+    assert 1e-7 < seconds < 1e-4
 
 
 def test_nothing_is_counted_twice(module):
