@@ -25,13 +25,15 @@ class _Cache(NamedTuple):
 
     Attributes:
         part: of the state, by its number.
-        size: numbers a call.
+        frames: of a call.
+        width: numbers of a frame.
         before: what reads it: Reshape, then QuantizeLinear.
         after: what makes the next one: DequantizeLinear, then Reshape.
     """
 
     part: int
-    size: int
+    frames: int
+    width: int
     before: tuple[NodeProto, NodeProto]
     after: tuple[NodeProto, NodeProto]
 
@@ -41,8 +43,8 @@ def in_bytes(model: ModelProto) -> tuple[int, int]:
 
     Returns:
         Floats of a call that stay in the state, and bytes of its cache; the latter is 0, and
-        nothing changes, if no part of the state is of this kind, or if it is not taken apart and
-        joined once and in one order.
+        nothing changes, if no part of the state is of this kind, if frames of these parts are not
+        equally wide, or if the state is not taken apart and joined once and in one order.
     """
     graph = Graph(model)
     split, join = next(iter(graph.readers(STATE)), None), graph.maker(STATE_OUT)
@@ -56,23 +58,22 @@ def in_bytes(model: ModelProto) -> tuple[int, int]:
     moved = {cache.part for cache in caches}
     stays = [part for part in range(len(sizes)) if part not in moved]
     floats = int(sizes[stays].sum())
-    if not caches:
-        return floats, 0
-    count = sum(cache.size for cache in caches)
-    names = [f"{split.output[cache.part]}_bytes" for cache in caches]
-    kept = [f"{join.input[cache.part]}_bytes" for cache in caches]
+    if len({cache.width for cache in caches}) != 1:
+        return _floats(model), 0
+    frames = np.asarray([cache.frames for cache in caches])
+    width = caches[0].width
+    count = int(frames.sum()) * width
     new = [
         _split(graph, STATE, sizes[stays], [split.output[part] for part in stays]),
-        _split(graph, INPUT, np.asarray([cache.size for cache in caches]), names),
+        _reshape(graph, INPUT, f"{INPUT}_frames", int(frames.sum()), width),
+        _split(graph, f"{INPUT}_frames", frames, [c.before[-1].output[0] for c in caches]),
         _join([join.input[part] for part in stays], STATE_OUT),
-        _join(kept, OUTPUT),
+        _join([cache.after[0].input[0] for cache in caches], f"{OUTPUT}_frames"),
+        _reshape(graph, f"{OUTPUT}_frames", OUTPUT, count),
     ]
     gone = {STATE_OUT, split.output[0]}
-    for cache, read, made in zip(caches, names, kept, strict=True):
-        (reshape, quantise), (back, flat) = cache.before, cache.after
-        new.append(helper.make_node("Reshape", [read, reshape.input[1]], quantise.output))
-        new.append(helper.make_node("Reshape", [back.input[0], flat.input[1]], [made]))
-        gone |= {reshape.output[0], quantise.output[0], back.output[0], flat.output[0]}
+    for cache in caches:
+        gone |= {node.output[0] for node in (*cache.before, *cache.after)}
     _declare(model, floats, count)
     graph.replace(gone, new)
     return floats, count
@@ -84,10 +85,11 @@ def _cache(graph: Graph, split: NodeProto, join: NodeProto, part: int, size: int
     if before is None or after is None:
         return None
     (reshape, quantise), (flat, back) = before, after
-    zero = graph.constant(quantise.input[2])
-    if quantise.input[1:] != back.input[1:] or zero is None or zero.any():
+    zero, shape = graph.constant(quantise.input[2]), graph.constant(reshape.input[1])
+    if quantise.input[1:] != back.input[1:] or zero is None or zero.any() or shape is None:
         return None
-    return _Cache(part, size, (reshape, quantise), (back, flat))
+    width = int(shape[-1])
+    return _Cache(part, size // width, width, (reshape, quantise), (back, flat))
 
 
 def _chain_down(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto] | None:
@@ -117,6 +119,11 @@ def _chain_up(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto
 def _split(graph: Graph, name: str, sizes: NDArray[np.int64], parts: list[str]) -> NodeProto:
     wanted = graph.add(f"{name}_parts", sizes.astype(np.int64))
     return helper.make_node("Split", [name, wanted], parts, axis=1)
+
+
+def _reshape(graph: Graph, name: str, made: str, *sizes: int) -> NodeProto:
+    shape = graph.add(f"{made}_shape", np.asarray([-1, *sizes], np.int64))
+    return helper.make_node("Reshape", [name, shape], [made])
 
 
 def _join(parts: list[str], name: str) -> NodeProto:

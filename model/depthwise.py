@@ -58,29 +58,22 @@ class Depthwise:
     def in_bytes(
         self, graph: Graph, expanded: Eight, heard: Eight
     ) -> tuple[set[str], list[NodeProto]]:
-        """What takes its place where it reads and makes 8 bits.
+        """What takes its place where it reads and makes 8 bits, see also :mod:`model.image`.
 
         Args:
             graph: that it is in.
-            expanded: what the expansion makes now: [B * T, C], not below its zero point, which
-                is the ReLU.
+            expanded: what the expansion makes now, not below its zero point, which is the ReLU.
             heard: what the projection reads from now on.
 
         Returns:
             What the nodes to leave out make, and the nodes to add.
         """
-        unsqueeze, _, conv, *_, reshape = self.chain
         scale = expanded.scale, expanded.zero
-        names = {
-            part: f"{self.projected}_{part}" for part in ("new", "old", "both", "row", "convolved")
-        }
+        old, both = f"{self.projected}_old", f"{self.projected}_both"
         new = [
-            helper.make_node("Reshape", [expanded.data, reshape.input[1]], [names["new"]]),
-            helper.make_node("QuantizeLinear", [self.cache, *scale], [names["old"]]),
-            helper.make_node("Concat", [names["old"], names["new"]], [names["both"]], axis=_TIME),
-            helper.make_node("Unsqueeze", [names["both"], unsqueeze.input[1]], [names["row"]]),
-            self._convolution(graph, conv, names["row"], expanded, names["convolved"], heard),
-            helper.make_node("Reshape", [names["convolved"], reshape.input[1]], [heard.data]),
+            helper.make_node("QuantizeLinear", [self.cache, *scale], [old]),
+            helper.make_node("Concat", [old, expanded.data], [both], axis=_TIME),
+            self._convolution(graph, both, expanded, heard),
         ]
         gone = {self.frames, self.joined.output[0], *(node.output[0] for node in self.chain)}
         # What the state keeps of them stays what it was, real units in float32: whether it can be
@@ -88,18 +81,17 @@ class Depthwise:
         for node in graph.readers(self.joined.output[0]):
             if node.output[0] not in gone:
                 kept = f"{node.output[0]}_kept"
-                cut = helper.make_node(node.op_type, [names["both"], *node.input[1:]], [kept])
+                cut = helper.make_node(node.op_type, [both, *node.input[1:]], [kept])
                 cut.attribute.extend(node.attribute)
                 back = helper.make_node("DequantizeLinear", [kept, *scale], node.output)
                 new += [cut, back]
                 gone.add(node.output[0])
         if any(node.output[0] not in gone for node in graph.readers(self.frames)):
-            new.append(helper.make_node("DequantizeLinear", [names["new"], *scale], [self.frames]))
+            new.append(helper.make_node("DequantizeLinear", [expanded.data, *scale], [self.frames]))
         return gone, new
 
-    def _convolution(
-        self, graph: Graph, conv: NodeProto, row: str, read: Eight, made: str, heard: Eight
-    ) -> NodeProto:
+    def _convolution(self, graph: Graph, both: str, read: Eight, heard: Eight) -> NodeProto:
+        conv = next(node for node in self.chain if node.op_type == "Conv")
         weight = graph.constant(conv.input[1])
         assert weight is not None
         steps = np.abs(weight).max(axis=(1, 2, 3)).clip(min=1e-8) / _LEVELS
@@ -108,7 +100,7 @@ class Depthwise:
         assert step is not None
         name = conv.output[0]
         inputs = [
-            *(row, read.scale, read.zero),
+            *(both, read.scale, read.zero),
             graph.add(f"{name}_weight", levels),
             graph.add(f"{name}_scale", steps.astype(np.float32)),
             graph.add(f"{name}_zero", np.zeros(len(steps), np.int8)),
@@ -119,9 +111,14 @@ class Depthwise:
             assert bias is not None
             levels = np.rint(bias / (step * steps)).astype(np.int32)
             inputs.append(graph.add(f"{name}_bias", levels))
-        node = helper.make_node("QLinearConv", inputs, [made], domain=DOMAIN, channels_last=1)
+        node = convolution(inputs, heard)
         node.attribute.extend(conv.attribute)
         return node
+
+
+def convolution(inputs: list[str], made: Eight) -> NodeProto:
+    """A QLinearConv of frames; its kernel's shape, if that is not the weights', is to be added."""
+    return helper.make_node("QLinearConv", inputs, [made.data], domain=DOMAIN, channels_last=1)
 
 
 def depthwise(graph: Graph) -> list[Depthwise]:

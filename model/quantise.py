@@ -4,9 +4,11 @@ Static, not dynamic: scales are fixed when the file is made. A dynamic scale is 
 whole batch, so that a loud call would change what the calls beside it are told. Products of
 integers are exact, so a call's answer depends on the batch less than in float32.
 
-Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`; nor
-is what is kept of it between two steps (:mod:`model.caches`). Front end (:mod:`model.spectrum`),
-squeeze-excitation, statistics and heads stay float32: they are small, or need the range.
+Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`, nor
+is what is kept of it between two steps (:mod:`model.caches`); calls are convolved together
+(:mod:`model.image`). Front end (:mod:`model.spectrum`), squeeze-excitation, statistics and heads
+stay float32: they are small, or need the range. What a step of few calls spends between two nodes
+is saved by :mod:`model.fewer`.
 Weights have 7 bits: CPUs without VNNI add two products in 16 bits and would saturate with 8 (ONNX
 Runtime, "Quantize ONNX Models", reduce_range).
 """
@@ -25,10 +27,12 @@ from onnx import ModelProto, NodeProto, helper
 
 from model.activations import Product, Ranges, products
 from model.caches import in_bytes
-from model.depthwise import DOMAIN, Depthwise, Eight, depthwise
+from model.depthwise import DOMAIN, Depthwise, Eight, convolution, depthwise
 from model.export import METADATA_KEY
+from model.fewer import look_up, simplify, turn_first
 from model.framing import gather_frames
 from model.graph import Graph, axis_of, drop_unread, sooner
+from model.image import as_image
 from model.spectrum import add_first
 
 Floats = NDArray[np.float32]
@@ -75,6 +79,11 @@ def quantised(
     add_first(writer.graph)
     gather_frames(result)
     floats, cached = in_bytes(result)
+    turn_first(result)
+    look_up(result)
+    graph = Graph(result)
+    simplify(graph)
+    as_image(graph)
     _tidy(result, {"state_size": floats, "cache_size": cached}, dict(made_by or {}))
     return result
 
@@ -126,34 +135,22 @@ class _Writer:
         return joined, product.weight * share[:, None].astype(np.float32)
 
     def expansion(self, name: str, product: Product, layer: Depthwise) -> None:
-        """8 bits in and out, and through the convolution behind."""
+        """8 bits in and out, as a convolution of one tap, and through the one behind."""
         read = self._quantised(product.source)
-        levels, scale = self._weight(name, product.weight)
+        levels, scale = self._weight(name, product.weight, as_taps=True)
         made = self._eight(layer.frames)
-        bias = ""
+        bias = []
         if product.bias is not None:
             sums = np.rint(product.bias / (self._value(read.scale) * self._value(scale)))
-            bias = self.graph.add(f"{name}_bias", sums.astype(np.int32))
-        inputs, outputs = product.weight.shape
-        rows = self.graph.add(f"rows_of_{inputs}", np.asarray([-1, inputs], np.int64))
-        new = [
-            helper.make_node("Reshape", [read.data, rows], [f"{name}_rows"]),
-            helper.make_node(
-                "QGemm",
-                [
-                    *(f"{name}_rows", read.scale, read.zero),
-                    *(levels, scale, self.graph.add(f"{name}_zero", np.zeros(outputs, np.int8))),
-                    *(bias, made.scale, made.zero),
-                ],
-                [made.data],
-                domain=DOMAIN,
-            ),
-        ]
+            bias = [self.graph.add(f"{name}_bias", sums.astype(np.int32))]
+        outputs = product.weight.shape[1]
+        zero = self.graph.add(f"{name}_zero", np.zeros(outputs, np.int8))
+        inputs = [*read, levels, scale, zero, made.scale, made.zero, *bias]
         heard = self._eight(layer.projected)
-        gone, convolution = layer.in_bytes(self.graph, made, heard)
+        gone, convolved = layer.in_bytes(self.graph, made, heard)
         self._made.add(heard.data)
         self._gone |= gone
-        self._replace(product, [*new, *convolution])
+        self._replace(product, [convolution(inputs, made), *convolved])
 
     def finish(self) -> None:
         """Change the graph."""
@@ -183,10 +180,12 @@ class _Writer:
             self._new.append(helper.make_node("QuantizeLinear", [source, *read[1:]], [read.data]))
         return read
 
-    def _weight(self, name: str, weight: Floats) -> tuple[str, str]:
-        """Names of 7-bit levels and of their scales, one an output."""
+    def _weight(self, name: str, weight: Floats, *, as_taps: bool = False) -> tuple[str, str]:
+        """Names of 7-bit levels, [inputs, outputs] or as taps, and of scales, one an output."""
         steps = np.abs(weight).max(axis=0).clip(min=1e-8) / _WEIGHT_LEVELS
         levels = np.rint(weight / steps).astype(np.int8)
+        if as_taps:
+            levels = np.ascontiguousarray(levels.T)[:, :, None, None]
         return (
             self.graph.add(f"{name}_weight", levels),
             self.graph.add(f"{name}_scale", steps.astype(np.float32)),

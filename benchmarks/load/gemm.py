@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ COPIES = 8
 ROUNDS = 7
 SLICE_SECONDS = 0.02
 """How long each round times one thing."""
-_SECOND = {"QGemm": 3}
+_SECOND = {"QLinearConv": 3}
 """Where a product's second matrix is among its inputs, unless at 1."""
+_TAPS = 4
+"""Dimensions of a convolution's weights."""
 Array = NDArray[Any]
 
 
@@ -64,8 +66,14 @@ def optimised(path: Path) -> ModelProto:
         return onnx.load(options.optimized_model_filepath)
 
 
-def is_product(node: NodeProto) -> bool:
-    """Whether a node multiplies matrices: MatMul, Gemm, MatMulIntegerToFloat, FusedMatMul, ..."""
+def is_product(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
+    """Whether a node multiplies matrices: MatMul, Gemm, MatMulIntegerToFloat, FusedMatMul, ...
+
+    So does a convolution whose weights are [N, K, 1, 1], of a single tap for each two channels.
+    """
+    if node.op_type == "QLinearConv":
+        outputs, inputs, *taps = weights[node.input[_SECOND[node.op_type]]].dims
+        return inputs > 1 and outputs > 1 and all(tap == 1 for tap in taps)
     return "MatMul" in node.op_type or "Gemm" in node.op_type
 
 
@@ -131,7 +139,7 @@ class Product:
 def products(model: ModelProto, feed: dict[str, Array]) -> list[tuple[Product, list[TensorProto]]]:
     """The distinct products of an optimised graph, each with its weights."""
     weights = {weight.name: weight for weight in model.graph.initializer}
-    nodes = [node for node in model.graph.node if is_product(node)]
+    nodes = [node for node in model.graph.node if is_product(node, weights)]
     given = {name for node in nodes for name in node.input if name and name not in weights}
     watched = ModelProto()
     watched.CopyFrom(model)
@@ -153,7 +161,8 @@ def products(model: ModelProto, feed: dict[str, Array]) -> list[tuple[Product, l
             found[key][0].count += 1
         else:
             rows = int(np.prod(shapes[0][:-1]))
-            found[key] = (Product(node, inputs, (rows, *shapes[1][-2:])), own)
+            inner, columns = shapes[1][-2:] if len(shapes[1]) < _TAPS else shapes[1][1::-1]
+            found[key] = (Product(node, inputs, (rows, inner, columns)), own)
     return list(found.values())
 
 

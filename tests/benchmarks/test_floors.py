@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.student import CPU_MODEL, DEFAULT_MODEL
+from streamer.student import CPU_MODEL, DEFAULT_MODEL, Student
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -54,6 +54,31 @@ def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
     for product, weights in found:
         for copies in (1, gemm.COPIES):
             product.runner(weights, copies)()
+
+
+def test_a_convolution_of_one_tap_is_a_product(module):
+    gemm = module("load.gemm")
+    shapes = {"pointwise": (160, 80, 1, 1), "depthwise": (160, 1, 1, 5), "one": (160, 1, 1, 1)}
+    weights = {
+        name: numpy_helper.from_array(np.zeros(shape, np.int8), name)
+        for name, shape in shapes.items()
+    }
+    found = [
+        name
+        for name in shapes
+        if gemm.is_product(helper.make_node("QLinearConv", ["x", "", "", name], ["y"]), weights)
+    ]
+    assert found == ["pointwise"]
+
+
+def test_the_shipped_products_are_as_wide_as_the_student(module):
+    gemm = module("load.gemm")
+    meta = Student(CPU_MODEL, provider="cpu").metadata
+    found = gemm.products(gemm.optimised(CPU_MODEL), gemm.silence(meta, 3))
+    kinds = {product.node.op_type: product for product, _ in found}
+    expansions = kinds["QLinearConv"]
+    assert (expansions.shape, expansions.count) == ((3 * 16, 160, 160), 4)
+    assert sum(product.count for product, _ in found) > 20
 
 
 @pytest.mark.parametrize("path", [CPU_MODEL, DEFAULT_MODEL], ids=["int8", "float32"])

@@ -10,7 +10,7 @@ import torch
 from model.activations import observe
 from model.ecapa import EcapaConfig
 from model.export import METADATA_KEY, export
-from model.graph import Graph
+from model.graph import Graph, axis_of
 from model.quantise import quantised
 from model.resnet import ResNetConfig
 from model.student import BLOCK, Student, StudentConfig
@@ -77,7 +77,7 @@ def test_the_products_run_in_integers(pair):
     kinds = [node.op_type for node in onnx.load(pair[1]).graph.node]
     # stem, one a block, aggregation, two of the attention, embedding
     assert kinds.count("MatMulIntegerToFloat") == 7
-    assert kinds.count("QGemm") == kinds.count("QLinearConv") == 2  # expansion and convolution
+    assert kinds.count("QLinearConv") == 4  # expansion and convolution, twice
     assert not {"Conv", "DynamicQuantizeLinear"} & set(kinds)
     assert pair[1].stat().st_size < 0.75 * pair[0].stat().st_size
 
@@ -88,6 +88,7 @@ def test_frames_are_copied_in_8_bits(pair):
         if node.op_type == "QuantizeLinear":
             copied = graph.maker(node.input[0])
             copies = copied is not None and copied.op_type in {"Concat", "Slice"}
+            copies = copies and axis_of(copied) != -1  # a call's statistics: one node less
             assert not copies or len(graph.readers(node.input[0])) > 1  # the state wants it too
 
 
@@ -103,11 +104,7 @@ def test_nothing_is_quantised_twice(pair):
     )
     makers = [graph.maker(name) for name in join.input]
     assert {maker.op_type for maker in makers} == {"QuantizeLinear"}
-    assert "QGemm" in {
-        further.op_type
-        for node in graph.readers(join.input[0])
-        for further in graph.readers(node.output[0])
-    }
+    assert "QLinearConv" in {node.op_type for node in graph.readers(join.input[0])}
 
 
 def test_what_stays_in_the_state_has_the_same_units(pair):
