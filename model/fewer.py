@@ -6,14 +6,20 @@ launch on a GPU, however little a node computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import gcd
 from typing import Any
 
 import numpy as np
 import onnx.shape_inference
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import (
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+)
 from onnx.reference import ReferenceEvaluator
 
 from model.graph import Graph, axis_of
@@ -66,13 +72,18 @@ def look_up(model: ModelProto) -> None:
     found = _of_lengths(graph)
     inside = {name for node in found for name in node.output}
     wanted = [
-        name for name in inside if any(node.output[0] not in inside for node in graph.readers(name))
+        name
+        for node in found
+        for name in node.output
+        if any(reader.output[0] not in inside for reader in graph.readers(name))
     ]
     if not wanted:
         return
     samples = next(value for value in model.graph.input if value.name == "samples")
     block = samples.type.tensor_type.shape.dim[1].dim_value
-    values = dict(zip(wanted, _values(graph, found, wanted, block), strict=True))
+    opsets = [entry for entry in model.opset_import if not entry.domain]
+    every_length = _values(graph, found, wanted, block, opsets)
+    values = dict(zip(wanted, every_length, strict=True))
     frame = gcd(*(at for every in values.values() for at in _changes(every)))
     if frame < 2:
         return
@@ -103,10 +114,13 @@ def _of_lengths(graph: Graph) -> list[NodeProto]:
 
 
 def _values(
-    graph: Graph, nodes: Iterable[NodeProto], wanted: list[str], block: int
+    graph: Graph,
+    nodes: list[NodeProto],
+    wanted: list[str],
+    block: int,
+    opsets: list[OperatorSetIdProto],
 ) -> list[NDArray[Any]]:
     """Of what these nodes make: a row for every length, 0 to ``block``."""
-    nodes = list(nodes)
     names = {name for node in nodes for name in node.input}
     constants = {name: values for name in names if (values := graph.constant(name)) is not None}
     made = helper.make_graph(
@@ -116,7 +130,7 @@ def _values(
         [helper.make_tensor_value_info(name, 0, None) for name in wanted],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)])
+    model = helper.make_model(made, opset_imports=opsets)
     lengths = np.arange(block + 1, dtype=np.int64)
     return [np.asarray(every) for every in ReferenceEvaluator(model).run(None, {_LENGTHS: lengths})]
 

@@ -1,6 +1,9 @@
 """A student in 8 bits against the float32 one that it was made from."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -80,6 +83,32 @@ def test_the_products_run_in_integers(pair):
     assert kinds.count("QLinearConv") == 4  # expansion and convolution, twice
     assert not {"Conv", "DynamicQuantizeLinear"} & set(kinds)
     assert pair[1].stat().st_size < 0.75 * pair[0].stat().st_size
+
+
+HASHED = """
+import hashlib, sys
+import numpy as np, onnx
+from model.activations import observe
+from model.quantise import quantised
+model = onnx.load(sys.argv[1])
+feeds = [{"samples": np.full((1, 2560), 0.1, np.float32), "valid": np.full(1, 2560)}]
+small = quantised(model, observe(model, feeds))
+print(hashlib.sha256(small.SerializeToString(deterministic=True)).hexdigest())
+"""
+
+
+def test_the_same_student_gives_the_same_file_in_every_process(pair):
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED, str(pair[0])],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
 
 
 def test_frames_are_copied_in_8_bits(pair):
