@@ -21,13 +21,15 @@ calls), ``model``; beside them ``empty_servicer`` (gRPC polling as our server se
 (median of the rounds' ratios), ``rounds`` (all that of each), ``mean_batch`` (blocks a step there),
 ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
 not on a GPU, see step_cost.py),
-``steps`` of the search (the figures of latency.py each), ``generator_limited`` (true: a generator
-that was late ended the search; use --generators on more cores), ``curves`` (with --curves:
-``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and ``p99_ms``, medians
-of three rounds, and ``cpu_ms_per_call_s_range``), ``trunks`` (with --trunk-ms: of all that
-but products and curves the figures for calls on trunks, ``trunk_ms``, ``calls_per_trunk``, and
-``side_by_side``: cost of server and generator and p99 of the same ``calls`` on ``streams`` and on
-``trunks``, three rounds in turns), ``seconds`` of a step, ``chunk_ms``, ``provider``, ``device``.
+``steps`` of the search (the figures of latency.py each, and ``host_speed``: million turns of a loop
+of Python in a CPU second on the server's core, before and after), ``generator_limited`` (true: a
+generator that was late ended the search; use --generators on more cores), ``curves`` (with
+--curves: ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and
+``p99_ms``, medians of three rounds, and ``cpu_ms_per_call_s_range``), ``trunks`` (with --trunk-ms:
+of all that but products and curves the figures for calls on trunks, ``trunk_ms``,
+``calls_per_trunk``, and ``side_by_side``: cost of server and generator, p99 and host_speed of the
+same ``calls`` on ``streams`` and on ``trunks``, three rounds in turns), ``seconds`` of a step,
+``chunk_ms``, ``provider``, ``device``.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ console = Console(stderr=True)
 PRECISION = 1.05
 ATTEMPTS = 3
 """Of one step; the first that holds counts."""
+SIDE_BY_SIDE = ("server", "generator", "p99_ms", "host_speed")
 LATE_SHARE = 0.25
 """A generator whose own p99 lateness is more of the bound than this measures itself."""
 
@@ -99,7 +102,8 @@ class Capacity:
                 f"{figures['refused']}  CPU {cost:.3f} ms per call-second  generator "
                 f"{figures['generator_cpu_ms_per_call_s']:.3f}, p99 "
                 f"{figures['late_sends_ms_p99']} ms late  others on the core "
-                f"{figures['foreign_cpu_share']:.0%}  {'held' if held else 'not held'}"
+                f"{figures['foreign_cpu_share']:.0%}  host {figures['host_speed']}  "
+                f"{'held' if held else 'not held'}"
             )
             if held or not late:
                 return held
@@ -147,6 +151,7 @@ def spent(bench: Bench, calls: int, number: int) -> dict[str, Any]:
         "cpu_ms_per_call_s": {**parts, "empty_servicer": empty, "total_without_counters": without},
         "transport_over_empty": round(parts["transport"] / empty, 3),
         "p99_ms": plain.figures()["p99_ms"],
+        "host_speed": [plain.host_speed, counted.host_speed],
         "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
     }
 
@@ -162,10 +167,11 @@ def side_by_side(ways: Mapping[str, Bench], calls: int) -> dict[str, Any]:
     for number, (name, bench) in product(range(ROUNDS), ways.items()):
         outcome, cost = bench.plain(calls, title=f"{calls} calls, {name}, {number + 1}")
         figures = outcome.figures()
-        way = found.setdefault(name, {"server": [], "generator": [], "p99_ms": []})
+        way = found.setdefault(name, {key: [] for key in SIDE_BY_SIDE})
         way["server"].append(cost)
         way["generator"].append(figures["generator_cpu_ms_per_call_s"])
-        way["p99_ms"].append(figures["p99_ms"])
+        for key in ("p99_ms", "host_speed"):
+            way[key].append(figures[key])
     return found
 
 

@@ -24,6 +24,8 @@ STARTING_PER_SECOND = 100
 """Calls, unless told otherwise. How a server takes hundreds at once is what overload.py is for."""
 LEAD_SECONDS = 0.3
 """Between a plan and its first call: all processes must have it by then."""
+SPEED_TURNS = 2_000_000
+"""Of the loop that says how fast the host is: some 50 ms."""
 CPU_CLOCK = 2
 """In the clock of another process: CPUCLOCK_SCHED, in nanoseconds; /proc has ticks of 10 ms."""
 
@@ -69,6 +71,18 @@ def cpu_seconds(pid: int) -> float:
     return spent
 
 
+def speed(chosen: set[int]) -> float:
+    """Million turns of a loop of Python in a CPU second, on these cores.
+
+    A shared host is fast for minutes and slow for minutes: costs are to be read beside this.
+    """
+    with on_cores(chosen):
+        began = time.thread_time()
+        for _ in range(SPEED_TURNS):
+            pass
+        return round(SPEED_TURNS / (time.thread_time() - began) / 1e6, 1)
+
+
 def server_meter(pid: int, chosen: set[int]) -> dict[str, float]:
     """CPU seconds so far of a server, ``cpu``, and of anything else on each core, ``foreign``."""
     own = cpu_seconds(pid)
@@ -93,6 +107,7 @@ class Outcome:
         calls, seconds, chunk_ms: as asked for; ``seconds`` is what was counted.
         first: seconds from the begin until counting began.
         metered: how much each of the meter's numbers grew while it was counted.
+        host_speed: see :func:`speed`, where it was measured.
     """
 
     seen: Seen
@@ -101,6 +116,7 @@ class Outcome:
     chunk_ms: int
     metered: dict[str, float]
     first: float = SPREAD_SECONDS + WARM_UP_SECONDS
+    host_speed: float | None = None
 
     @property
     def lost(self) -> int:
@@ -134,6 +150,7 @@ class Outcome:
             "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0.0], 99)), 2),
             "generator_cpu_ms_per_call_s": self.per_call_second(seen.cpu_seconds),
             "foreign_cpu_share": None if foreign is None else round(foreign / self.seconds, 3),
+            "host_speed": self.host_speed,
         }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from floors import empty_servicer
 from latency import server_flags, serving
 
-from load.run import Generators, Meter, Outcome, on_cores, server_meter
+from load.run import Generators, Meter, Outcome, on_cores, server_meter, speed
 from streamer.local import LocalServer, local_server
 
 MEASURED_SERVER = Path(__file__).with_name("server.py")
@@ -164,7 +164,8 @@ class Bench:
         meter: Meter,
         title: str,
     ) -> Outcome:
-        return self._generators.run(
+        before = speed(self._mine)
+        outcome = self._generators.run(
             server.target,
             calls,
             self._options.seconds,
@@ -175,3 +176,5 @@ class Bench:
             seed=self._options.seed,
             title=title,
         )
+        outcome.host_speed = round((before + speed(self._mine)) / 2, 1)
+        return outcome

@@ -1,8 +1,8 @@
 """The server's signal path without gRPC: sessions, speech gates, engine, student.
 
 Variant ``together``: all calls run side by side, 100 ms of each before the next 100 ms, so that the
-engine batches as it does in a server: 48 calls give seven blocks a step. Variant ``alone``: one call
-after the other, a block a step. Every call ends with its final prediction.
+engine batches as it does in a server: 48 calls give seven blocks a step. Variant ``alone``: one
+call after the other, a block a step. Every call ends with its final prediction.
 """
 
 from __future__ import annotations

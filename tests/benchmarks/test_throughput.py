@@ -163,6 +163,7 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
         )
         outcome, cost = bench.measured(5, title="")
     assert (outcome.lost, outcome.seen.refused) == (0, 0)
+    assert 1.0 < outcome.figures()["host_speed"] < 1000.0
     assert outcome.metered["messages"] == pytest.approx(5 * 2 * 10, rel=0.3)
     assert outcome.metered["blocks"] >= outcome.metered["steps"] > 0
     parts = module("load.split").PARTS
@@ -187,7 +188,7 @@ def test_ways_to_carry_calls_are_compared_in_turns(module):
     assert order == ["streams", "trunks"] * 3
     assert found["calls"] == 10
     assert (found["streams"]["server"], found["trunks"]["server"]) == ([4.0] * 3, [3.0] * 3)
-    assert [len(found["trunks"][key]) for key in ("generator", "p99_ms")] == [3, 3]
+    assert [len(found["trunks"][key]) for key in ("generator", "p99_ms", "host_speed")] == [3] * 3
 
 
 class RoundsBench(FakeBench):
@@ -220,6 +221,7 @@ def test_the_split_and_its_floor_are_measured_in_turns(module):
     assert [one["transport_over_empty"] for one in rounds] == [2.5, 3.0, 3.5]
     assert [one["p99_ms"] for one in rounds] == [10.0, 30.0, 20.0]
     assert [one["mean_batch"] for one in rounds] == [6.0] * 3
+    assert [len(one["host_speed"]) for one in rounds] == [2] * 3
     found = throughput.mean([one["cpu_ms_per_call_s"] for one in rounds])
     assert (found["total"], found["transport"], found["empty_servicer"]) == (12.0, 6.0, 2.0)
     assert sum(found[part] for part in module("load.split").PARTS) == pytest.approx(12.0)
