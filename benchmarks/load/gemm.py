@@ -8,10 +8,12 @@ of a product without the overhead of a run. Outputs are bound beforehand: no all
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,11 @@ from streamer.metadata import Metadata
 from streamer.student import Student
 
 COPIES = 8
-ROUNDS = 7
+ROUNDS = 15
+"""Each has the step and all products once: the speed of a shared host changes between two."""
 SLICE_SECONDS = 0.02
 """How long each round times one thing."""
-_SECOND = {"QLinearConv": 3}
+_SECOND = {"QGemm": 3, "QLinearConv": 3}
 """Where a product's second matrix is among its inputs, unless at 1."""
 _TAPS = 4
 """Dimensions of a convolution's weights."""
@@ -77,7 +80,15 @@ def is_product(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
     return "MatMul" in node.op_type or "Gemm" in node.op_type
 
 
-def best_seconds(run: Callable[[], object]) -> float:
+def sizes(node: NodeProto, first: Sequence[int], second: Sequence[int]) -> tuple[int, int, int]:
+    """Rows, K and N of a product of matrices of these shapes, whichever it transposes."""
+    inner, columns = second[-2:] if len(second) < _TAPS else second[1::-1]
+    if any(a.name == "transB" and a.i for a in node.attribute):
+        inner, columns = columns, inner
+    return prod(first) // inner, inner, columns
+
+
+def mean_seconds(run: Callable[[], object]) -> float:
     """CPU seconds of one run, the mean over one slice of time."""
     runs, began = 0, time.thread_time()
     while (took := time.thread_time() - began) < SLICE_SECONDS:
@@ -160,9 +171,7 @@ def products(model: ModelProto, feed: dict[str, Array]) -> list[tuple[Product, l
         if key in found:
             found[key][0].count += 1
         else:
-            rows = int(np.prod(shapes[0][:-1]))
-            inner, columns = shapes[1][-2:] if len(shapes[1]) < _TAPS else shapes[1][1::-1]
-            found[key] = (Product(node, inputs, (rows, inner, columns)), own)
+            found[key] = (Product(node, inputs, sizes(node, *shapes)), own)
     return list(found.values())
 
 
@@ -189,23 +198,31 @@ def gemm_floor(path: Path, batch: int) -> dict[str, float]:
     singles: list[list[float]] = [[] for _ in runners]
     copies: list[list[float]] = [[] for _ in runners]
     for _ in range(ROUNDS):
-        steps.append(best_seconds(lambda: student.step(feed["samples"], feed["valid"], memory)))
+        steps.append(mean_seconds(lambda: student.step(feed["samples"], feed["valid"], memory)))
         for index, (_, one, many) in enumerate(runners):
-            singles[index].append(best_seconds(one))
-            copies[index].append(best_seconds(many))
-    ideal, flops = 0.0, 0.0
-    for (product, _, _), one_s, many_s in zip(runners, singles, copies, strict=True):
-        rows, inner, columns = product.shape
-        ideal += product.count * max(0.0, min(many_s) - min(one_s)) / (COPIES - 1)
-        flops += product.count * 2.0 * rows * inner * columns
+            singles[index].append(mean_seconds(one))
+            copies[index].append(mean_seconds(many))
+    counts = [product.count for product, _, _ in runners]
+    ideals = [
+        sum(
+            count * max(0.0, more[number] - one[number]) / (COPIES - 1)
+            for count, one, more in zip(counts, singles, copies, strict=True)
+        )
+        for number in range(ROUNDS)
+    ]
+    flops = sum(
+        2.0 * count * prod(p.shape) for count, (p, _, _) in zip(counts, runners, strict=True)
+    )
+    ideal = statistics.median(ideals)
+    shares = [one / step for one, step in zip(ideals, steps, strict=True)]
     return {
         "batch": batch,
-        "step_ms": round(1000 * min(steps), 4),
+        "step_ms": round(1000 * statistics.median(steps), 4),
         "gemm_ms": round(1000 * ideal, 4),
-        "fraction": round(ideal / min(steps), 3),
+        "fraction": round(statistics.median(shares), 3),
         "gflops": round(flops / ideal / 1e9, 1),
         "step_ms_per_speech_s": round(
-            1000 * min(steps) / batch / student.metadata.block_seconds, 4
+            1000 * statistics.median(steps) / batch / student.metadata.block_seconds, 4
         ),
         "mflop_per_speech_s": round(flops / batch / student.metadata.block_seconds / 1e6, 2),
     }
@@ -214,8 +231,8 @@ def gemm_floor(path: Path, batch: int) -> dict[str, float]:
 def gemm_curve(path: Path, batches: Sequence[int]) -> list[dict[str, float]]:
     """For each batch size what the student's step costs and what its products alone would.
 
-    Keys: ``batch``, ``step_ms`` and ``gemm_ms`` (CPU, best of the rounds), ``fraction`` of the
-    second in the first, ``gflops`` (speed of the products; integer operations for integer ones),
+    Keys, medians of the rounds: ``batch``, ``step_ms`` and ``gemm_ms`` (CPU), ``fraction`` (of the
+    second in the first), ``gflops`` (speed of the products; integer operations for integer ones),
     ``step_ms_per_speech_s``, ``mflop_per_speech_s`` (in products).
     """
     return [gemm_floor(path, batch) for batch in track(batches, "matrix products", transient=True)]

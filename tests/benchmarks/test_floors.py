@@ -71,6 +71,17 @@ def test_a_convolution_of_one_tap_is_a_product(module):
     assert found == ["pointwise"]
 
 
+def test_the_size_of_a_product_is_that_of_what_it_multiplies(module):
+    sizes, node = module("load.gemm").sizes, helper.make_node
+    assert sizes(node("MatMul", ["x", "w"], ["y"]), (3, 16, 80), (80, 160)) == (48, 80, 160)
+    turned = node("FusedMatMul", ["m", "x"], ["y"], transA=1)
+    assert sizes(turned, (3, 16, 1), (3, 16, 160)) == (3, 16, 160)
+    weights = node("FusedGemm", ["x", "w"], ["y"], transB=1)
+    assert sizes(weights, (3, 160), (48, 160)) == (3, 160, 48)
+    taps = node("QLinearConv", ["x", "", "", "w"], ["y"])
+    assert sizes(taps, (1, 3, 16, 80), (160, 80, 1, 1)) == (48, 80, 160)
+
+
 def test_the_shipped_products_are_as_wide_as_the_student(module):
     gemm = module("load.gemm")
     meta = Student(CPU_MODEL, provider="cpu").metadata
