@@ -5,8 +5,9 @@
     python benchmarks/throughput.py --trunk-ms 10
 
 Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
---bound-ms or a call is lost or refused, and is then bisected to 5 %; each step has a fresh server,
-kept to one core. A step whose generator was late itself is repeated, and marked if it stays so.
+--bound-ms or a call is lost or refused, and is then bisected to 5 %; what ends the search has
+failed twice. Each step has a fresh server, kept to one core. A step whose generator was late itself
+is repeated, and marked if it stays so.
 At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
 gRPC servicer, with the same calls, what no server could save; three rounds in turns with the server
 itself, as the speed of a shared host changes.
@@ -54,6 +55,8 @@ from streamer.student import CPU_MODEL
 
 console = Console(stderr=True)
 PRECISION = 1.05
+TRIALS = 2
+"""Of the number that ends the search."""
 ATTEMPTS = 3
 """Of one step; the first that holds counts."""
 SIDE_BY_SIDE = ("server", "generator", "p99_ms", "host_speed")
@@ -62,20 +65,28 @@ LATE_SHARE = 0.25
 
 
 def search(holds: Callable[[int], bool], start: int, most: int) -> int:
-    """Largest number that holds, to 5 %: doubled from ``start``, then bisected; 0 if none does."""
-    low, high = 0, min(start, most)
-    while holds(high):
-        low = high
-        if high == most:
-            return low
-        high = min(2 * high, most)
-    while high - low > 1 and high > PRECISION * low:
-        middle = round((max(low, 1) * high) ** 0.5)
-        middle = min(max(middle, low + 1), high - 1)
-        if holds(middle):
-            low = middle
+    """Largest number that holds, to 5 %; 0 if none does.
+
+    Doubled or halved from ``start``, then bisected. A number has failed for good when it did so
+    twice: where the search would end, what failed is tried again, for that may have been the fault
+    of slow minutes of the host.
+    """
+    low, failed = 0, dict[int, int]()
+    while low < most:
+        high = min((number for number in failed if number > low), default=None)
+        if high is None:
+            tried = min(2 * low or start, most)
+        elif high - low > 1 and high > PRECISION * low:
+            tried = round((low * high) ** 0.5) if low else high // 2
+            tried = min(max(tried, low + 1), high - 1)
+        elif failed[high] < TRIALS:
+            tried = high
         else:
-            high = middle
+            break
+        if holds(tried):
+            low = tried
+        else:
+            failed[tried] = failed.get(tried, 0) + 1
     return low
 
 

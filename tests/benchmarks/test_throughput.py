@@ -29,12 +29,34 @@ def test_the_search_ends_within_5_percent_below_the_capacity(module, capacity):
     found = module("throughput").search(holds, start=50, most=1000)
     assert found <= capacity
     assert found * 1.05 + 1 > capacity
-    assert len(tried) == len(set(tried)), "no step is measured twice"
-    assert len(tried) < 16
+    twice = {number for number in tried if tried.count(number) > 1}
+    ends = {min(number for number in tried if number > capacity)} if capacity < 1000 else set()
+    assert twice == ends, "no step is measured twice but the one that ends the search"
+    assert len(tried) < 17
+
+
+@pytest.mark.parametrize("slow", [1, 2, 3, 4])
+def test_slow_minutes_do_not_end_the_search(module, slow):
+    """The host holds half as many in its first steps, or in some later ones."""
+    tried = []
+
+    def holds(calls):
+        tried.append(calls)
+        return calls <= (300 if len(tried) in range(slow, slow + 2) else 600)
+
+    found = module("throughput").search(holds, start=560, most=20_000)
+    assert 600 / 1.05 - 1 < found <= 600
+    assert len(tried) < 20
 
 
 def test_nothing_holds(module):
     assert module("throughput").search(lambda calls: calls < 1, start=8, most=1000) == 0
+
+
+def test_no_more_than_the_most_is_tried(module):
+    tried = []
+    assert module("throughput").search(lambda calls: not tried.append(calls), 600, 1000) == 1000
+    assert tried == [600, 1000]
 
 
 class FakeBench:
