@@ -11,7 +11,7 @@ SIZES = {"a": 3, "b": 4, "c": 2, "d": 6}
 ZERO = {"a": 0, "b": 0, "c": 0, "d": 0}
 
 
-def model(zero=ZERO, scale_out=None, extra=()):
+def model(zero=ZERO, scale_out=None, extra=(), widths=None):
     """b and d are bytes as soon as they are read; each step adds what was heard to all parts."""
     total = sum(SIZES.values())
     nodes = [helper.make_node("Split", ["state", "sizes"], list(SIZES), axis=1)]
@@ -23,7 +23,8 @@ def model(zero=ZERO, scale_out=None, extra=()):
         if name in "ac":
             nodes.append(helper.make_node("Add", [name, heard], [f"{name}_out"]))
             continue
-        constants[f"{name}_shape"] = np.asarray([-1, size // 2, 2], np.int64)
+        width = (widths or {}).get(name, 2)
+        constants[f"{name}_shape"] = np.asarray([-1, size // width, width], np.int64)
         constants[f"{name}_flat"] = np.asarray([-1, size], np.int64)
         constants[f"{name}_scale"] = np.asarray(0.5, np.float32)
         constants[f"{name}_scale_out"] = np.asarray(scale_out or 0.5, np.float32)
@@ -89,6 +90,7 @@ def test_what_is_quantised_when_read_moves_and_says_the_same():
         ({"zero": ZERO | {"b": 128}}, (9, 6)),  # zero bytes would not be silence
         ({"zero": dict.fromkeys("abcd", 128)}, (15, 0)),
         ({"scale_out": 0.25}, (15, 0)),
+        ({"widths": {"b": 4}}, (15, 0)),  # frames of another width cannot be joined
     ],
 )
 def test_what_would_say_something_else_stays(wrong, left):
