@@ -29,6 +29,7 @@ from streamer.security.sealing import Keys, Sealer
 from streamer.snapshot import CallState, ChannelState
 from streamer.vad import GateState
 from streamer.vad_state import VAD_BYTES
+from tests.streamer.snapshot.steps import plain
 
 RATE = 8000
 STUDENT = "ab" * 32
@@ -73,18 +74,6 @@ def checkpoints(sealer):
 def metadata(make_student):
     """Of a student with a state of 8 numbers."""
     return make_student().metadata
-
-
-def plain(value):
-    """A state without arrays, to compare."""
-    if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.tolist()
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 # --- there and back ---
