@@ -23,8 +23,8 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from model.frontend import SAMPLE_RATE
-from model.graph import flatten
 from model.labels import TASKS
+from model.passes.graph import flatten
 from model.student import BLOCK, Student
 
 CONTRACT = 1

@@ -4,11 +4,11 @@ Static, not dynamic: scales are fixed when the file is made. A dynamic scale is 
 whole batch, so that a loud call would change what the calls beside it are told. Products of
 integers are exact, so a call's answer depends on the batch less than in float32.
 
-Between a block's expansion and its projection nothing is float32, see :mod:`model.depthwise`, nor
-is what is kept of it between two steps (:mod:`model.caches`); calls are convolved together
-(:mod:`model.image`). Front end (:mod:`model.spectrum`), squeeze-excitation, statistics and heads
-stay float32: they are small, or need the range. What a step of few calls spends between two nodes
-is saved by :mod:`model.fewer`.
+Between a block's expansion and its projection nothing is float32 (:mod:`model.passes.depthwise`),
+nor is what is kept of it between two steps (:mod:`model.passes.caches`); calls are convolved
+together (:mod:`model.passes.image`). Front end (:mod:`model.passes.spectrum`), squeeze-excitation,
+statistics and heads stay float32: they are small, or need the range. What a step of few calls
+spends between two nodes is saved by :mod:`model.passes.fewer`.
 Weights have 7 bits: CPUs without VNNI add two products in 16 bits and would saturate with 8 (ONNX
 Runtime, "Quantize ONNX Models", reduce_range).
 """
@@ -25,15 +25,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from model.activations import Product, Ranges, products
-from model.caches import in_bytes
-from model.depthwise import DOMAIN, Depthwise, Eight, convolution, depthwise
 from model.export import METADATA_KEY
-from model.fewer import look_up, simplify, turn_first
-from model.framing import gather_frames
-from model.graph import Graph, axis_of, drop_unread, sooner
-from model.image import as_image
-from model.spectrum import add_first
+from model.passes.activations import Product, Ranges, products
+from model.passes.caches import in_bytes
+from model.passes.depthwise import DOMAIN, Depthwise, Eight, convolution, depthwise
+from model.passes.fewer import look_up, simplify, turn_first
+from model.passes.framing import gather_frames
+from model.passes.graph import Graph, axis_of, drop_unread, sooner
+from model.passes.image import as_image
+from model.passes.spectrum import add_first
 
 Floats = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def quantised(
 
     Args:
         model: float32 student.
-        ranges: of its activations, see :func:`model.activations.observe`.
+        ranges: of its activations, see :func:`model.passes.activations.observe`.
         quantile: of an activation's absolute values at which it is clipped; 1 clips nothing.
         made_by: command and settings; published in the provenance beside the student's own.
 

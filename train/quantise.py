@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
-from model.activations import observe
 from model.export import METADATA_KEY
 from model.labels import LabelTree
+from model.passes.activations import observe
 from model.quantise import quantised
 from model.student import BLOCK
 from train.command import Command

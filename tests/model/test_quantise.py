@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
-from model.activations import observe
 from model.ecapa import EcapaConfig
 from model.export import METADATA_KEY, export
-from model.graph import Graph, axis_of
+from model.passes.activations import observe
+from model.passes.graph import Graph, axis_of
 from model.quantise import quantised
 from model.resnet import ResNetConfig
 from model.student import BLOCK, Student, StudentConfig
@@ -88,7 +88,7 @@ def test_the_products_run_in_integers(pair):
 HASHED = """
 import hashlib, sys
 import numpy as np, onnx
-from model.activations import observe
+from model.passes.activations import observe
 from model.quantise import quantised
 model = onnx.load(sys.argv[1])
 feeds = [{"samples": np.full((1, 2560), 0.1, np.float32), "valid": np.full(1, 2560)}]

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model.caches import in_bytes
+from model.passes.caches import in_bytes
 
 SIZES = {"a": 3, "b": 4, "c": 2, "d": 6}
 ZERO = {"a": 0, "b": 0, "c": 0, "d": 0}

@@ -1,8 +1,8 @@
 """What layers keep of frames, as bytes beside the state instead of floats in it.
 
-A depthwise convolution in 8 bits (:mod:`model.depthwise`) hears frames of the block before again.
-In the state they would be made floats at the end of a step, moved, and made bytes at the beginning
-of the next; four fifths of a call's memory are of this kind.
+A depthwise convolution in 8 bits (:mod:`model.passes.depthwise`) hears frames of the block before
+again. In the state they would be made floats at the end of a step, moved, and made bytes at the
+beginning of the next; four fifths of a call's memory are of this kind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from model.graph import Graph
+from model.passes.graph import Graph
 
 INPUT, OUTPUT = "cache", "cache_out"
 """uint8 [B, C] in and out, where a student has it; zeros are a call that has not begun."""

@@ -5,8 +5,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model.fewer import look_up, simplify, turn_first
-from model.graph import Graph, drop_unread
+from model.passes.fewer import look_up, simplify, turn_first
+from model.passes.graph import Graph, drop_unread
 
 BLOCK, FRAME = 40, 8
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper
 
-from model.graph import Graph
+from model.passes.graph import Graph
 
 _EACH = frozenset(
     {"Add", "DequantizeLinear", "Div", "Exp", "Mul", "QuantizeLinear", "Relu", "Sub", "Tanh"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper
 
-from model.graph import Graph
+from model.passes.graph import Graph
 
 
 def squares_of(graph: Graph, node: NodeProto) -> NodeProto | None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from model.framing import gather_frames
-from model.graph import drop_unread
+from model.passes.framing import gather_frames
+from model.passes.graph import drop_unread
 
 
 def model(nodes, constants, width, output="y"):

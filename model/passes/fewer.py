@@ -22,7 +22,7 @@ from onnx import (
 )
 from onnx.reference import ReferenceEvaluator
 
-from model.graph import Graph, axis_of
+from model.passes.graph import Graph, axis_of
 
 _LENGTHS = "valid"
 """Samples that are real, int64 [B], 0 to those of a block."""
@@ -66,7 +66,8 @@ def look_up(model: ModelProto) -> None:
     """Take what depends on nothing but a block's length out of tables, one row a whole frame.
 
     Masks and counts are a dozen nodes, and have as many values as a block has frames, and one.
-    Changes ``model``; what nobody reads any more stays in it, see :func:`model.graph.drop_unread`.
+    Changes ``model``; what nobody reads any more stays in it, see
+    :func:`model.passes.graph.drop_unread`.
     """
     graph = Graph(model)
     found = _of_lengths(graph)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import NodeProto, helper
 
-from model.graph import Graph, axis_of
+from model.passes.graph import Graph, axis_of
 
 DOMAIN = "com.microsoft"
 _LEVELS = 127
@@ -58,7 +58,7 @@ class Depthwise:
     def in_bytes(
         self, graph: Graph, expanded: Eight, heard: Eight
     ) -> tuple[set[str], list[NodeProto]]:
-        """What takes its place where it reads and makes 8 bits, see also :mod:`model.image`.
+        """What takes its place where it reads and makes 8 bits, see also :mod:`model.passes.image`.
 
         Args:
             graph: that it is in.
@@ -77,7 +77,7 @@ class Depthwise:
         ]
         gone = {self.frames, self.joined.output[0], *(node.output[0] for node in self.chain)}
         # What the state keeps of them stays what it was, real units in float32: whether it can be
-        # kept in bytes is known when all is quantised, see model.caches.
+        # kept in bytes is known when all is quantised, see model.passes.caches.
         for node in graph.readers(self.joined.output[0]):
             if node.output[0] not in gone:
                 kept = f"{node.output[0]}_kept"

@@ -5,8 +5,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model.graph import Graph
-from model.spectrum import add_first, squares_of
+from model.passes.graph import Graph
+from model.passes.spectrum import add_first, squares_of
 
 
 def front_end(mel_halves_differ=False):

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model.depthwise import DOMAIN, Eight, convolution
-from model.graph import Graph
-from model.image import as_image
+from model.passes.depthwise import DOMAIN, Eight, convolution
+from model.passes.graph import Graph
+from model.passes.image import as_image
 
 FRAMES, CHANNELS, KEPT = 6, 4, 2
 SCALE = np.float32(0.02)

@@ -10,9 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from model.depthwise import depthwise
-from model.graph import Graph, axis_of
-from model.spectrum import squares_of
+from model.passes.depthwise import depthwise
+from model.passes.graph import Graph, axis_of
+from model.passes.spectrum import squares_of
 
 Floats = NDArray[np.float32]
 

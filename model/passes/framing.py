@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from model.graph import Graph
+from model.passes.graph import Graph
 
 _MOVES = ("Slice", "Reshape")
 _FRAMES = 2
@@ -24,7 +24,8 @@ _FRAMES = 2
 def gather_frames(model: ModelProto) -> None:
     """Replace joins of pieces of one tensor by one Gather each.
 
-    Changes ``model``; what nobody reads any more stays in it, see :func:`model.graph.drop_unread`.
+    Changes ``model``; what nobody reads any more stays in it, see
+    :func:`model.passes.graph.drop_unread`.
     """
     graph = Graph(model)
     shapes = {

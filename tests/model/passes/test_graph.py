@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from model.graph import Graph, flatten, sooner
+from model.passes.graph import Graph, flatten, sooner
 
 
 def graph(nodes, sizes, outputs, width):
