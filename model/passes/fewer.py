@@ -22,7 +22,7 @@ from onnx import (
 )
 from onnx.reference import ReferenceEvaluator
 
-from model.passes.graph import Graph, axis_of
+from model.passes.graph import Graph, axis_of, reading
 
 _LENGTHS = "valid"
 """Samples that are real, int64 [B], 0 to those of a block."""
@@ -43,6 +43,8 @@ def turn_first(model: ModelProto) -> None:
         share = _only(graph, node.input[0], "Div") if node.op_type == "Transpose" else None
         if share is None or set(sizes.get(share.input[1], [0])) != {1}:
             continue
+        if next((a.ints[0] for a in node.attribute if a.name == "perm"), None) != 0:
+            continue  # the calls would no longer come first, as in the divisor they do
         turned = helper.make_node("Transpose", [share.input[0]], [f"{share.input[0]}_turned"])
         turned.attribute.extend(node.attribute)
         same = next((n for n in graph.readers(share.input[0]) if _same(n, turned)), None)
@@ -184,9 +186,9 @@ def _mean(graph: Graph, node: NodeProto) -> _Rewritten | None:
     for mean, name in (node.input, reversed(node.input)):
         change = _only(graph, name, "Sub")
         old = _only(graph, change.input[1], "Mul") if change is not None else None
-        if change is None or old is None or mean not in old.input:
+        share = next((n for n in old.input if n != mean), None) if old is not None else None
+        if change is None or old is None or share is None or mean not in old.input:
             continue
-        share = next(other for other in old.input if other != mean)
         new, kept = list[NodeProto](), f"{share}_kept"
         if graph.maker(kept) is None:
             one = graph.add("one", np.asarray(1.0, np.float32))
@@ -209,13 +211,9 @@ def _picked(graph: Graph, node: NodeProto) -> _Rewritten | None:
     for reader in graph.readers(node.output[0]):
         if reader.output[0] in gone:
             continue  # it reads it twice
-        copy = NodeProto()
-        copy.CopyFrom(reader)
-        names = [widened.input[0] if name == node.output[0] else name for name in copy.input]
-        del copy.input[:]
-        copy.input.extend(names)
-        gone += copy.output
-        new.append(copy)
+        names = [widened.input[0] if name == node.output[0] else name for name in reader.input]
+        gone += reader.output
+        new.append(reading(reader, names))
     return (gone, new) if new else None
 
 

@@ -54,10 +54,17 @@ class Graph:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def add(self, name: str, values: NDArray[np.generic]) -> str:
-        """A constant of that name, if there is none yet; returns the name."""
-        if name not in self._constants:
+        """A constant of that name, if there is none yet; returns the name.
+
+        Raises:
+            ValueError: there is one, with other values.
+        """
+        known = self.constant(name)
+        if known is None:
             self._constants[name] = numpy_helper.from_array(values, name)
             self._graph.initializer.append(self._constants[name])
+        elif known.dtype != values.dtype or not np.array_equal(known, values):
+            raise ValueError(f"a constant {name} is there already, with other values")
         return name
 
     def replace(self, old: Iterable[str], new: Iterable[NodeProto]) -> None:
@@ -84,6 +91,15 @@ class Graph:
         del self._graph.node[:]
         self._graph.node.extend(ordered)
         self._look()
+
+
+def reading(node: NodeProto, names: Iterable[str]) -> NodeProto:
+    """The same node, with other inputs."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend(names)
+    return copy
 
 
 def sooner(graph: Graph) -> None:

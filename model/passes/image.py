@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper
 
-from model.passes.graph import Graph
+from model.passes.graph import Graph, axis_of, reading
 
 _EACH = frozenset(
     {"Add", "DequantizeLinear", "Div", "Exp", "Mul", "QuantizeLinear", "Relu", "Sub", "Tanh"}
@@ -76,7 +76,7 @@ class _Image:
         if node.op_type == "Concat":
             names = [name if name in self._wide else self._widened(name) for name in names]
         place = {"Slice": 3, "Squeeze": 1}.get(node.op_type)
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        axis = axis_of(node)
         if place is not None:
             axes = self._graph.constant(node.input[place])
             assert axes is not None
@@ -89,10 +89,7 @@ class _Image:
         self._write(node, names, wide=node.op_type != "Squeeze", **further_back)
 
     def _write(self, node: NodeProto, names: list[str], *, wide: bool, **changed: int) -> None:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        del copy.input[:]
-        copy.input.extend(names)
+        copy = reading(node, names)
         for attribute in copy.attribute:
             if attribute.name in changed:
                 attribute.i = changed[attribute.name]

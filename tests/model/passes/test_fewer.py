@@ -143,6 +143,15 @@ def test_what_each_call_is_divided_by_is_divided_by_last(again):
         np.testing.assert_array_equal(got, wanted)
 
 
+def test_calls_that_do_not_come_first_any_more_are_divided_first():
+    model = shared(again=False)
+    node = next(node for node in model.graph.node if node.op_type == "Transpose")
+    node.attribute[0].ints[:] = [2, 1, 0]
+    before = model.SerializeToString()
+    turn_first(model)
+    assert model.SerializeToString() == before
+
+
 def test_a_divisor_that_would_have_to_be_transposed_too_stays_where_it_is():
     model = shared("rows", again=False)
     before = model.SerializeToString()
@@ -211,6 +220,16 @@ def test_running_means_share_what_is_kept_of_the_old_ones(turned):
 def test_a_difference_that_is_no_running_mean_stays():
     nodes = [
         helper.make_node("Mul", ["b", "s"], ["gone"]),
+        helper.make_node("Sub", ["a", "gone"], ["change"]),
+        helper.make_node("Add", ["m", "change"], ["y"]),
+    ]
+    before, after = simplified(nodes)
+    assert before == after
+
+
+def test_a_square_is_no_running_mean():
+    nodes = [
+        helper.make_node("Mul", ["m", "m"], ["gone"]),
         helper.make_node("Sub", ["a", "gone"], ["change"]),
         helper.make_node("Add", ["m", "change"], ["y"]),
     ]

@@ -166,6 +166,14 @@ def test_what_somebody_reads_as_it_is_is_not_quantised_before():
     assert [node.op_type for node in model.graph.node] == ["Concat", "QuantizeLinear", "Neg"]
 
 
+def test_a_constant_is_never_taken_for_another():
+    made = Graph(graph([helper.make_node("Neg", ["x"], ["y"])], {"two": [2]}, ["y"], 12))
+    assert made.add("two", np.asarray([2], np.int64)) == "two"
+    for other in (np.asarray([3], np.int64), np.asarray([2.0], np.float32)):
+        with pytest.raises(ValueError, match="a constant two is there already"):
+            made.add("two", other)
+
+
 def test_nodes_that_take_the_place_of_others_are_put_in_order():
     model = graph([helper.make_node("Neg", ["x"], ["y"])], {}, ["y"], 12)
     late, early = (
