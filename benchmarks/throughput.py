@@ -23,8 +23,8 @@ calls), ``model``; beside them ``empty_servicer`` (gRPC polling as our server se
 ``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
 not on a GPU, see step_cost.py),
 ``steps`` of the search (the figures of latency.py each, and ``host_speed``: million turns of a loop
-of Python in a CPU second on the server's core, before and after), ``generator_limited`` (true: a
-generator that was late ended the search; use --generators on more cores), ``curves`` (with
+of Python in a CPU second on the server's core, mean of before and after), ``generator_limited``
+(true: a generator that was late ended the search; use --generators on more cores), ``curves`` (with
 --curves: ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and
 ``p99_ms``, medians of three rounds, and ``cpu_ms_per_call_s_range``), ``trunks`` (with --trunk-ms:
 of all that but products and curves the figures for calls on trunks, ``trunk_ms``,
@@ -122,8 +122,9 @@ class Capacity:
 
     @property
     def generator_limited(self) -> bool:
-        """Whether the smallest number that did not hold failed with a late generator each time."""
-        failed = [step["calls"] for step in self.steps if not step["held"]]
+        """Whether what ended the search failed with a late generator each time."""
+        most = max((step["calls"] for step in self.steps if step["held"]), default=0)
+        failed = [step["calls"] for step in self.steps if step["calls"] > most]
         last = [step for step in self.steps if failed and step["calls"] == min(failed)]
         return bool(last) and all(step["generator_late"] for step in last)
 

@@ -107,6 +107,14 @@ def test_a_step_whose_generator_was_late_is_repeated_and_marked(module):
     assert capacity.generator_limited
 
 
+def test_what_failed_in_slow_minutes_and_held_later_did_not_end_the_search(module):
+    late = {"latency": [0.2] * 100, "lateness": [0.1]}
+    runs = [late, late, late, {}, {"latency": [0.2] * 100}]
+    capacity = module("throughput").Capacity(FakeBench(module, *runs), bound_ms=50.0)
+    assert [capacity.holds(calls) for calls in (10, 10, 12)] == [False, True, False]
+    assert not capacity.generator_limited
+
+
 def test_every_point_of_a_curve_is_measured_once_a_round(module):
     curves = module("load.curves")
     found = curves.points(400)
