@@ -6,9 +6,9 @@ variable VOICECOHORT_COUNTERS names: ``total`` (the process), ``decode_vad`` (ta
 message in: order, decoding, speech gate, blocks; not what its updates do at once), ``decisions``
 (a prediction's message: calibration and rules), ``model`` (the student's step), ``engine`` (the
 engine's thread, ``model`` included), ``handing`` (on the event loop, giving a step's answers to
-their calls; not the updates that are due then), ``counting`` (what the counters themselves took, by
-what one takes in a loop: in ``total`` and in no part); beside them ``messages``, ``predictions``,
-``steps``, ``blocks`` and ``serial``, which rises with every writing.
+their calls; not the updates that are due then), ``counting`` (what the counters themselves took
+beside the parts, by what one takes in a loop: in ``total`` and in no part); beside them
+``messages``, ``predictions``, ``steps``, ``blocks`` and ``serial``, which rises with every writing.
 
 The product's code is not touched: five functions are wrapped, at a cost of two readings of the
 thread's clock a call.
@@ -116,7 +116,8 @@ class Counters:
 
     def read(self) -> dict[str, float]:
         """The counters now."""
-        every = (self.decode_vad, self.decisions, self.model, self.handing, self._updates)
+        # Of the others it is within a part: of updates in what caused them, of steps in the engine.
+        apart = (self.decode_vad, self.decisions, self.handing)
         return {
             "total": time.process_time(),
             "decode_vad": self.decode_vad.seconds,
@@ -124,7 +125,7 @@ class Counters:
             "model": self.model.seconds,
             "handing": self.handing.seconds,
             "engine": sum(time.clock_gettime(clock) for clock in self._engine_clocks),
-            "counting": self._counting * sum(counter.calls for counter in every),
+            "counting": self._counting * sum(counter.calls for counter in apart),
             "messages": self.decode_vad.calls,
             "predictions": self.decisions.calls,
             "steps": self.model.calls,
