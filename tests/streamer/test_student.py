@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -107,9 +109,46 @@ def test_a_cpu_takes_as_many_rows_as_there_are_calls(student, calls):
     assert student.rows(calls) == calls
 
 
-def test_a_cpu_needs_no_preparation(student, monkeypatch):
-    monkeypatch.setattr(student, "step", None)
-    student.warm_up(32)
+@pytest.mark.parametrize(
+    ("calls", "sizes"),
+    [(1, [1]), (2, [1, 2]), (20, [1, 2, 4, 8, 16, 20]), (32, [1, 2, 4, 8, 16, 32])],
+)
+def test_warming_up_goes_up_to_the_largest_step(student, monkeypatch, calls, sizes):
+    made = []
+    step = student.step
+    monkeypatch.setattr(student, "step", lambda *feed: (made.append(len(feed[0])), step(*feed))[1])
+    student.warm_up(calls)
+    assert made == sizes
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import numpy as np
+from streamer.student import Student
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+student = Student(None, provider="cpu")
+meta = student.metadata
+student.warm_up(int(sys.argv[1]))
+before = resident()
+for rows in (2, 9, 17, 32, 5, 31):
+    silence = student.buffer((rows, meta.block), np.float32)
+    student.step(silence, np.full(rows, meta.block), meta.fresh(rows))
+print(resident() - before)
+"""
+
+
+def test_a_server_has_its_size_before_it_serves():
+    """What steps take is taken by warming up, so that no later one makes the process larger."""
+    grown = {}
+    for calls in (1, 32):
+        command = [sys.executable, "-c", GROWTH, str(calls)]
+        grown[calls] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert grown[32] < 1000, "kB, after it"
+    assert grown[1] > 3000, "kB, after a step of one block alone: else this test sees nothing"
 
 
 def test_padding_is_not_heard(student):
