@@ -1,6 +1,6 @@
-"""Calls of every kind for half an hour: does the server keep anything, do good calls notice?
+"""Calls of every kind for 45 minutes: does the server keep anything, do good calls notice?
 
-    python benchmarks/soak.py --minutes 30 --json soak.json --picture soak.png
+    python benchmarks/soak.py --json soak.json --picture soak.png
 
 Three phases: quiet, mixed, quiet again. Normal calls run throughout: paced in real time, open loop
 (see latency.py), and each final prediction is compared with what the same audio gives by itself. In
@@ -224,7 +224,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=30.0, help="in all (%(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=45.0,
+        help="in all (%(default)s; in half an hour memory that finds its size looks as if it grew)",
+    )
     parser.add_argument(
         "--quiet", type=float, default=120.0, help="seconds before and after (%(default)s)"
     )
