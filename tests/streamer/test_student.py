@@ -122,13 +122,15 @@ def test_warming_up_goes_up_to_the_largest_step(student, monkeypatch, calls, siz
 
 
 GROWTH = """
+import mmap
 import sys
 from pathlib import Path
 import numpy as np
 from streamer.student import Student
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * mmap.PAGESIZE // 1024
 
 student = Student(None, provider="cpu")
 meta = student.metadata
