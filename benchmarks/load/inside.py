@@ -115,6 +115,7 @@ async def serve(calls: int, model: Path | None) -> None:
     """Until standard input ends."""
     student = Student(model, provider="cpu")
     engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
+    engine.prepared.result()  # its first steps belong to no call
     policy = Policy(max_calls=calls + 10)
     service = ClassifierService(
         Models(ServedModel.of(engine)), policy, time.monotonic, metrics=Metrics()

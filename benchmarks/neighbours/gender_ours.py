@@ -39,6 +39,7 @@ def load(options: argparse.Namespace) -> tuple[str, Answer]:
     student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
     engine = Engine(student, results.put, gather=0.0)
+    engine.prepared.result()  # its first steps belong to no call
     decider = Decider(student.metadata)
     labels = student.metadata.labels.gender
 
