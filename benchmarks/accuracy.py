@@ -37,8 +37,8 @@ from scoring.result import FORMAT, assemble
 from scoring.scores import Classes
 
 from streamer.client import Client
-from streamer.local import local_server
-from streamer.student import DEFAULT_MODEL, Student
+from streamer.inference.model import DEFAULT_MODEL, Student
+from streamer.process.local_server import local_server
 
 OUTPUTS = {
     "json": "all figures",

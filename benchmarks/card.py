@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "  python benchmarks/implausible.py --manifest M.tsv --split test --json voices.json\n"
         "  python benchmarks/throughput.py --json throughput.json\n"
         "\nExample:\n"
-        "  python benchmarks/card.py --model streamer/students/student.onnx \\\n"
+        "  python benchmarks/card.py --model streamer/models/student.onnx \\\n"
         "      --accuracy accuracy.json --per-speaker per_speaker.json --probe probe.json \\\n"
         "      --cost throughput.json --out MODEL_CARD.md --pictures benchmarks/results\n"
         "\nWhat is optional and not given, the card says is missing. Figures of another student\n"

@@ -24,8 +24,15 @@ from latency import device_name
 from rich.console import Console
 from rich.table import Table
 
-from streamer.codec import SAMPLE_RATE, Samples, to_int16
-from train.channel import EFFECTS, PRESETS, ROOMS, ChannelSettings, TelephoneChannel, room_response
+from streamer.audio.codec import SAMPLE_RATE, Samples, to_int16
+from train.telephone import (
+    EFFECTS,
+    PRESETS,
+    ROOMS,
+    ChannelSettings,
+    TelephoneChannel,
+    room_response,
+)
 
 
 def speech_like(seconds: float, random: np.random.Generator) -> Samples:

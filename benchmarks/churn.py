@@ -33,7 +33,7 @@ from load.run import cores, on_cores, write_json
 from load.trunk import Trunk
 from rich.progress import Progress
 
-from streamer.local import local_server
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 
 AT_A_TIME = 50

@@ -33,12 +33,12 @@ import soundfile
 from latency import DEMO, device_name
 from rich.progress import track
 
-from streamer.channel import Update
-from streamer.codec import SAMPLE_RATE, Encoding, encode
-from streamer.engine import Engine
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.errors import CallError
-from streamer.session import CallConfig, CallSession
-from streamer.student import CPU_MODEL, Student
+from streamer.inference.engine import Engine
+from streamer.inference.model import CPU_MODEL, Student
+from streamer.session.channel import Update
+from streamer.session.session import CallConfig, CallSession
 
 
 class Call:

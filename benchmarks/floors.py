@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import streamer.operation.polling  # noqa: F401 - as our server does, unless the environment says otherwise
+import streamer.process.environment  # noqa: F401 - as our server does, unless the environment says otherwise
 
 # isort: split
 import grpc
@@ -31,13 +31,13 @@ import uvloop
 from load.empty import EmptyServicer, EmptyTrunks
 from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
-from streamer.local import local_server
-from streamer.operation import polling
+from streamer.process import environment as polling
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 GEMM_BATCH = 32
-POLLING = {"": polling.EXPERIMENTS, "_default": ""}
+POLLING = {"": polling.POLLING, "_default": ""}
 """GRPC_EXPERIMENTS by the suffix of the figures measured with it."""
 
 
@@ -79,7 +79,7 @@ def empty_servicer(
     found: dict[str, Any] = {}
     command = (__file__, "--serve", "--chunk-ms", str(chunk_ms))
     for suffix in pollings:
-        environment = {polling.VARIABLE: POLLING[suffix]}
+        environment = {polling.POLLING_VARIABLE: POLLING[suffix]}
         with (
             on_cores(mine),
             local_server(command=command, environment=environment, stop_seconds=2.0) as server,
@@ -147,7 +147,7 @@ def main() -> int:
         return 0
     from latency import device_name  # noqa: PLC0415 - the server process draws no pictures
 
-    from streamer.student import CPU_MODEL  # noqa: PLC0415 - nor steps a student
+    from streamer.inference.model import CPU_MODEL  # noqa: PLC0415 - nor steps a student
 
     model = options.model or CPU_MODEL
     mine, theirs = cores()

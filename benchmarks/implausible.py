@@ -41,10 +41,10 @@ from scoring.manifest import read_manifest
 from scoring.plans import Plan, plans
 from scoring.scores import Classes, final_choice, score
 
+from streamer.audio.codec import Encoding, decode
 from streamer.client import Client
-from streamer.codec import Encoding, decode
-from streamer.local import local_server
-from train.doubts.voice import MEDIAN_PITCH, describe, hertz
+from streamer.process.local_server import local_server
+from train.label_quality.voice import MEDIAN_PITCH, describe, hertz
 
 MALE_HZ, FEMALE_HZ = 190.0, 140.0
 

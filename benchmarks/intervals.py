@@ -32,7 +32,7 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class ScoreIntervals:
-    """Intervals of what ``train.judging.metrics.macro_scores`` gives as figures.
+    """Intervals of what ``train.evaluation.metrics.macro_scores`` gives as figures.
 
     Attributes:
         accuracy: share of calls that are right.
@@ -148,8 +148,8 @@ class Measures:
 def measures(tables: Floats) -> Measures:
     """Figures of confusion matrices [..., classes, classes + 1], see :func:`confusions`.
 
-    As ``train.judging.metrics.macro_scores`` counts: a class that is never predicted has precision
-    and F1 of zero, one that does not occur is left out of the averages.
+    As ``train.evaluation.metrics.macro_scores`` counts: a class that is never predicted has
+    precision and F1 of zero, one that does not occur is left out of the averages.
     """
     classes = tables.shape[-2]
     hits = np.diagonal(tables, axis1=-2, axis2=-1)

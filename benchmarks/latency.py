@@ -48,7 +48,7 @@ from load.run import (
     write_json,
 )
 
-from streamer.local import LocalServer, local_server
+from streamer.process.local_server import LocalServer, local_server
 
 __all__ = ["DEMO", "device_name"]
 

@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from model.classifier import Student, StudentConfig
 from model.labels import DEFAULT_TREE
-from model.student import Student, StudentConfig
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
+from train.data.babble import Talkers
+from train.data.batching import Batch, Calls, training_batches
+from train.data.channel_sampler import Lines
 from train.distill import Distill
-from train.loading.batches import Batch, Calls, training_batches
-from train.loading.line import Lines
-from train.loading.talkers import Talkers
-from train.method.lesson import Lesson
-from train.running.devices import launch
-from train.running.loop import Loop, Material
-from train.running.runs import augmentation, open_corpus
+from train.method.training_step import Lesson
+from train.trainer.devices import launch
+from train.trainer.setup import augmentation, open_corpus
+from train.trainer.trainer import Loop, Material
 
 
 def seconds(batches: Sequence[Batch]) -> float:

@@ -35,7 +35,7 @@ from load.pictures import overload_picture
 from load.run import LEAD_SECONDS, Generators, cores, on_cores, quantiles_ms, write_json
 from rich.progress import track
 
-from streamer.local import local_server
+from streamer.process.local_server import local_server
 
 HALF, MORE = 0.5, 1.0
 """Of the capacity: the calls that stay, and those that come besides."""

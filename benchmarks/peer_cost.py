@@ -47,8 +47,8 @@ from neighbours.running import Child, Unavailable, ecapa_file, interpreter
 from rich.console import Console
 from rich.progress import Progress
 
-from streamer.codec import SAMPLE_RATE, Encoding, encode
-from streamer.vad import speech_of
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
+from streamer.audio.speech_gate import speech_of
 
 console = Console(stderr=True)
 CALLS = 48

@@ -3,7 +3,7 @@
     python benchmarks/proxy_cost.py --calls 80 --seconds 15 --rounds 3
 
 Live calls as in latency.py, on one server with one thread of Envoy in front of it
-(streamer/deploy/envoy.yaml), in turns directly and through Envoy: what else the host does meets
+(deploy/envoy.yaml), in turns directly and through Envoy: what else the host does meets
 both.
 
 JSON keys: ``direct`` and ``through`` (medians over the rounds: ``server_cpu_ms_per_call_s``,
@@ -33,9 +33,9 @@ import yaml
 from latency import device_of, load_arguments, server_flags
 from load.run import Generators, cores, cpu_seconds, on_cores, write_json
 
-from streamer.local import LocalServer, local_server
+from streamer.process.local_server import LocalServer, local_server
 
-CONFIG = Path(__file__).parents[1] / "streamer/deploy/envoy.yaml"
+CONFIG = Path(__file__).parents[1] / "deploy/envoy.yaml"
 START_SECONDS = 20.0
 
 

@@ -7,7 +7,7 @@ its posterior for them may well rise where they speak. Two figures do without it
 each class, how often a member's log odds of it are higher than another's (area under the ROC
 curve, one class against the rest; 0.5 is chance). ``*_shifted`` are macro F1 and recall after each
 class's log posterior was shifted by what suits dev, as for a student that is released
-(train/judging/shift.py): what the run is worth once its line is drawn well.
+(train/evaluation/logit_adjustment.py): what the run is worth once its line is drawn well.
 
 JSON: ``data`` (identity, see paper_table/data.py), ``split``, ``task``, ``classes``, ``speakers``,
 ``utterances``, and ``runs``: by folder's name ``shift`` (by class, natural log), and {value,
@@ -35,12 +35,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from model.student import Student
+from model.classifier import Student
 from train.checkpoint import load_student
-from train.judging.evaluate import run
-from train.judging.shift import choose
-from train.loading.batches import UNKNOWN, evaluation_batches
-from train.loading.data import open_split
+from train.data.batching import UNKNOWN, evaluation_batches
+from train.data.dataset import open_split
+from train.evaluation.evaluate import run
+from train.evaluation.logit_adjustment import choose
 
 TASK = "age_group"
 HEADS = {

@@ -51,7 +51,7 @@ class Checkout:
 
     def __init__(self, folder: Path, calls: int, model: Path | None) -> None:
         if not (folder / "streamer" / "trunk.py").is_file():
-            raise FileNotFoundError(f"{folder}: has no streamer/trunk.py")
+            raise FileNotFoundError(f"{folder}: has no streamer/transport/trunk.py")
         path = os.pathsep.join([str(folder.resolve()), str(HERE)])
         self._process = subprocess.Popen(  # noqa: S603 - our own file
             [sys.executable, INSIDE, str(calls), *([str(model)] if model else [])],

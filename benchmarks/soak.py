@@ -63,8 +63,8 @@ from soaking.result import failures, result_of
 from soaking.stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
 from soaking.watch import Watch, settled, threads_by_name
 
-from streamer.codec import SAMPLE_RATE, Encoding
-from streamer.local import local_server
+from streamer.audio.codec import SAMPLE_RATE, Encoding
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 
 SERVER_FLAGS = ("--idle-timeout", "20")

@@ -30,10 +30,10 @@ from load.pictures import step_picture
 from load.run import write_json
 from rich.progress import track
 
-from streamer import cuda
 from streamer.errors import ModelFileError
-from streamer.metadata import Floats, Memory
-from streamer.student import CPU_MODEL, DEFAULT_MODEL, Student
+from streamer.inference import cuda
+from streamer.inference.metadata import Floats, Memory
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STEPS_BEFORE = 4

@@ -39,7 +39,7 @@ from rich.console import Console
 
 EPILOG = """\
 Data: prepare corpora (python -m train.prepare), shard them (train.shard), send the telephone rows
-through the telephone once (train.degrade), see train/README.md. Clean folders also hold the
+through the telephone once (train.simulate_calls), see train/README.md. Clean folders also hold the
 clean twins that teachers hear. Telephone recordings of one's own may be --telephone as they are.
 
 In-house block: --inhouse and --inhouse-clean are the smaller corpus, --rest and --rest-clean
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for role, default, what in (
         ("clean", ["runs/shards"], "clean speech, 16 kHz"),
-        ("telephone", ["runs/calls"], "the same as calls (train.degrade)"),
+        ("telephone", ["runs/calls"], "the same as calls (train.simulate_calls)"),
         ("inhouse", None, "calls of the smaller corpus"),
         ("inhouse-clean", None, "the same, clean"),
         ("rest", None, "calls of everything but that corpus"),

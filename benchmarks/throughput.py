@@ -51,7 +51,7 @@ from load.run import Generators, cores, write_json
 from load.split import Bench
 from rich.console import Console
 
-from streamer.student import CPU_MODEL
+from streamer.inference.model import CPU_MODEL
 
 console = Console(stderr=True)
 PRECISION = 1.05

@@ -3,7 +3,7 @@
 Contract 1 (docs: README, "The model file"): inputs ``samples`` float32 [B, N], ``valid`` int64
 [B], ``state`` float32 [B, D]; outputs ``gender``, ``age_group``, ``age_band`` float32
 [B, classes] and ``state_out`` float32 [B, D]. ONNX forbids one name for an input and an output,
-hence ``state_out``. What :mod:`model.quantise` makes of it has ``cache`` and ``cache_out`` besides,
+hence ``state_out``. What :mod:`model.quantize` makes of it has ``cache`` and ``cache_out`` besides,
 uint8 [B, C]. Metadata: one JSON object under the key ``voicecohort``.
 """
 
@@ -22,10 +22,10 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from model.classifier import BLOCK, Student
 from model.frontend import SAMPLE_RATE
 from model.labels import TASKS
-from model.passes.graph import flatten
-from model.student import BLOCK, Student
+from model.onnx_passes.graph import flatten
 
 CONTRACT = 1
 """Version of the file's inputs, outputs and metadata; a server refuses any other."""
@@ -99,7 +99,7 @@ def export(
     Args:
         student: causal, in evaluation mode.
         path: of the file.
-        calibration: keys ``calibration`` and ``decision``, see ``train.judging.calibrate``.
+        calibration: keys ``calibration`` and ``decision``, see ``train.evaluation.calibration``.
         provenance: what made it: command, settings, commit, data and licences, dev figures.
 
     Raises:

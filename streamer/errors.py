@@ -30,6 +30,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+FULL_RETRY_SECONDS = 1.0
+"""When a call that exceeded a number of calls may try again."""
+
 
 class CallError(Exception):
     """Ends one call with a status.

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-import streamer.operation.polling  # noqa: F401 - how gRPC polls is settled when it is loaded
+import streamer.process.environment  # noqa: F401 - how gRPC polls is settled when it is loaded
 
 # isort: split
 import structlog
@@ -16,10 +16,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.errors import ModelFileError
-from streamer.operation import workers
-from streamer.operation.corelog import CoreLog, captured
-from streamer.operation.heap import hold_threshold
-from streamer.operation.log import configure_log
+from streamer.observability.logging import CoreLog, captured, configure_log
+from streamer.process import workers
+from streamer.process.environment import fix_heap_threshold
 from streamer.server import Server
 from streamer.settings import ServerSettings
 
@@ -85,7 +84,7 @@ def _one_line(error: Exception) -> str:
 
 def main() -> int:
     """Command line; 2 for settings or a model that cannot be served."""
-    hold_threshold()
+    fix_heap_threshold()
     parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
     try:
         settings = parent.settings() if parent else CliApp.run(ServerSettings)

@@ -11,28 +11,28 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from streamer.admission import Policy
-from streamer.checkpoint import Checkpoints, most_sealed_bytes
-from streamer.engine import Engine
+from streamer.audio.vad_state import check_vad_state
+from streamer.call.admission import Policy
+from streamer.checkpoint.resumption import Resumption
+from streamer.checkpoint.serialization import Checkpoints, most_sealed_bytes
 from streamer.errors import Unhealthy
-from streamer.models import ModelFile, Models
-from streamer.operation.address import check_address
-from streamer.operation.metrics import Metrics
-from streamer.operation.trace_export import tracing_to
-from streamer.operation.watchdog import Watchdog
-from streamer.resumption import Resumption
+from streamer.inference.engine import Engine
+from streamer.inference.model import Student
+from streamer.inference.registry import ModelFile, Models
+from streamer.inference.watchdog import Watchdog
+from streamer.observability.metrics import Metrics
+from streamer.observability.tracing import tracing_to
+from streamer.process.address import check_address
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
+from streamer.security.encryption import Keys, Sealer
 from streamer.security.identity import Identities
-from streamer.security.sealing import Keys, Sealer
 from streamer.security.tls import Certificates, TlsFiles
 from streamer.security.tokens import Tokens
 from streamer.service import ClassifierService
 from streamer.settings import ServerSettings
-from streamer.student import Student
-from streamer.trunk import NAME as TRUNK_SERVICE
-from streamer.trunk import TrunkService
-from streamer.vad_state import check_vad_state
+from streamer.transport.trunk import NAME as TRUNK_SERVICE
+from streamer.transport.trunk import TrunkService
 
 log = structlog.get_logger()
 

@@ -10,22 +10,20 @@ from typing import Any
 import grpc
 import structlog
 
-from streamer.admission import Admission, Policy
-from streamer.beginnings import Beginnings
-from streamer.call import Call
-from streamer.endings import conclude, log_end, log_error, unexpected
+from streamer.call.admission import Admission, Policy
+from streamer.call.call import Call
+from streamer.call.overload import CpuShare, Load
+from streamer.call.setup import Beginnings, Openings
+from streamer.call.teardown import conclude, enforce, log_end, log_error, unexpected
+from streamer.checkpoint.resumption import Resumption
 from streamer.errors import CallError, Draining, Unhealthy
-from streamer.limits import enforce
-from streamer.models import Models
-from streamer.opening import Openings
-from streamer.operation.load import CpuShare, Load
-from streamer.operation.metrics import Metrics
-from streamer.operation.tracing import Tracing
-from streamer.resumption import Resumption
+from streamer.inference.registry import Models
+from streamer.observability.metrics import Metrics
+from streamer.observability.tracing import Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities, Opener
-from streamer.stream import ABORT_SECONDS, Context, OwnStream, Stream
+from streamer.transport.stream import ABORT_SECONDS, Context, OwnStream, Stream
 
 log = structlog.get_logger()
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, settings
 from rich.console import Console
 from xdist.scheduler import LoadScopeScheduling
 
-from streamer.client.telephone_file import read_as_call
+from streamer.client.audio_file import read_as_call
 from streamer.demo.__main__ import CALL
-from streamer.local import local_server
-from streamer.student import Student
+from streamer.inference.model import Student
+from streamer.process.local_server import local_server
 
 # A loaded machine is slow, which is not a failure; the runs' size is bounded by max_examples.
 settings.register_profile(
@@ -36,8 +36,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _UNDER_LOAD = tuple(
     f"tests/{prefix}"
     for prefix in (
-        *(f"streamer/{name}" for name in ["client/", "deploy/", "operation/test_workers."]),
-        *(f"streamer/test_{name}." for name in ["survival", "swap"]),
+        "deploy/",
+        *(f"streamer/{name}" for name in ["client/", "process/test_workers."]),
+        *(f"streamer/{name}." for name in ["checkpoint/test_survival", "inference/test_hot_swap"]),
         *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
         *(f"benchmarks/test_{name}" for name in ["peer_cost", "soak", "throughput", "training"]),
         "fuzz/",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from streamer.client import Client
-from streamer.client.telephone_file import read_as_call
+from streamer.client.audio_file import read_as_call
 from streamer.demo.__main__ import CALL
-from streamer.local import local_server
+from streamer.process.local_server import local_server
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

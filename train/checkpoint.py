@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model.student import Student, StudentConfig
+from model.classifier import Student, StudentConfig
 
 FILE = "last.pt"
 """Within the folder of a run: its newest state, and the weights of its best epoch."""

@@ -17,22 +17,22 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
+from model.classifier import Student, StudentConfig
 from model.frontend import SAMPLE_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
-from model.student import Student, StudentConfig
-from train.judging.evaluate import run, summary
-from train.loading.batches import Calls
-from train.loading.data import open_split
-from train.loading.line import Lines, Preset
-from train.loading.talkers import Talkers
-from train.method.lesson import Lesson
+from train.data.babble import Talkers
+from train.data.batching import Calls
+from train.data.channel_sampler import Lines, Preset
+from train.data.dataset import open_split
+from train.evaluation.evaluate import run, summary
 from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 from train.method.objective import AgeLoss, Dependency, Distillation, Objective
 from train.method.teacher import Embeddings, embeddings_of
-from train.running.devices import launch
-from train.running.runs import augmentation, begin, open_corpus
-from train.running.settings import Training
+from train.method.training_step import Lesson
+from train.trainer.devices import launch
+from train.trainer.settings import Training
+from train.trainer.setup import augmentation, begin, open_corpus
 
 Knowledge = Literal["none", "teacher", "zeroed", "shuffled", "mean"]
 Hierarchy = Literal["separate", "conveyed", "marginalised"]
@@ -179,7 +179,7 @@ def distill(settings: Distill) -> Student:
         FloatingPointError: training diverged.
     """
     # Two seconds, which --help need not wait for; but before the hours, not after them.
-    from train.judging.release import release  # noqa: PLC0415
+    from train.release.export import release  # noqa: PLC0415
 
     objective, chosen = settings.objective(), settings.resolved()
     fabric = launch(settings)

@@ -27,11 +27,11 @@ from model.labels import DEFAULT_TREE
 from train.command import Command
 from train.corpora.utterance import Utterance
 from train.corpora.weights import Doubt, write_weights
-from train.doubts.issues import LEAST_SPEAKERS, Filter, Judgement, Verdict, judge
-from train.doubts.report import show, write_report
-from train.doubts.voice import MEDIAN_PITCH, hertz
-from train.doubts.voice_cache import voices
-from train.loading.data import open_data, utterance_of
+from train.data.dataset import open_data, utterance_of
+from train.label_quality.issues import LEAST_SPEAKERS, Filter, Judgement, Verdict, judge
+from train.label_quality.report import show, write_report
+from train.label_quality.voice import MEDIAN_PITCH, hertz
+from train.label_quality.voice_cache import voices
 
 Task = Literal["gender", "age_group"]
 ALL = "all corpora"

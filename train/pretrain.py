@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
+from model.classifier import Student, StudentConfig
 from model.frontend import WIDEBAND_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
-from model.student import Student, StudentConfig
-from train.judging.evaluate import run, summary
-from train.loading.batches import Calls
-from train.loading.clean import CleanSpeech
-from train.method.lesson import Lesson
+from train.data.batching import Calls
+from train.data.clean import CleanSpeech
+from train.evaluation.evaluate import run, summary
 from train.method.objective import Objective
-from train.running.devices import launch
-from train.running.runs import augmentation, begin, open_corpus
-from train.running.settings import Backbone, Training
+from train.method.training_step import Lesson
+from train.trainer.devices import launch
+from train.trainer.settings import Backbone, Training
+from train.trainer.setup import augmentation, begin, open_corpus
 
 
 class Pretrain(Training):

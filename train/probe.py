@@ -19,10 +19,10 @@ from rich.console import Console
 
 from train.checkpoint import load_student
 from train.command import Command
-from train.loading.batches import Calls, evaluation_batches
-from train.loading.data import open_split, utterance_of
-from train.loading.line import Lines, Preset
-from train.shortcut.report import Report, picture, shortcut_report, show
+from train.data.batching import Calls, evaluation_batches
+from train.data.channel_sampler import Lines, Preset
+from train.data.dataset import open_split, utterance_of
+from train.probing.report import Report, picture, shortcut_report, show
 
 
 class Probe(Command):

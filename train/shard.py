@@ -3,7 +3,7 @@
     python -m train.shard runs/prepared runs/shards
 
 Needed when decoding is dear (Opus, MP3), when audio lies in zip archives, or when a corpus lives
-in object storage. ``train.loading.shar`` says what the folder looks like. A run that was cut off
+in object storage. ``train.data.shards`` says what the folder looks like. A run that was cut off
 goes on where it stopped.
 """
 
@@ -23,8 +23,8 @@ from pydantic import Field
 from pydantic_settings import CliApp, CliPositionalArg, SettingsConfigDict
 
 from train.command import Command
-from train.loading.data import SPLITS, audio_of, utterance_of
-from train.loading.shar import LeftOut, Part, Parts, Stored, summary, write_folder
+from train.data.dataset import SPLITS, audio_of, utterance_of
+from train.data.shards import LeftOut, Part, Parts, Stored, summary, write_folder
 
 
 class ShardSettings(Command):

@@ -13,7 +13,7 @@ from scoring.calls import LONGEST_CALL_SECONDS, PAUSE_SECONDS, Band, join, read_
 from scoring.manifest import Labelled
 from scoring.plans import Plan
 
-from streamer.codec import SAMPLE_RATE, Encoding, Samples, decode, encode
+from streamer.audio.codec import SAMPLE_RATE, Encoding, Samples, decode, encode
 from train.corpora.audio import read_audio, resample
 
 Condition = Literal["telephone", "wideband"]

@@ -31,7 +31,7 @@ import soundfile
 import uvloop
 
 from load.trunk import Line, Trunk
-from streamer.codec import SAMPLE_RATE, Encoding, encode
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
 
 DEMO = Path(__file__).parents[2] / "streamer" / "demo" / "dialogue.wav"

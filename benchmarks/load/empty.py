@@ -11,7 +11,7 @@ from load.calls import owed
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.trunk import TrunkService
+from streamer.transport.trunk import TrunkService
 
 
 def canned() -> pb.StreamClassifyResponse:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from rich.progress import track
 
-from streamer.metadata import Metadata
-from streamer.student import Student
+from streamer.inference.metadata import Metadata
+from streamer.inference.model import Student
 
 COPIES = 8
 ROUNDS = 15

@@ -23,15 +23,15 @@ import structlog
 import uvloop
 
 from load.calls import recordings
-from streamer.admission import Policy
-from streamer.engine import Engine
-from streamer.models import Models, ServedModel
-from streamer.operation.metrics import Metrics
+from streamer.call.admission import Policy
+from streamer.inference.engine import Engine
+from streamer.inference.model import Student
+from streamer.inference.registry import Models, ServedModel
+from streamer.observability.metrics import Metrics
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.service import ClassifierService
-from streamer.student import Student
-from streamer.trunk import TrunkService
+from streamer.transport.trunk import TrunkService
 
 CHUNK_MS = 100
 TICKS = 10

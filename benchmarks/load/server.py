@@ -26,10 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from streamer import messages, serve
-from streamer.outbox import Outbox
-from streamer.session import CallSession
-from streamer.student import Student
+from streamer import serve
+from streamer.inference.model import Student
+from streamer.inference.queues import Outbox
+from streamer.session.session import CallSession
+from streamer.transport import converters as messages
 
 VARIABLE = "VOICECOHORT_COUNTERS"
 _TRIALS = 20_000

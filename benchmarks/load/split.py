@@ -15,7 +15,7 @@ from floors import empty_servicer
 from latency import server_flags, serving
 
 from load.run import Generators, Meter, Outcome, on_cores, server_meter, speed
-from streamer.local import LocalServer, local_server
+from streamer.process.local_server import LocalServer, local_server
 
 MEASURED_SERVER = Path(__file__).with_name("server.py")
 COUNTERS = "VOICECOHORT_COUNTERS"

@@ -12,8 +12,8 @@ from load import polling  # noqa: F401 - how gRPC polls is settled when it is lo
 import grpc
 from google.rpc import code_pb2
 
-from streamer.client.line import FINISH, status
 from streamer.client.trunk import METHOD, in_messages
+from streamer.client.trunk_line import FINISH, status
 from streamer.rpc import envelope_pb2 as envelope
 
 CLOSE_SECONDS = 5.0

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from load.gemm import optimised, products, silence
 from scoring.tables import Result
 
-from streamer.metadata import METADATA_KEY, Metadata
+from streamer.inference.metadata import METADATA_KEY, Metadata
 
 NEEDED = ("model", "bootstrap", "speakers", "fairness", "per_cell", "calibration", "unmeasured")
 """Keys without which a result is no result, or of an accuracy.py before intervals."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamer.codec import Encoding, Samples, decode
+from streamer.audio.codec import Encoding, Samples, decode
 
 
 @dataclass(frozen=True)

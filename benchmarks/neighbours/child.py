@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.codec import SAMPLE_RATE, Encoding, Samples, decode
+from streamer.audio.codec import SAMPLE_RATE, Encoding, Samples, decode
 
 Calls = NDArray[np.uint8]
 """Mu-law bytes, a row a call."""
@@ -41,7 +41,7 @@ def windows(call: NDArray[np.uint8], *, least_seconds: float = 0.5) -> Iterator[
         call: mu-law bytes.
         least_seconds: speech before the first window.
     """
-    from streamer.vad import SpeechGate  # noqa: PLC0415 - offline peers live without webrtcvad
+    from streamer.audio.speech_gate import SpeechGate  # noqa: PLC0415 - offline peers live without webrtcvad
 
     gate = SpeechGate()
     heard = np.zeros(0, np.int16)

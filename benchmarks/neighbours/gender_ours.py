@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from neighbours.answering import Answer, Said, Sound, serve
 from neighbours.ours import Listener, hold
-from streamer.channel import Update
-from streamer.decision import Decider
-from streamer.engine import Engine
-from streamer.metadata import TASKS
-from streamer.session import CallConfig
-from streamer.student import Student
+from streamer.inference.decision import Decider
+from streamer.inference.engine import Engine
+from streamer.inference.metadata import TASKS
+from streamer.inference.model import Student
+from streamer.session.channel import Update
+from streamer.session.session import CallConfig
 
 GENDER = TASKS.index("gender")
 

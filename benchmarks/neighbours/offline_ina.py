@@ -15,7 +15,7 @@ import soundfile
 from inaSpeechSegmenter import Segmenter  # type: ignore[import-not-found,unused-ignore]
 
 from neighbours.child import Calls, Hear, serve, whole
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 
 
 def load(_: argparse.Namespace) -> tuple[str, Hear]:

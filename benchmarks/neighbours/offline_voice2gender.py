@@ -11,7 +11,7 @@ from importlib.metadata import version
 from voice2gender import predict  # type: ignore[import-not-found,unused-ignore]
 
 from neighbours.child import Calls, Hear, serve, whole
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 
 
 def load(_: argparse.Namespace) -> tuple[str, Hear]:

@@ -12,12 +12,12 @@ import queue
 from collections.abc import Callable
 
 from neighbours.child import CHUNK, Calls, Hear, serve
-from streamer.channel import Update
-from streamer.codec import SAMPLE_RATE, Encoding
-from streamer.engine import Engine
+from streamer.audio.codec import SAMPLE_RATE, Encoding
 from streamer.errors import CallError
-from streamer.session import CallConfig, CallSession
-from streamer.student import Student
+from streamer.inference.engine import Engine
+from streamer.inference.model import Student
+from streamer.session.channel import Update
+from streamer.session.session import CallConfig, CallSession
 
 
 class Listener:

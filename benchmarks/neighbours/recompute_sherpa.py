@@ -13,7 +13,7 @@ import numpy as np
 import sherpa_onnx  # type: ignore[import-not-found,unused-ignore]
 
 from neighbours.child import Calls, Hear, serve, windows
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 
 
 def load(options: argparse.Namespace) -> tuple[str, Hear]:

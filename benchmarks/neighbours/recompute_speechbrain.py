@@ -15,7 +15,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN  # type: ignore[impor
 from torchaudio.compliance import kaldi
 
 from neighbours.child import Calls, Hear, serve, windows
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 
 
 def load(_: argparse.Namespace) -> tuple[str, Hear]:

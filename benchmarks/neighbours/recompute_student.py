@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.student import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from neighbours.child import WINDOW_SECONDS, Calls, Hear, serve, windows
-from streamer.codec import SAMPLE_RATE, Samples
-from streamer.student import DEFAULT_MODEL
-from streamer.student import Student as ModelFile
+from streamer.audio.codec import SAMPLE_RATE, Samples
+from streamer.inference.model import DEFAULT_MODEL
+from streamer.inference.model import Student as ModelFile
 
 BLOCKS = int(WINDOW_SECONDS * SAMPLE_RATE) // BLOCK
 """Whole ones of a window."""

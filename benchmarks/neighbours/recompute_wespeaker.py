@@ -15,7 +15,7 @@ from torchaudio.compliance import kaldi
 from wespeakerruntime import Speaker  # type: ignore[import-not-found,unused-ignore]
 
 from neighbours.child import Calls, Hear, serve, windows
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 
 
 def load(options: argparse.Namespace) -> tuple[str, Hear]:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from lhotse import CutSet, MonoCut
 from lhotse.serialization import open_best
 
-from train.loading.data import SPLITS, Split, open_split
+from train.data.dataset import SPLITS, Split, open_split
 
 _MADE_HOW = ("channel", "copies", "seed", "rate")
-"""What train.shard and train.degrade say of themselves that changes what is heard."""
+"""What train.shard and train.simulate_calls say of themselves that changes what is heard."""
 
 
 def labelled(split: Split) -> Iterator[MonoCut]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from paper_table.rows import FIRST_SEED, Row
-from train.running.settings import by_flag
+from train.trainer.settings import by_flag
 
 
 @dataclass(frozen=True)

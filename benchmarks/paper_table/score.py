@@ -14,19 +14,19 @@ import torch
 from intervals import Floats, measures
 from latency import device_name
 
-from model.backbones import to_dict
+from model.classifier import Student
+from model.encoders import to_dict
 from model.labels import TASKS, LabelTree
-from model.student import Student
 from paper_table.data import identity, labelled
 from paper_table.records import Figures, Record, compact
 from paper_table.rows import Knowledge, Row
 from train.checkpoint import load_student
-from train.judging.evaluate import run
-from train.loading.batches import UNKNOWN, Batch, Calls, evaluation_batches
-from train.loading.clean import CleanSpeech
-from train.loading.data import Split, open_split
-from train.loading.line import Lines
-from train.loading.talkers import Talkers
+from train.data.babble import Talkers
+from train.data.batching import UNKNOWN, Batch, Calls, evaluation_batches
+from train.data.channel_sampler import Lines
+from train.data.clean import CleanSpeech
+from train.data.dataset import Split, open_split
+from train.evaluation.evaluate import run
 
 CHILD = "child"
 """Band whose members are no adults, as in scoring/result.py."""
@@ -54,7 +54,7 @@ def spoil(student: Student, knowledge: Knowledge, seed: int) -> None:
 
 
 def hearing(row: Row, tree: LabelTree, folders: Sequence[str]) -> Calls:
-    """What the row's students hear of an utterance; calls of train.degrade stay as they are."""
+    """What the row's students hear of an utterance; simulated calls stay as they are."""
     if row.pretrains:
         return CleanSpeech(tree, None, CHANNEL_SEED)
     talkers = Talkers.of(open_split(list(folders), "train"))

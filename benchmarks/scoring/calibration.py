@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from scoring.calls import Outcome
 from scoring.scores import Classes, Scores, final_choice
-from train.judging.metrics import expected_calibration_error
+from train.evaluation.metrics import expected_calibration_error
 
 RELIABILITY_BINS = 10
 ERROR_BINS = 15
-"""As ``train.judging.metrics.expected_calibration_error`` has them."""
+"""As ``train.evaluation.metrics.expected_calibration_error`` has them."""
 
 
 def calibration(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:

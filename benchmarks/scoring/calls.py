@@ -15,11 +15,11 @@ import numpy as np
 import soundfile
 
 from scoring.plans import Plan
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.client import Call, Client, Prediction
-from streamer.client.telephone_file import TelephoneCall, read_as_call
-from streamer.codec import SAMPLE_RATE, Encoding, encode
-from train.channel import TrunkBand
+from streamer.client.audio_file import TelephoneCall, read_as_call
 from train.corpora.audio import read_audio
+from train.telephone import TrunkBand
 
 Band = Literal["full", "telephone"]
 

@@ -18,7 +18,7 @@ from intervals import by_speaker, confusions, ratio_interval, score_intervals
 from scoring.calls import TASKS, Heard, Outcome, likeliest
 from scoring.plans import Plan
 from streamer.rpc import voicecohort_pb2 as pb
-from train.judging.metrics import macro_scores
+from train.evaluation.metrics import macro_scores
 
 SPEECH_SECONDS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 CHILD = "child"

@@ -22,7 +22,7 @@ from soaking.stream import (
     demo,
     stereo_chunks,
 )
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 from streamer.rpc import voicecohort_pb2 as pb
 
 SILENCE_SECONDS = 45

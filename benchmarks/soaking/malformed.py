@@ -8,7 +8,7 @@ import contextlib
 import grpc
 
 from soaking.stream import CLOAKED, REFUSED, Caller, World
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
 from streamer.rpc import voicecohort_pb2 as pb
 
 Request = pb.StreamClassifyRequest

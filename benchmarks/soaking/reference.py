@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from streamer.channel import Update
-from streamer.codec import Encoding
-from streamer.engine import Engine
+from streamer.audio.codec import Encoding
 from streamer.errors import CallError
-from streamer.messages import prediction
-from streamer.models import ServedModel
+from streamer.inference.engine import Engine
+from streamer.inference.model import Student
+from streamer.inference.registry import ServedModel
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session import CallConfig, CallSession
-from streamer.student import Student
+from streamer.session.channel import Update
+from streamer.session.session import CallConfig, CallSession
+from streamer.transport.converters import prediction
 
 TOLERANCE = 1e-5
 """Of a posterior: rows of a batch are alike but for the order of float sums."""

@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from load.calls import CHANNEL_OPTIONS, DEMO, HIDDEN, METHOD, Own
 
-from streamer.codec import SAMPLE_RATE, Encoding, encode
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
 
 REFUSED = "refused"

@@ -11,9 +11,9 @@ import grpc
 from soaking.kinds import right
 from soaking.proxy import Proxy
 from soaking.stream import REFUSED, WIDE_RATE, World, chunks, connect, demo, stereo_chunks
-from streamer.client.line import Line
+from streamer.audio.codec import SAMPLE_RATE
 from streamer.client.trunk import Trunks
-from streamer.codec import SAMPLE_RATE
+from streamer.client.trunk_line import Line
 from streamer.rpc import voicecohort_pb2 as pb
 
 Request = pb.StreamClassifyRequest

@@ -9,6 +9,6 @@ print(final.gender.label, final.age_group.label)
 """
 
 from streamer.client.api import Call, Client, Event, Prediction, Role, SpeechEvent, Task
-from streamer.client.tls import tls
+from streamer.client.credentials import tls
 
 __all__ = ["Call", "Client", "Event", "Prediction", "Role", "SpeechEvent", "Task", "tls"]

@@ -10,10 +10,10 @@ from typing import Literal, Self
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from streamer.client.attempts import Attempts
-from streamer.client.authorization import bearer
-from streamer.client.kept import Kept
-from streamer.client.resuming import ResumingStream
+from streamer.client.credentials import bearer
+from streamer.client.replay_buffer import Kept
+from streamer.client.resumable import ResumingStream
+from streamer.client.retry import Attempts
 from streamer.client.stream import CallStream, Stream
 from streamer.client.trunk import Trunks
 from streamer.rpc import voicecohort_pb2 as pb

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.live import Live
 
 from streamer.client.api import Call, Client, Event, Role
-from streamer.client.authorization import bearer, read_token
-from streamer.client.telephone_file import TelephoneCall, read_as_call
-from streamer.client.tls import tls
-from streamer.client.view import CallView
+from streamer.client.audio_file import TelephoneCall, read_as_call
+from streamer.client.credentials import bearer, read_token, tls
+from streamer.client.live_view import CallView
 
 ROLES: tuple[Role, ...] = ("caller", "agent")
 

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import grpc
 from google.rpc import code_pb2
 
-from streamer.client.line import Line
-from streamer.client.wire import Wire
+from streamer.client.stream import Wire
+from streamer.client.trunk_line import Line
 from streamer.rpc import envelope_pb2 as envelope
 
 TICK = 0.01

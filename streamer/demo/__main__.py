@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from streamer.client import cli
-from streamer.local import local_server
+from streamer.process.local_server import local_server
 
 CALL = Path(__file__).parent / "dialogue.wav"
 

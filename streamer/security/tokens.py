@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from streamer.security.secretfile import SecretFile, SecretFileError, read_toml
+from streamer.security.secret_file import SecretFile, SecretFileError, read_toml
 
 log = structlog.get_logger()
 

@@ -20,8 +20,8 @@ from scoring import calls, plans
 from scoring.manifest import Labelled
 from scoring.plans import Plan
 
+from streamer.audio.codec import Encoding, decode, encode
 from streamer.client import Prediction, SpeechEvent
-from streamer.codec import Encoding, decode, encode
 from streamer.rpc import voicecohort_pb2 as pb
 
 

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each
 import accuracy
 from scoring import calls, report
 
-from streamer.codec import Encoding, decode
-from streamer.student import DEFAULT_MODEL, Student
-from streamer.vad import speech_of
+from streamer.audio.codec import Encoding, decode
+from streamer.audio.speech_gate import speech_of
+from streamer.inference.model import DEFAULT_MODEL, Student
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.student import CPU_MODEL, DEFAULT_MODEL, Student
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import intervals
 
-from train.judging.metrics import macro_scores
+from train.evaluation.metrics import macro_scores
 
 
 def tables(rows):

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from streamer.local import local_server
+from streamer.inference.model import Student
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.student import Student
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

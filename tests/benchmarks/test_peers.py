@@ -26,7 +26,7 @@ from neighbours.running import Child, Unavailable  # noqa: E402
 from scoring.manifest import Labelled  # noqa: E402
 from scoring.plans import plans  # noqa: E402
 
-from streamer.codec import Encoding  # noqa: E402
+from streamer.audio.codec import Encoding  # noqa: E402
 
 BY_KEY = {answerer.key: answerer for answerer in ANSWERERS}
 CORE = max(running.os.sched_getaffinity(0))

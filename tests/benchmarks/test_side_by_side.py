@@ -34,4 +34,4 @@ def test_a_folder_without_a_server(tmp_path):
         check=False,
     )
     assert done.returncode != 0
-    assert f"{tmp_path}: has no streamer/trunk.py" in done.stderr
+    assert f"{tmp_path}: has no streamer/transport/trunk.py" in done.stderr

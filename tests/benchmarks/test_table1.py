@@ -16,8 +16,8 @@ import table1  # noqa: E402
 from paper_table import score  # noqa: E402
 from paper_table.records import read_all  # noqa: E402
 
+from model.classifier import Student, StudentConfig  # noqa: E402
 from model.heads import HeadsConfig  # noqa: E402
-from model.student import Student, StudentConfig  # noqa: E402
 
 
 class TestScore:

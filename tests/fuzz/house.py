@@ -17,17 +17,17 @@ from pathlib import Path
 
 from gateway import Context, Ending, Step, check_responses
 
-from streamer.admission import Policy
-from streamer.checkpoint import Checkpoints
-from streamer.client.telephone_file import read_as_call
-from streamer.codec import SAMPLE_RATE
+from streamer.audio.codec import SAMPLE_RATE
+from streamer.call.admission import Policy
+from streamer.checkpoint.resumption import Resumption
+from streamer.checkpoint.serialization import Checkpoints
+from streamer.client.audio_file import read_as_call
 from streamer.demo.__main__ import CALL
-from streamer.engine import Engine
-from streamer.models import Models, ServedModel
-from streamer.operation.metrics import Metrics
-from streamer.resumption import Resumption
+from streamer.inference.engine import Engine
+from streamer.inference.registry import Models, ServedModel
+from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.security.sealing import KEY_BYTES, Keys, Sealer
+from streamer.security.encryption import KEY_BYTES, Keys, Sealer
 from streamer.service import ClassifierService
 
 MAX_AGE = 1e9

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from material import Material
 
-from streamer.codec import SAMPLE_RATES, Decoder, Encoding, Halver, decode, encode
-from streamer.vad import SpeechGate
+from streamer.audio.codec import SAMPLE_RATES, Decoder, Encoding, Halver, decode, encode
+from streamer.audio.speech_gate import SpeechGate
 
 ENCODINGS = tuple(Encoding)
 CHANNELS = (1, 2, 3)

@@ -15,8 +15,8 @@ from pathlib import Path
 from material import Material
 
 from streamer.errors import CallError
+from streamer.security.encryption import KEY_BYTES, KeysError, read_keys
 from streamer.security.identity import Identities
-from streamer.security.sealing import KEY_BYTES, KeysError, read_keys
 from streamer.security.tokens import Tokens, TokensError, digest, read_tokens
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz"))

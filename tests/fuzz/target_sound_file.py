@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from streamer.client.telephone_file import read_as_call
+from streamer.client.audio_file import read_as_call
 
 ROOM = 1 << 30
 """Bytes of address space that one file may take besides what the process has."""

@@ -8,7 +8,7 @@ import gateway
 import house
 from material import Material
 
-from streamer.codec import Encoding, decode, encode
+from streamer.audio.codec import Encoding, decode, encode
 from streamer.rpc import voicecohort_pb2 as pb
 
 MOST = 40

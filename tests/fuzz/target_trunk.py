@@ -14,7 +14,7 @@ from material import Material, pack
 
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.trunk import TrunkService
+from streamer.transport.trunk import TrunkService
 
 MOST = 32
 """Messages of one input."""

@@ -12,7 +12,7 @@ from gateway import Ending
 from house import House, witness_requests
 from material import Material, pack
 
-from streamer.operation.metrics import Metrics
+from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 

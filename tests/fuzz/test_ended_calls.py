@@ -14,7 +14,7 @@ import gateway
 import house as houses
 import structlog
 
-from streamer.call import Call
+from streamer.call.call import Call
 from streamer.rpc import voicecohort_pb2 as pb
 
 

@@ -17,8 +17,8 @@ import house as houses
 import target_wire
 from targets import NAMES, load
 
-from streamer.call import Call
-from streamer.channel import Channel
+from streamer.call.call import Call
+from streamer.session.channel import Channel
 
 IN_PROCESS = {
     "codec": 300,

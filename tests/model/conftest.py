@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from model.ecapa import COMPACT, EcapaConfig
+from model.classifier import Student, StudentConfig
+from model.encoders.ecapa import COMPACT, EcapaConfig
 from model.heads import HeadsConfig
-from model.student import Student, StudentConfig
 
 SMALL_RES2 = EcapaConfig(
     channels=32, dilations=(2, 3), kernel=3, res2_scale=4, stem_stride=1, aggregated=48,

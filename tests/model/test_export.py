@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx.numpy_helper import to_array
 
-from model.ecapa import EcapaConfig
+from model.classifier import BLOCK, Student, StudentConfig
+from model.encoders.ecapa import EcapaConfig
 from model.export import CONTRACT, METADATA_KEY, export
 from model.labels import TASKS
-from model.student import BLOCK, Student, StudentConfig
 
 
 @pytest.fixture(scope="module")

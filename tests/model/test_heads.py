@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from model.backbones import from_dict, to_dict
-from model.ecapa import EcapaConfig
+from model.classifier import StudentConfig
+from model.encoders import from_dict, to_dict
+from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig, PriorKnowledge, TaskHeads
 from model.labels import DEFAULT_TREE
-from model.student import StudentConfig
 
 KINDS = 14
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from streamer.admission import Policy
-from streamer.codec import SAMPLE_RATE, Encoding, decode, encode
+from streamer.audio.codec import SAMPLE_RATE, Encoding, decode, encode
+from streamer.call.admission import Policy
 from tests.streamer.doubles import Bench, FakeStudent
 from tests.streamer.in_process import Local
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction

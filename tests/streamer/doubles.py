@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamer.codec import SAMPLE_RATE, Encoding
-from streamer.engine import Engine
-from streamer.metadata import TASKS, Memory, Metadata
-from streamer.session import CallConfig, CallSession
+from streamer.audio.codec import SAMPLE_RATE, Encoding
+from streamer.inference.engine import Engine
+from streamer.inference.metadata import TASKS, Memory, Metadata
+from streamer.session.session import CallConfig, CallSession
 
 WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""

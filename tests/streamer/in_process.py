@@ -6,12 +6,12 @@ import time
 
 import grpc
 
-from streamer.engine import Engine
-from streamer.models import Models, ServedModel
-from streamer.operation.metrics import Metrics
+from streamer.inference.engine import Engine
+from streamer.inference.registry import Models, ServedModel
+from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService
-from streamer.trunk import TrunkService
+from streamer.transport.trunk import TrunkService
 
 
 class Local:

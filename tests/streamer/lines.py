@@ -13,8 +13,8 @@ import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from streamer.codec import SAMPLE_RATE, Encoding, encode
-from streamer.metadata import TASKS
+from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
+from streamer.inference.metadata import TASKS
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from tests.streamer.doubles import WAIT_SECONDS

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import soxr
 
-from streamer.channel import FRAME_SAMPLES
-from streamer.codec import SAMPLE_RATE, Decoder, encode, to_int16
-from streamer.vad import speech_of
+from streamer.audio.codec import SAMPLE_RATE, Decoder, encode, to_int16
+from streamer.audio.speech_gate import speech_of
+from streamer.session.channel import FRAME_SAMPLES
 
 
 def wire(channels, encoding, sample_rate=SAMPLE_RATE):

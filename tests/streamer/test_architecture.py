@@ -36,6 +36,6 @@ def test_client_needs_no_server_and_no_terminal():
 
 
 def test_signal_path_needs_no_grpc():
-    modules = loaded("import streamer.session, streamer.student")
+    modules = loaded("import streamer.session.session, streamer.inference.model")
     assert "onnxruntime" in modules
     assert modules.isdisjoint({"grpc", "google"})

@@ -16,11 +16,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from streamer.codec import Encoding, encode
-from streamer.local import local_server
-from streamer.metadata import METADATA_KEY
+from streamer.audio.codec import Encoding, encode
+from streamer.inference.metadata import METADATA_KEY
+from streamer.inference.model import DEFAULT_MODEL
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.student import DEFAULT_MODEL
 
 RATE = 8000
 SERVICE = "voicecohort.v1.ClassifierService"
@@ -234,7 +234,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
         ("streamer.serve", "-tcp_frame_size_tuning", "-tcp_frame_size_tuning " * 2 + "True"),
         ("streamer.serve", "", "  True"),
         ("streamer.client", None, "None None True"),
-        ("streamer.operation.polling", None, f"never {POLLING} False"),
+        ("streamer.process.environment", None, f"never {POLLING} False"),
     ],
 )
 def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypatch):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.ecapa import EcapaConfig
+from model.classifier import Student, StudentConfig
+from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig
-from model.student import Student, StudentConfig
 from train.checkpoint import load_student, save
 
 SMALL = StudentConfig(encoder=EcapaConfig(channels=24), heads=HeadsConfig(embedding=16))

@@ -10,17 +10,17 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from model.classifier import BLOCK
 from model.export import METADATA_KEY
 from model.labels import DEFAULT_TREE, TASKS
-from model.student import BLOCK
-from streamer.student import Student as ServedStudent
+from streamer.inference.model import Student as ServedStudent
 from train.checkpoint import load_student
+from train.data.dataset import open_split
 from train.distill import PRESETS, Distill, dictionary, distill
-from train.loading.data import open_split
-from train.method.lesson import Lesson
 from train.method.objective import Objective
 from train.method.teacher import embeddings_of
-from train.running.loop import Loop
+from train.method.training_step import Lesson
+from train.trainer.trainer import Loop
 
 SUPERVISED = ["gender", "age_group", "age_band"]
 CAUSAL = ["dependency", "invariance", "glance_gender", "glance_age_band"]
@@ -54,7 +54,7 @@ def trained(words, tmp_path, monkeypatch):
         exports.append(SimpleNamespace(student=student, path=path, provenance=provenance))
         assert set(calibration["calibration"]) == set(TASKS)
 
-    monkeypatch.setattr("train.judging.release.export", export)
+    monkeypatch.setattr("train.release.export.export", export)
 
     def run(*flags):
         distill(Distill(_cli_parse_args=words(tmp_path / "run", *flags)))
@@ -248,7 +248,7 @@ def test_the_released_student_has_the_knowledge_it_was_given(knowledge, trained,
 
 
 def test_an_offline_student_is_scored_and_not_exported(words, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.judging.release.export", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr("train.release.export.export", lambda *_: pytest.fail("exported"))
     line = words(tmp_path, "--preset", "mkd+ch", "--no-streaming")
     student = distill(Distill(_cli_parse_args=line))
     assert not student.config.encoder.causal
@@ -364,7 +364,7 @@ def test_a_run_may_add_to_the_network_it_begins_with(trained, words, tmp_path, m
 
 
 def finished_calls(prepared, folder):
-    """Two copies of every utterance, as train.degrade labels them."""
+    """Two copies of every utterance, as train.simulate_calls labels them."""
     folder.mkdir()
     for split, copies in (("train", 2), ("dev", 1)):
         calls = []

@@ -145,7 +145,9 @@ def test_planted_errors_are_listed(prepared, cache, tmp_path, capsys):
 
 def test_a_second_run_takes_the_cache(prepared, cache, tmp_path, capsys, monkeypatch):
     run(prepared, cache, tmp_path / "a.tsv")
-    monkeypatch.setattr("train.doubts.voice_cache.describe", lambda _: pytest.fail("not cached"))
+    monkeypatch.setattr(
+        "train.label_quality.voice_cache.describe", lambda _: pytest.fail("not cached")
+    )
     run(
         prepared,
         cache,
@@ -163,7 +165,7 @@ def test_a_second_run_takes_the_cache(prepared, cache, tmp_path, capsys, monkeyp
 
 
 def test_a_stopped_run_goes_on(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.doubts.voice_cache.PART", 50)
+    monkeypatch.setattr("train.label_quality.voice_cache.PART", 50)
     broken = tmp_path / "cache"
 
     def stop(*_):

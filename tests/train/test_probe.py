@@ -10,11 +10,11 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from pydantic_settings import CliApp
 from rich.console import Console
 
-from model.student import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from train.corpora.utterance import Utterance
-from train.loading.batches import Batch
+from train.data.batching import Batch
 from train.probe import Probe, picture, shortcut_report, show
-from train.shortcut.embeddings import embed
+from train.probing.embeddings import embed
 
 RATE = 8000
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from train.loading.data import audio_of, open_data, open_split, utterance_of
+from train.data.dataset import audio_of, open_data, open_split, utterance_of
 from train.shard import ShardSettings, write_shards
 
 

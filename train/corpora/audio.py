@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 import soundfile
 import soxr
 
-from streamer.codec import Samples, to_int16
+from streamer.audio.codec import Samples, to_int16
 from train.corpora.archive import (
     MissingFileError,
     UnreadableFileError,

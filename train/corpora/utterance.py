@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CALL = "call"
-"""Line of what train.degrade wrote: the simulated telephone and the speech gate are behind it."""
+"""Line of what train.simulate_calls wrote, with simulated telephone and speech gate applied."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Utterance:
         language: ISO 639 code, empty where unknown.
         licence: of the audio.
         line: what the microphone signal went through: "wideband" or "telephone" in a corpus,
-            :data:`CALL` in shards of train.degrade.
+            :data:`CALL` in shards of train.simulate_calls.
         split: "train", "dev" or "test" where the corpus says so, else empty.
         seconds: of audio; 0 where the source's labels do not say.
     """

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from model.classifier import BLOCK, Output
 from model.labels import LabelTree
-from model.student import BLOCK, Output
-from streamer.codec import SAMPLE_RATE
-from train.loading.batches import UNKNOWN
+from streamer.audio.codec import SAMPLE_RATE
+from train.data.batching import UNKNOWN
 from train.method.losses import dependency
 from train.method.losses.asymmetric import asymmetric, asymmetric_single_label
-from train.method.losses.features import feature_cosine, feature_mse
+from train.method.losses.distillation import feature_cosine, feature_mse
 from train.method.losses.invariance import invariance
 
 AgeLoss = Literal["cross-entropy", "asymmetric", "asymmetric-single"]

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from model.classifier import Student
 from model.frontend import WIDEBAND_RATE
 from model.labels import LabelTree
-from model.student import Student
 from train.checkpoint import FILE, load_student
-from train.loading.batches import UNKNOWN, Batch, collate
-from train.loading.clean import CleanSpeech
-from train.loading.data import Split, plain_id, utterance_of
+from train.data.batching import UNKNOWN, Batch, collate
+from train.data.clean import CleanSpeech
+from train.data.dataset import Split, plain_id, utterance_of
 
 _WINDOW = 512
 """Utterances decoded at a time, so that those of like length are embedded together."""

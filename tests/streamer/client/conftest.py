@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from streamer.client.api import Call
-from streamer.client.attempts import Attempts
-from streamer.client.kept import Kept
-from streamer.client.resuming import ResumingStream
+from streamer.client.replay_buffer import Kept
+from streamer.client.resumable import ResumingStream
+from streamer.client.retry import Attempts
 from streamer.client.stream import Response, Stream
-from streamer.messages import duration
 from streamer.rpc import voicecohort_pb2 as pb
+from streamer.transport.converters import duration
 
 Code = grpc.StatusCode
 RATE = 8000

@@ -7,8 +7,8 @@ import grpc
 import numpy as np
 import pytest
 
+from streamer.audio.codec import Encoding, encode
 from streamer.client import Client, Prediction, SpeechEvent
-from streamer.codec import Encoding, encode
 
 RATE = 8000
 TASKS = ("gender", "age_group", "age_band")

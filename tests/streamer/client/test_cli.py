@@ -11,11 +11,11 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from streamer.audio.codec import Encoding, decode, encode
 from streamer.client import Prediction, SpeechEvent, Task, cli
-from streamer.client.telephone_file import TelephoneCall, read_as_call
-from streamer.client.view import CallView
-from streamer.codec import Encoding, decode, encode
-from streamer.local import local_server
+from streamer.client.audio_file import TelephoneCall, read_as_call
+from streamer.client.live_view import CallView
+from streamer.process.local_server import local_server
 
 RATE = 8000
 TASKS = ("gender", "age_group", "age_band")

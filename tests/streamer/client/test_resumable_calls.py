@@ -17,14 +17,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from rich.console import Console
 
+from streamer.audio.codec import Encoding, encode
 from streamer.client import Client, Prediction, SpeechEvent, cli
-from streamer.client.attempts import retry_delay
-from streamer.client.view import CallView
-from streamer.codec import Encoding, encode
-from streamer.local import local_server
-from streamer.messages import duration
+from streamer.client.live_view import CallView
+from streamer.client.retry import retry_delay
+from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.__main__ import key_entry
+from streamer.transport.converters import duration
 
 Code = grpc.StatusCode
 RATE = 8000

@@ -8,13 +8,13 @@ import weakref
 import grpc
 import pytest
 
-from streamer import line
+from streamer.audio.codec import Encoding, encode
 from streamer.client import Client, Prediction
-from streamer.client.attempts import retry_delay
-from streamer.client.line import WINDOW
-from streamer.codec import Encoding, encode
+from streamer.client.retry import retry_delay
+from streamer.client.trunk_line import WINDOW
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Identities
+from streamer.transport import trunk_line as line
 
 Code = grpc.StatusCode
 RATE = 8000

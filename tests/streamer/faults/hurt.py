@@ -8,11 +8,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from streamer.admission import Policy
-from streamer.engine import Engine
-from streamer.models import Models, ServedModel
-from streamer.operation.metrics import Metrics
-from streamer.operation.watchdog import Watchdog
+from streamer.call.admission import Policy
+from streamer.inference.engine import Engine
+from streamer.inference.registry import Models, ServedModel
+from streamer.inference.watchdog import Watchdog
+from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService

@@ -76,7 +76,7 @@ def test_prediction_that_cannot_be_made_is_not_left_out_in_silence(hurt, monkeyp
         def raising(*_):
             raise AttributeError
 
-        monkeypatch.setattr("streamer.messages.prediction", raising)
+        monkeypatch.setattr("streamer.transport.converters.prediction", raising)
         with structlog.testing.capture_logs() as logs:
             stream = local.open(config("bad"))
             stream.half_close()

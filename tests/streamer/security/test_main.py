@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from streamer.security.sealing import read_keys
+from streamer.security.encryption import read_keys
 from streamer.security.tokens import Tokens, read_tokens
 
 

@@ -10,8 +10,9 @@ import grpc
 import pytest
 import trustme
 
-from streamer.client import Client, tls
-from streamer.local import local_server
+from streamer.client import Client
+from streamer.client import credentials as tls
+from streamer.process.local_server import local_server
 
 SILENCE = bytes([0xFF]) * 800
 

@@ -176,7 +176,7 @@ def test_a_file_written_in_place_or_linked_elsewhere_is_noticed(file, tmp_path):
 def test_nothing_is_read_while_the_file_stays_as_it_is(file, monkeypatch):
     write(file, entry())
     tokens = Tokens(file)
-    monkeypatch.setattr("streamer.security.secretfile.read_toml", None)
+    monkeypatch.setattr("streamer.security.secret_file.read_toml", None)
     monkeypatch.setattr(tokens._file, "_read", None)
     for _ in range(10):
         assert tokens.find(SECRET)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from streamer.codec import Encoding, encode
-from streamer.local import local_server
+from streamer.audio.codec import Encoding, encode
+from streamer.process.local_server import local_server
 from tests.streamer.wire import RATE
 
 

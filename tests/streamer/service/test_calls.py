@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from streamer.codec import Encoding, encode
+from streamer.audio.codec import Encoding, encode
 from streamer.rpc import voicecohort_pb2 as pb
 from tests.streamer.wire import OK, RATE, TASKS, Code, config, seconds, sound, unique
 

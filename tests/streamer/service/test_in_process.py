@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from streamer.call import Call
+from streamer.call.call import Call
 from tests.streamer.wire import (
     LINEAR,
     RATE,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
 
 RATE = 8000
 

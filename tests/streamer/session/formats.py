@@ -1,6 +1,6 @@
 """Every format of a call."""
 
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
 
 FORMATS = [
     (encoding, rate, channels)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
 from streamer.errors import FailedPrecondition, InvalidArgument, StudentFailed
-from streamer.session import CallConfig
+from streamer.session.session import CallConfig
 
 RATE = 8000
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
 from tests.streamer.session.formats import FORMATS, configured
 
 RATE = 8000

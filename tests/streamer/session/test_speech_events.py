@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
 from tests.streamer.session.formats import configured
 
 RATE = 8000

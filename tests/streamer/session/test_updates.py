@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from streamer.channel import FRAME_SAMPLES, Update
-from streamer.codec import Encoding
+from streamer.audio.codec import Encoding
+from streamer.session.channel import FRAME_SAMPLES, Update
 
 RATE = 8000
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from model.classifier import Output
 from model.labels import DEFAULT_TREE, TASKS, LabelTree
-from model.student import Output
-from train.loading.batches import UNKNOWN
+from train.data.batching import UNKNOWN
 from train.method.objective import Objective, Taught, prefix_weights, total_objective
 
 TREE = LabelTree(

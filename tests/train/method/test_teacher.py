@@ -7,11 +7,11 @@ import pytest
 import torch
 from lhotse import CutSet
 
+from model.classifier import Student, StudentConfig
 from model.labels import DEFAULT_TREE, LabelTree
-from model.student import Student, StudentConfig
 from train.checkpoint import load_student
-from train.loading.clean import CleanSpeech
-from train.loading.data import audio_of, open_split, utterance_of
+from train.data.clean import CleanSpeech
+from train.data.dataset import audio_of, open_split, utterance_of
 from train.method import teacher as module
 from train.method.teacher import Embeddings, embed, embeddings_of
 
@@ -101,7 +101,9 @@ def test_where_there_is_no_wideband_recording_there_is_nothing_to_learn_from(
 def test_a_finished_call_is_no_clean_speech(lines):
     _, telephone, call, _ = lines.cuts()
     speech = CleanSpeech(DEFAULT_TREE, None, seed=1)
-    with pytest.raises(ValueError, match=rf"{call.id}: not as it was recorded, .*train.degrade"):
+    with pytest.raises(
+        ValueError, match=rf"{call.id}: not as it was recorded, .*train.simulate_calls"
+    ):
         speech.example(call)
     assert len(speech.example(telephone).speech) == 16000 * telephone.duration
 

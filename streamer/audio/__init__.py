@@ -1,0 +1,1 @@
+"""Audio bytes in, speech out: decoding, sequence and loss, the speech gate."""

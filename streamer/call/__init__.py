@@ -1,0 +1,1 @@
+"""One call between its gRPC stream and its session."""

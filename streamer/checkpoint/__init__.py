@@ -1,0 +1,1 @@
+"""Checkpoints: calls that survive their server."""

@@ -1,0 +1,294 @@
+"""Checkpoints: all that a server remembers of a call, as bytes that only its replicas can read.
+
+A snapshot becomes a protobuf message, is compressed, then sealed. What comes back is authentic,
+for only a replica can have sealed it; that it belongs to the call that shows it is checked here.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from streamer.audio.codec import Samples
+from streamer.audio.speech_gate import GateState
+from streamer.errors import CheckpointOfAnother, FailedPrecondition, InvalidArgument
+from streamer.inference.metadata import Memory, Metadata
+from streamer.rpc import checkpoint_pb2 as inner
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.security.encryption import OVERHEAD, Sealer, SealError
+from streamer.session.state import CallState, ChannelState
+from streamer.transport.converters import MAX_CHANNELS
+
+CALL_KEY_BYTES = 16
+_DIGEST_BYTES = 32  # SHA-256
+_LARGEST_COUNT = 2**40
+"""Samples, frames or messages; two years at 16 kHz."""
+_SMALL_BYTES = 16_384
+"""Bound on all of a call's memory that does not grow with the student: names, config, counters
+(below 4 kB), and per channel the VAD, at most 1,200 + 239 samples of its gate, a filter."""
+_FIELD = "config.resume_from"
+_MATTERS_NOT = frozenset({"resume_from", "call_id"})
+"""Fields of the config that are not compared as they are."""
+
+
+@dataclass(frozen=True)
+class CallIdentity:
+    """What a checkpoint is bound to.
+
+    Attributes:
+        key: random, the same in all checkpoints of a call.
+        student: SHA-256 of its file, hexadecimal.
+        caller: who opened the call; empty if nothing but an address is known of it.
+        call_id: as the server reported it in `started`.
+        config: as the gateway sent it.
+    """
+
+    key: bytes
+    student: str
+    caller: str
+    call_id: str
+    config: pb.StreamConfig
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A call to go on with.
+
+    Attributes:
+        identity: of the call.
+        state: to restore.
+        age: seconds since the checkpoint was made.
+    """
+
+    identity: CallIdentity
+    state: CallState
+    age: float
+
+
+def new_call_key() -> bytes:
+    """Random."""
+    return os.urandom(CALL_KEY_BYTES)
+
+
+def most_bytes(metadata: Metadata) -> int:
+    """Longest message that a checkpoint of this student can be before it is compressed."""
+    block = 2 * metadata.block
+    return _SMALL_BYTES + MAX_CHANNELS * (metadata.memory_bytes + block)
+
+
+def most_sealed_bytes(metadata: Metadata) -> int:
+    """Longest checkpoint: what cannot be compressed grows by a few bytes (RFC 1951, 3.2.4)."""
+    most = most_bytes(metadata)
+    return most + most // 1000 + 64 + OVERHEAD
+
+
+class Checkpoints:
+    """Makes and reads checkpoints.
+
+    Args:
+        sealer: with the keys of all replicas.
+    """
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def seal(self, identity: CallIdentity, state: CallState) -> bytes:
+        """The checkpoint of a call.
+
+        Raises:
+            ValueError: it has heard no audio yet: there is nothing to go on from.
+        """
+        student = bytes.fromhex(identity.student)
+        return self._sealer.seal(student + _compressed(_packed(identity, state)))
+
+    def open(self, sealed: bytes, metadata_of: Callable[[str], Metadata | None]) -> Resumed:
+        """What is in a checkpoint.
+
+        Args:
+            sealed: as a gateway gave it back.
+            metadata_of: of the student whose file has this SHA-256, hexadecimal; None if it is
+                not here.
+
+        Raises:
+            InvalidArgument: forged, damaged, or too old.
+            FailedPrecondition: its student is not here.
+        """
+        try:
+            opened = self._sealer.open(sealed)
+        except SealError as error:
+            raise _refused(len(sealed), str(error)) from error
+        student = opened.content[:_DIGEST_BYTES].hex()
+        metadata = metadata_of(student)
+        if metadata is None:
+            raise FailedPrecondition(
+                _FIELD, "it is of a student that this server does not have", reason="checkpoint"
+            )
+        # Authentic as it is, it may be of a replica with a fault.
+        try:
+            plain = _decompressed(opened.content[_DIGEST_BYTES:], most_bytes(metadata))
+            identity, state = _unpacked(student, inner.CallMemory.FromString(plain))
+        except (zlib.error, ValueError, DecodeError) as error:
+            raise _refused(len(sealed), f"it cannot be read: {error}") from error
+        return Resumed(identity, state, opened.age)
+
+
+def must_belong(identity: CallIdentity, config: pb.StreamConfig, caller: str) -> None:
+    """A checkpoint must be of the call that a stream wants to go on with.
+
+    Args:
+        identity: of the checkpoint.
+        config: first message of the stream.
+        caller: who opened it; empty if nothing but an address is known.
+
+    Raises:
+        CheckpointOfAnother: somebody else opened the call.
+        InvalidArgument: a field is not as it was when the call started; names the first.
+    """
+    if caller != identity.caller:
+        raise CheckpointOfAnother
+    if config.call_id not in {identity.config.call_id, identity.call_id}:
+        raise _changed("call_id")
+    for field in config.DESCRIPTOR.fields:
+        name = field.name
+        if name not in _MATTERS_NOT and getattr(config, name) != getattr(identity.config, name):
+            raise _changed(name)
+        if field.has_presence and config.HasField(name) != identity.config.HasField(name):  # type: ignore[arg-type]
+            raise _changed(name)
+
+
+def _changed(name: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"config.{name}",
+        "another value",
+        "a call that is resumed has every field as when it started",
+        reason="checkpoint",
+    )
+
+
+def _refused(length: int, rule: str) -> InvalidArgument:
+    return InvalidArgument(_FIELD, f"a checkpoint of {length} bytes", rule, reason="checkpoint")
+
+
+# --- compression ---
+
+
+def _compressed(plain: bytes) -> bytes:
+    # Nearly half of a student's memory is zeros, in runs; the rest hardly repeats. Looking for
+    # runs alone is faster and no longer; splitting the floats into byte planes made it longer.
+    packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
+    return packer.compress(plain) + packer.flush()
+
+
+def _decompressed(packed: bytes, most: int) -> bytes:
+    """Raises ValueError for what is not one whole stream, or longer than ``most``."""
+    unpacker = zlib.decompressobj()
+    plain = unpacker.decompress(packed, most)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"its end is missing, not the end, or beyond {most} bytes")
+    return plain
+
+
+# --- to protobuf and back ---
+
+
+def _packed(identity: CallIdentity, state: CallState) -> bytes:
+    if state.sequence is None:
+        raise ValueError("a call that has heard no audio has no checkpoint")
+    config = pb.StreamConfig()
+    config.CopyFrom(identity.config)
+    config.ClearField("resume_from")
+    config.DiscardUnknownFields()  # they could be of any length
+    return inner.CallMemory(
+        call_key=identity.key,
+        identity=identity.caller,
+        call_id=identity.call_id,
+        config=config,
+        sequence=state.sequence,
+        heard=state.heard,
+        lost=state.lost,
+        duplicates=state.duplicates,
+        next_update=state.next_update,
+        filters=[_bytes(history) for history in state.filters],
+        channels=[_packed_channel(index, channel) for index, channel in state.channels.items()],
+    ).SerializeToString()
+
+
+def _packed_channel(index: int, state: ChannelState) -> inner.ChannelMemory:
+    gate = state.gate
+    return inner.ChannelMemory(
+        index=index,
+        gate=inner.GateMemory(
+            vad=gate.vad,
+            rest=_bytes(gate.rest),
+            recent=_bytes(gate.recent),
+            voiced=gate.voiced,
+            unvoiced=gate.unvoiced,
+            position=gate.position,
+            speaking=gate.speaking,
+        ),
+        held=state.held,
+        block=_bytes(state.block),
+        speech=state.speech,
+        posteriors=[inner.Posterior(probabilities=task) for task in state.posteriors or ()],
+        state=state.memory.state.astype("<f4", copy=False).tobytes(),
+        cache=state.memory.cache.tobytes(),
+    )
+
+
+def _unpacked(student: str, memory: inner.CallMemory) -> tuple[CallIdentity, CallState]:
+    """Raises ValueError for counters that no call reaches, and halves of samples."""
+    identity = CallIdentity(
+        memory.call_key, student, memory.identity, memory.call_id, memory.config
+    )
+    state = CallState(
+        sequence=memory.sequence,
+        heard=_count(memory.heard),
+        lost=_count(memory.lost),
+        duplicates=_count(memory.duplicates),
+        next_update=_count(memory.next_update),
+        filters=tuple(_samples(history) for history in memory.filters),
+        channels={channel.index: _unpacked_channel(channel) for channel in memory.channels},
+    )
+    return identity, state
+
+
+def _unpacked_channel(memory: inner.ChannelMemory) -> ChannelState:
+    gate = memory.gate
+    return ChannelState(
+        gate=GateState(
+            vad=gate.vad,
+            rest=_samples(gate.rest),
+            recent=_samples(gate.recent),
+            voiced=_count(gate.voiced),
+            unvoiced=_count(gate.unvoiced),
+            position=_count(gate.position),
+            speaking=gate.speaking,
+        ),
+        held=memory.held,
+        block=_samples(memory.block),
+        speech=_count(memory.speech),
+        posteriors=tuple(list(task.probabilities) for task in memory.posteriors) or None,
+        memory=Memory(
+            np.frombuffer(memory.state, "<f4").astype(np.float32, copy=False),
+            np.frombuffer(memory.cache, np.uint8),
+        ),
+    )
+
+
+def _bytes(samples: Samples) -> bytes:
+    return samples.astype("<i2", copy=False).tobytes()
+
+
+def _samples(data: bytes) -> Samples:
+    return np.frombuffer(data, "<i2").astype(np.int16, copy=False)
+
+
+def _count(value: int) -> int:
+    if value > _LARGEST_COUNT:
+        raise ValueError(f"a counter at {value}")
+    return value

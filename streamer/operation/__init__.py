@@ -1,1 +1,0 @@
-"""How a server lives: processes and addresses, load, metrics, self-test."""

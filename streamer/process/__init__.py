@@ -1,0 +1,1 @@
+"""The server as processes: workers, addresses, health probe, environment."""

@@ -1,0 +1,79 @@
+"""Ask a server for its health: ``python -m streamer.process.probe HOST:PORT``.
+
+Exit code 0 if it serves, 1 with one line if not: what a container's health check or a script
+needs where grpc_health_probe is not at hand (gRPC Health Checking Protocol, grpc.health.v1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from streamer.client.credentials import tls
+from streamer.rpc import voicecohort_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
+
+
+def probe(
+    target: str,
+    service: str = SERVICE,
+    seconds: float = 3.0,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> str:
+    """Why a server is not healthy; empty if it is.
+
+    Args:
+        target: HOST:PORT.
+        service: full name of the service, "" for the server as a whole.
+        seconds: for the connection and the answer.
+        credentials: of TLS; None for plaintext.
+    """
+    channel = (
+        grpc.insecure_channel(target)
+        if credentials is None
+        else grpc.secure_channel(target, credentials)
+    )
+    with channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=service)
+        try:
+            status = stub.Check(request, timeout=seconds).status
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
+    if status == health_pb2.HealthCheckResponse.SERVING:
+        return ""
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 0 healthy, 1 not, 2 for flags that make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m streamer.process.probe", description="Ask a gRPC server for its health."
+    )
+    parser.add_argument("target", metavar="HOST:PORT")
+    parser.add_argument("--service", default=SERVICE, help='"" is the whole server (%(default)s)')
+    parser.add_argument("--seconds", type=float, default=3.0, help="to wait (%(default)s)")
+    secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
+    secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
+    secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
+    secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
+    secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
+    arguments = parser.parse_args(argv)
+    files = (arguments.ca, arguments.certificate, arguments.key)
+    try:
+        credentials = tls(*files) if arguments.tls or any(files) else None
+    except ValueError as error:
+        parser.error(str(error))
+    problem = probe(arguments.target, arguments.service, arguments.seconds, credentials)
+    if problem:
+        print(f"{arguments.target}: {problem}", file=sys.stderr)  # noqa: T201 - it is the output
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The signal path of one call: pure Python and NumPy, no I/O."""

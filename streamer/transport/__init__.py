@@ -1,0 +1,1 @@
+"""gRPC on the wire: streams, trunks, messages. Nothing of a call's logic."""

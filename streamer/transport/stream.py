@@ -1,0 +1,111 @@
+"""What a call reads from and writes to: a gRPC stream of its own, or a line of a trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from streamer.errors import CallError, InvalidArgument
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.security.identity import Opener
+from streamer.transport import converters as messages
+
+ABORT_SECONDS = 5.0
+"""How long a status may wait for a gateway that does not read."""
+
+Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
+
+
+class Writer(Protocol):
+    """One call's way to its gateway."""
+
+    @property
+    def free(self) -> bool:
+        """Whether a response may be given to :meth:`write_now`."""
+
+    def write_now(self, response: pb.StreamClassifyResponse) -> object:
+        """Send one without waiting; see :attr:`free`."""
+
+    async def write(self, response: pb.StreamClassifyResponse) -> None:
+        """Send one; returns when the next may be sent."""
+
+
+class Stream(Opener, Writer, Protocol):
+    """One call's way to its gateway and back."""
+
+    async def read(self) -> pb.StreamClassifyRequest | None:
+        """Next request, or None at the half-close.
+
+        Raises:
+            CallError: there is none that could be heard.
+        """
+
+    def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+        """What comes while :meth:`read` waits may be given to ``at_once`` instead.
+
+        It answers whether it took the request; what it raises, :meth:`read` raises.
+        """
+
+    async def end(self, error: CallError) -> None:
+        """Say that the call ended badly; nothing is written after."""
+
+
+def undecodable(error: DecodeError) -> InvalidArgument:
+    """What becomes of a message that is none."""
+    return InvalidArgument("message", "undecodable", str(error))
+
+
+class OwnStream:
+    """A gRPC stream of the call's own."""
+
+    free = False
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.peer = context.peer
+        self.auth_context = context.auth_context
+        self.invocation_metadata = context.invocation_metadata
+        self.write = context.write
+
+    async def read(self) -> pb.StreamClassifyRequest | None:
+        """See :class:`Stream`."""
+        try:
+            request: Any = await self._context.read()
+        except DecodeError as error:
+            raise undecodable(error) from error
+        return request if isinstance(request, pb.StreamClassifyRequest) else None
+
+    def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+        """Of no use: gRPC wakes a task for each message."""
+
+    def write_now(self, response: pb.StreamClassifyResponse) -> None:
+        """Cannot be: gRPC answers each write."""
+        raise NotImplementedError
+
+    async def end(self, error: CallError) -> None:
+        """The error's status and, where it has one, its retry delay."""
+        await abort(self._context, error)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: CallError) -> None:
+    """End a stream with the error's status and, where it has one, its retry delay."""
+    code = grpc.StatusCode[error.status]
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    if error.retry_after is not None:
+        details = AnyMessage()
+        details.Pack(error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after)))
+        status = status_pb2.Status(
+            code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
+        )
+        metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    try:
+        await context.abort(code, str(error), metadata)
+    except grpc.aio.AbortError as told:
+        # gRPC keeps it with the stream, and raises it again itself. Its frames would keep the
+        # call until Python looks for cycles, which for old objects is seldom.
+        told.__traceback__ = None

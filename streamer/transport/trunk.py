@@ -1,0 +1,232 @@
+"""Many calls on one gRPC stream: each of its lines is served as a stream of its own would be.
+
+gRPC costs the same for each message, however little is in it: of what calls on streams of their own
+cost that is the largest part. A trunk's message holds what a gateway has for all its calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from streamer.errors import (
+    FULL_RETRY_SECONDS,
+    CallError,
+    Draining,
+    InvalidArgument,
+    LimitExceeded,
+    ReadTimeout,
+    ServerFault,
+)
+from streamer.rpc import envelope_pb2 as envelope
+from streamer.rpc import trunk_pb2
+from streamer.security.identity import Opener
+from streamer.transport.stream import ABORT_SECONDS, Stream, abort
+from streamer.transport.trunk_line import Line, Metadata, line_end
+from streamer.transport.trunk_writer import Context, Outgoing
+
+log = structlog.get_logger()
+
+EOF = grpc.aio.EOF
+NAME = trunk_pb2.DESCRIPTOR.services_by_name["TrunkService"].full_name
+SPARE = 100
+"""Lines that may be open beyond the calls of a server, to be refused."""
+TURN = 250
+"""Requests that are taken before others have their turn."""
+TRACEPARENT = "traceparent"
+
+
+class Calls(Protocol):
+    """Serves one call."""
+
+    draining: asyncio.Event
+    """Set when no more calls are taken."""
+
+    def must_serve(self, opener: Opener) -> str:
+        """Identity of who opened a stream; raises CallError if it would get no call here."""
+
+    async def serve(self, stream: Stream) -> None:
+        """From config to end."""
+
+    def heard(self, calls: int) -> None:
+        """So many calls have sent what they have until the next message of their trunk."""
+
+    def gather(self) -> float:
+        """Seconds that a message to a gateway should wait for more responses."""
+
+
+class _Trunk:
+    """One trunk.
+
+    Args:
+        calls: serve its lines.
+        context: of its stream.
+        most: lines that may be open, and half as many as responses may wait before no more is
+            read: a call waits with each response for it to be sent.
+        patience: seconds that the last responses may take to be read.
+    """
+
+    def __init__(self, calls: Calls, context: Context, most: int, patience: float) -> None:
+        self._calls = calls
+        self._context = context
+        self._most = most
+        self._patience = patience
+        self._outgoing = Outgoing(calls.gather)
+        self._lines: dict[int, Line] = {}
+        self._serving: dict[int, asyncio.Task[None]] = {}
+        self._highest = -1
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._peer = context.peer()
+        self._auth = context.auth_context()
+        self._metadata: Metadata = tuple(context.invocation_metadata() or ())
+        self._untraced = tuple(item for item in self._metadata if item[0] != TRACEPARENT)
+
+    async def run(self) -> None:
+        """To its end; raises CallError if that is not the gateway's own wish."""
+        reader = asyncio.create_task(self._read_all())
+        writer = asyncio.create_task(self._outgoing.send_all(self._context))
+        drained = asyncio.create_task(self._drained())
+        try:
+            over = {reader, writer, drained}
+            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+            if reader.done():
+                reader.result()
+                await self._idle.wait()
+            self._outgoing.complete()
+            await asyncio.wait({writer}, timeout=self._patience)
+            if not writer.done():
+                raise ReadTimeout(self._patience)
+            if not reader.done():
+                raise Draining
+        finally:
+            every = [reader, writer, drained, *self._serving.values()]
+            for task in every:
+                task.cancel()
+            await asyncio.gather(*every, return_exceptions=True)
+
+    async def _drained(self) -> None:
+        """The server takes no more calls, and none is left."""
+        await self._calls.draining.wait()
+        await self._idle.wait()
+
+    async def _read_all(self) -> None:
+        while True:
+            try:
+                message: Any = await self._context.read()
+            except DecodeError as error:
+                raise InvalidArgument("message", "undecodable", str(error)) from error
+            if message is EOF:
+                break
+            lines = self._lines
+            for number, item in enumerate(message.lines, start=1):
+                line, request = lines.get(item.line), item.request
+                if line is not None and request:  # as nearly all are
+                    line.put(request)
+                else:
+                    self._take(item)
+                if not number % TURN:
+                    await asyncio.sleep(0)  # a message can hold very many
+            self._calls.heard(len(self._lines))
+            await self._outgoing.at_most(2 * self._most, self._patience)
+        for line in self._lines.values():
+            line.close()
+
+    def _take(self, item: envelope.LineRequest) -> None:
+        number = item.line
+        line = self._lines.get(number)
+        if line is None:
+            if number <= self._highest:
+                return  # of a call that ended before the gateway knew
+            self._highest = number
+            if len(self._lines) >= self._most:
+                self._refuse(number)
+                return
+            line = self._open(number, item.traceparent)
+        if item.HasField("leave"):
+            self._serving[number].cancel()
+        else:
+            line.put(item.request)
+
+    def _refuse(self, number: int) -> None:
+        wanted = len(self._lines) + 1
+        error = LimitExceeded(
+            "lines of a trunk", wanted, self._most, FULL_RETRY_SECONDS, reason="calls"
+        )
+        self._outgoing.say(envelope.LineResponse(line=number, end=line_end(error)))
+
+    def _open(self, number: int, traceparent: bytes) -> Line:
+        metadata = self._untraced
+        if traceparent:
+            metadata = (*metadata, (TRACEPARENT, traceparent.decode(errors="replace")))
+        line = Line(number, self._outgoing, self._peer, self._auth, metadata)
+        serving = asyncio.create_task(self._calls.serve(line))
+        serving.add_done_callback(functools.partial(self._over, line))
+        self._lines[number], self._serving[number] = line, serving
+        self._idle.clear()
+        return line
+
+    def _over(self, line: Line, serving: asyncio.Task[None]) -> None:
+        del self._lines[line.number], self._serving[line.number]
+        if not self._lines:
+            self._idle.set()
+        if serving.cancelled():
+            line.over(None, left=True)
+        elif (error := serving.exception()) is not None:
+            log.error("line_broken", exc_info=error)
+            line.over(ServerFault(error))
+        else:
+            line.over(None)
+
+
+class TrunkService:
+    """The servicer.
+
+    Args:
+        calls: serves them.
+        max_calls: of the server.
+        patience: seconds that the last responses of a trunk may take to be read.
+    """
+
+    def __init__(self, calls: Calls, max_calls: int, patience: float) -> None:
+        self._calls = calls
+        self._most = max_calls + SPARE
+        self._patience = patience
+
+    async def StreamTrunk(  # noqa: N802 - the name is the protocol's
+        self,
+        request_iterator: AsyncIterator[envelope.StreamTrunkRequest],  # noqa: ARG002 - read() instead
+        context: Context,
+    ) -> None:
+        """One trunk, to its status."""
+        who = {"peer": context.peer()}
+        try:
+            who = {"identity": self._calls.must_serve(context)}
+            await _Trunk(self._calls, context, self._most, self._patience).run()
+        except CallError as error:
+            log.info("trunk_ended", status=error.status, reason=str(error), **who)
+            try:
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await abort(context, error)
+            except TimeoutError:
+                log.warning("status_unread", status=error.status)
+            # Its frames know the task that it ended: free now, not when Python looks for cycles.
+            error.__traceback__ = None
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve trunks; with coded lines, see ``envelope.proto``."""
+        handler = grpc.stream_stream_rpc_method_handler(
+            self.StreamTrunk,
+            request_deserializer=envelope.StreamTrunkRequest.FromString,
+            response_serializer=envelope.StreamTrunkResponse.SerializeToString,
+        )
+        handlers = grpc.method_handlers_generic_handler(NAME, {"StreamTrunk": handler})
+        server.add_generic_rpc_handlers((handlers,))

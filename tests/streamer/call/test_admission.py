@@ -1,0 +1,88 @@
+"""Places of a server: how many, whose, and that each is given back."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.call.admission import Admission, Policy
+from streamer.call.overload import Load
+from streamer.errors import LimitExceeded, Overloaded
+from streamer.security.identity import Caller
+
+BERLIN, OSLO = Caller("berlin"), Caller("oslo")
+
+
+def refusal(admission, caller):
+    with pytest.raises((LimitExceeded, Overloaded)) as caught, admission.place(caller):
+        pass
+    return caught.value
+
+
+def test_one_caller_may_have_every_place_unless_told_otherwise():
+    admission = Admission(Policy(max_calls=2), Load())
+    with admission.place(BERLIN), admission.place(BERLIN):
+        error = refusal(admission, OSLO)
+        assert str(error) == "calls: 3 exceeds the limit of 2"
+        assert (error.status, error.reason, error.retry_after) == (
+            "RESOURCE_EXHAUSTED",
+            "calls",
+            1.0,
+        )
+        assert admission.held == {"berlin": 2}
+    assert admission.held == {}
+
+
+def test_a_caller_with_its_share_leaves_the_others_theirs():
+    admission = Admission(Policy(max_calls=10, max_calls_per_identity=2), Load())
+    with admission.place(BERLIN), admission.place(BERLIN):
+        error = refusal(admission, BERLIN)
+        assert str(error) == "calls of berlin: 3 exceeds the limit of 2"
+        assert (error.reason, error.retry_after) == ("identity_calls", 1.0)
+        with admission.place(OSLO):
+            assert admission.held == {"berlin": 2, "oslo": 1}
+    with admission.place(BERLIN):
+        pass
+
+
+@pytest.mark.parametrize("own", [1, 3])
+def test_what_a_token_grants_goes_before_the_setting(own):
+    admission = Admission(Policy(max_calls=10, max_calls_per_identity=2), Load())
+    caller = Caller("berlin", max_calls=own)
+    with contextlib.ExitStack() as places:
+        for _ in range(own):
+            places.enter_context(admission.place(caller))
+        assert str(refusal(admission, caller)).endswith(f"exceeds the limit of {own}")
+
+
+def test_a_full_server_refuses_whoever_comes():
+    load = Load()
+    admission = Admission(Policy(), load)
+    load.measured(1.0, 0.5, 30.0, 0)
+    error = refusal(admission, BERLIN)
+    assert (error.reason, error.retry_after) == ("full", 2.0)
+    assert admission.held == {}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
+def test_places_are_given_back_whatever_happens(steps):
+    """Calls of three callers begin and end in any order, some of them badly."""
+    admission = Admission(Policy(max_calls=5, max_calls_per_identity=3), Load())
+    open_calls = []
+    for name, fails in steps:
+        place = admission.place(Caller(name))
+        mine = sum(n == name for n, _ in open_calls)
+        if len(open_calls) == 5 or mine == 3:
+            with pytest.raises(LimitExceeded):
+                place.__enter__()
+            who, place = open_calls.pop(0)
+            error = ValueError(who) if fails else None
+            with contextlib.suppress(ValueError):
+                place.__exit__(type(error) if error else None, error, None)
+        else:
+            place.__enter__()
+            open_calls.append((name, place))
+        assert admission.held == {
+            n: count for n in "abc" if (count := sum(o == n for o, _ in open_calls))
+        }

@@ -1,0 +1,246 @@
+"""Real servers that are killed, told to stop, or changed, seen from the bare protocol."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from streamer.audio.codec import Encoding
+from streamer.process.local_server import local_server
+from streamer.rpc import voicecohort_pb2 as pb
+
+RATE = 8000
+Code = grpc.StatusCode
+FORMATS = {
+    "mu-law": (Encoding.MULAW, pb.AUDIO_ENCODING_MULAW, 8000, 1),
+    "A-law, two channels": (Encoding.ALAW, pb.AUDIO_ENCODING_ALAW, 8000, 2),
+    "linear at 16 kHz, two channels": (Encoding.LINEAR16, pb.AUDIO_ENCODING_LINEAR16, 16000, 2),
+}
+
+
+def entry(name):
+    secret = base64.b64encode(os.urandom(32)).decode()
+    return f'[[key]]\nid = "{name}"\nsecret = "{secret}"\n'
+
+
+def replace(path, *entries):
+    fresh = path.with_suffix(".new")
+    fresh.write_text("".join(entries))
+    fresh.replace(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    return replace(tmp_path_factory.mktemp("keys") / "keys.toml", entry("k"))
+
+
+def replica(keys, *arguments):
+    return local_server("--provider", "cpu", "--checkpoint-keys", str(keys), *arguments)
+
+
+@pytest.fixture(scope="module")
+def survivor(keys):
+    """The server that lives on."""
+    with replica(keys) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def call_of(audio, voices, request_of):
+    """Config and messages of a call of 8 s: losses, a hold and a discard in it."""
+
+    def make(name):
+        encoding, wire, rate, channels = FORMATS[name]
+        signals = [side[4 * RATE : 12 * RATE] for side in (voices.caller, voices.agent)]
+        frame = encoding.width * channels
+        data = audio.wire(signals[:channels], encoding, rate)
+        fields = {
+            "call_id": name,
+            "encoding": wire,
+            "sample_rate": rate,
+            "channels": [pb.ChannelConfig()] * channels,
+            "checkpoint_interval": Duration(seconds=1),
+        }
+        messages = []
+        for number, part in enumerate(audio.cut(data, [rate // 10], frame), start=1):
+            if number in (25, 26, 27):
+                continue  # lost
+            messages.append(request_of.audio(number, part))
+            if number == 18:
+                messages.append(request_of.control("discard", 0))
+            if number in (40, 44):
+                messages.append(request_of.control("hold" if number == 40 else "resume"))
+        return fields, messages
+
+    return make
+
+
+def up_to(messages, sequence):
+    """Number of messages up to that audio; the controls behind it come again."""
+    return [message.audio.sequence for message in messages].index(sequence) + 1
+
+
+def heard_until(call, sequence):
+    """Read until a checkpoint has heard so much."""
+    read = call.wait_for(lambda r: r.checkpoint.sequence >= sequence)
+    return read[-1].checkpoint
+
+
+def same(assert_same_prediction, one, other):
+    assert one.finals.keys() == other.finals.keys()
+    for channel, final in one.finals.items():
+        assert_same_prediction(final, other.finals[channel])
+        assert final.sequence == other.finals[channel].sequence
+        assert final.speech_time.ToSeconds() >= 1
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_kill_9_in_mid_call(
+    keys, survivor, call_of, make_line, request_of, assert_same_prediction, name
+):
+    fields, messages = call_of(name)
+    there = make_line(survivor.target)
+    whole = there.run(request_of.config(**fields), *messages)
+    assert whole.code is Code.OK
+    with replica(keys) as doomed:
+        call = make_line(doomed.target).open(request_of.config(**fields), *messages[:45])
+        checkpoint = heard_until(call, 30)
+        doomed.process.send_signal(signal.SIGKILL)
+        assert call.outcome().code is Code.UNAVAILABLE
+    assert len(checkpoint.data) < 64_000
+    done = up_to(messages, checkpoint.sequence)
+    # What was said last comes again, for good measure.
+    again = [message for message in messages[done - 3 : done] if message.HasField("audio")]
+    resumed = there.run(
+        request_of.config(**fields, resume_from=checkpoint.data), *again, *messages[done:]
+    )
+    assert (resumed.code, resumed.details) == (Code.OK, "")
+    same(assert_same_prediction, resumed, whole)
+    assert {p.audio_time.ToSeconds() for p in resumed.finals.values()} == {8}
+
+
+def test_sigterm_sends_the_call_away_with_all_that_was_heard(
+    keys, survivor, call_of, make_line, request_of, assert_same_prediction, log_entry
+):
+    fields, messages = call_of("mu-law")
+    fields["call_id"] = "sent-away"
+    there = make_line(survivor.target)
+    whole = there.run(request_of.config(**fields), *messages)
+    with replica(keys, "--drain-seconds", "20") as leaving:
+        call = make_line(leaving.target).open(request_of.config(**fields), *messages[:37])
+        heard_until(call, 30)
+        leaving.process.send_signal(signal.SIGTERM)
+        outcome = call.outcome()
+        assert outcome.code is Code.UNAVAILABLE
+        assert outcome.retry_seconds == 0
+        assert outcome.finals == {}
+        assert leaving.process.wait(10) == 0, "it need not wait for its calls to end"
+        assert log_entry(leaving, "call_ended", call_id="sent-away")["slug"] == "moved"
+    last = outcome.responses[-1].checkpoint
+    assert last.sequence >= 30
+    done = up_to(messages, last.sequence)
+    resumed = there.run(request_of.config(**fields, resume_from=last.data), *messages[done:])
+    same(assert_same_prediction, resumed, whole)
+
+
+def test_keys_rotate_under_a_call(
+    tmp_path, call_of, make_line, request_of, assert_same_prediction, log_entry
+):
+    old, new = entry("old"), entry("new")
+    path = replace(tmp_path / "keys.toml", old)
+    fields, messages = call_of("mu-law")
+    with replica(path) as server:
+        line = make_line(server.target)
+        whole = line.run(request_of.config(**fields), *messages)
+        call = line.open(request_of.config(**fields), *messages[:20])
+        first = heard_until(call, 10)
+        replace(path, new, old)
+        call.send(*messages[20:40])
+        second = heard_until(call, 30)
+        assert (b"old" in first.data, b"new" in second.data) == (True, True)
+        call.cancel()
+        done = up_to(messages, first.sequence)
+        resumed = line.open(request_of.config(**fields, resume_from=first.data))
+        third = heard_until(resumed, first.sequence)
+        replace(path, new)
+        resumed.send(*messages[done:])
+        resumed.half_close()
+        same(assert_same_prediction, resumed.outcome(), whole)
+        refused = line.run(request_of.config(**fields, resume_from=first.data))
+        assert refused.code is Code.INVALID_ARGUMENT
+        assert refused.details.endswith("no key of this server opens it")
+        used = line.run(request_of.config(**fields, resume_from=third.data))
+        assert used.code is Code.FAILED_PRECONDITION
+        changed = log_entry(server, "checkpoint_keys_changed")
+        assert changed["keys"] == ["new", "old"]
+        assert old.split('"')[3] not in str(server.log)
+
+
+def test_nothing_of_a_checkpoint_is_logged(keys, survivor, call_of, make_line, request_of):
+    fields, messages = call_of("mu-law")
+    line = make_line(survivor.target)
+    call = line.open(request_of.config(**fields), *messages[:30])
+    data = heard_until(call, 10).data
+    call.cancel()
+    refused = line.run(request_of.config(**fields, resume_from=data[:-1]))
+    assert refused.code is Code.INVALID_ARGUMENT
+    secret = keys.read_text().split('"')[3]
+    for piece in (
+        data[100:116].hex(),
+        base64.b64encode(data[99:117]).decode(),
+        repr(data[100:110]),
+    ):
+        assert piece not in str(survivor.log)
+    assert secret not in str(survivor.log)
+
+
+# --- servers that cannot keep the promise do not start ---
+
+
+CHECK = "import sys; from streamer import serve, server, vad_state; {}; sys.exit(serve.main())"
+
+
+def check(*arguments, patch="0"):
+    """Exit status of a start that stops short of serving, and its last line."""
+    flags = ["--listen", "127.0.0.1:0", "--provider", "cpu", "--check", *arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK.format(patch), *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("[[key]]\nid = 'x'\nsecret = 'c2hvcnQ='\n", "key 1: secret: Value error, must be 32 byte"),
+    ],
+)
+def test_keys_that_cannot_be_used_stop_the_start(tmp_path, content, reason):
+    path = tmp_path / "keys.toml"
+    if content is not None:
+        path.write_text(content)
+    code, line = check("--checkpoint-keys", str(path))
+    assert code == 2
+    assert line.startswith(f"checkpoint keys {path}: {reason}")
+    assert "c2hvcnQ" not in line
+
+
+def test_vad_that_cannot_be_carried_along_stops_the_start(keys):
+    other_build = "vad_state._FRESH['mean_value'] = 1601"
+    code, line = check("--checkpoint-keys", str(keys), patch=other_build)
+    assert code == 2
+    assert line.startswith("webrtcvad: mean_value of a fresh VAD is [1600, 1600")
+    # Without checkpoints nobody needs it.
+    assert check(patch=other_build)[0] == 0
+    assert check("--checkpoint-keys", str(keys))[0] == 0

@@ -1,0 +1,113 @@
+"""What of a stream's responses is told."""
+
+import pytest
+
+from streamer.client.deduplication import Delivered
+from streamer.client.stream import Response
+from streamer.rpc import voicecohort_pb2 as pb
+from streamer.transport.converters import duration
+
+
+def prediction(seconds, channel=0, *, final=False):
+    message = pb.Prediction(channel=channel, audio_time=duration(seconds), final=final)
+    return Response(prediction=message)
+
+
+def speech(started, seconds, channel=0):
+    message = pb.SpeechEvent(channel=channel, started=started, audio_time=duration(seconds))
+    return Response(speech=message)
+
+
+@pytest.fixture
+def delivered():
+    return Delivered()
+
+
+def take(delivered, *responses):
+    return [new for response in responses for new in delivered.take(response)]
+
+
+def test_a_stream_that_lives_is_told_as_it_is(delivered):
+    responses = [
+        speech(True, 0.2),
+        prediction(0.5),
+        prediction(0.5, 1),
+        speech(False, 0.7),
+        speech(True, 0.7),
+        prediction(1.0),
+        prediction(1.0, 1),
+        speech(False, 1.2),
+        prediction(1.2, final=True),
+        prediction(1.2, 1, final=True),
+    ]
+    told = take(delivered, *responses)
+    assert told == responses[:7]
+    assert delivered.rest() == responses[7:]
+    assert delivered.rest() == []
+
+
+def test_repeated_ones_are_dropped_by_channel(delivered):
+    before = [speech(True, 0.2), prediction(0.5), speech(True, 0.4, 1), prediction(0.5, 1)]
+    assert take(delivered, *before) == before
+    delivered.begin_stream()
+    assert take(delivered, *before) == []
+    assert take(delivered, prediction(0.6), prediction(0.4, 1)) == [prediction(0.6)]
+    # another server may be busier, and predict less often
+    assert take(delivered, prediction(0.9, 1), prediction(0.9)) == [
+        prediction(0.9, 1),
+        prediction(0.9),
+    ]
+
+
+@pytest.mark.parametrize("known", range(3))
+def test_events_at_one_instant_are_told_once(delivered, known):
+    """Of two such events the checkpoint may know any number, and the next stream says the rest."""
+    events = [speech(False, 1.0), speech(True, 1.0)]
+    assert take(delivered, speech(True, 0.2), *events) == [speech(True, 0.2), *events]
+    delivered.begin_stream()
+    assert take(delivered, *events[known:], prediction(1.5)) == [prediction(1.5)]
+    assert take(delivered, speech(False, 1.6), prediction(2.0)) == [
+        speech(False, 1.6),
+        prediction(2.0),
+    ]
+
+
+def test_second_event_at_one_instant_is_told_if_it_is_news(delivered):
+    take(delivered, speech(True, 0.2), speech(False, 1.0), prediction(1.5))
+    delivered.begin_stream()
+    assert take(delivered, speech(False, 1.0), speech(True, 1.0)) == [speech(True, 1.0)]
+
+
+def test_an_end_of_speech_waits_for_what_is_behind_it(delivered):
+    assert take(delivered, speech(True, 0.1), speech(False, 0.5)) == [speech(True, 0.1)]
+    assert take(delivered, prediction(0.5)) == []  # as a server that shuts down says it
+    assert take(delivered, prediction(1.0)) == [
+        speech(False, 0.5),
+        prediction(0.5),
+        prediction(1.0),
+    ]
+
+
+def test_a_server_that_shuts_down_is_not_the_end(delivered):
+    assert len(take(delivered, speech(True, 0.1), prediction(0.5))) == 2
+    assert take(delivered, speech(False, 0.6), prediction(0.6, final=True)) == []
+    delivered.begin_stream()
+    assert take(delivered, prediction(1.0)) == [prediction(1.0)]
+    assert take(delivered, prediction(1.0, final=True)) == []
+    assert delivered.rest() == [prediction(1.0, final=True)]
+
+
+def test_a_checkpoint_confirms_what_was_held_back(delivered):
+    take(delivered, speech(True, 0.1), speech(False, 0.5))
+    assert delivered.rest() == [speech(False, 0.5)]
+    delivered.begin_stream()
+    assert take(delivered, speech(False, 0.5), prediction(1.0)) == [prediction(1.0)]
+
+
+def test_only_one_final_prediction_per_channel(delivered):
+    take(delivered, prediction(1.0, final=True), prediction(1.0, final=True))
+    take(delivered, prediction(1.0, 1, final=True))
+    assert delivered.rest() == [prediction(1.0, final=True), prediction(1.0, 1, final=True)]
+    delivered.begin_stream()
+    take(delivered, prediction(1.0, final=True), prediction(2.0, final=True))
+    assert delivered.rest() == []

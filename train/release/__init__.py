@@ -1,0 +1,1 @@
+"""Release of a trained model: its ONNX file and its model card."""
