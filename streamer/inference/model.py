@@ -23,7 +23,7 @@ from streamer.errors import ModelFileError
 from streamer.inference import cuda
 from streamer.inference.metadata import CONTRACT, METADATA_KEY, TASKS, Floats, Memory, Metadata
 
-DEFAULT_MODEL = Path(__file__).parent / "models" / "student.onnx"
+DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
 """The same student in 8 bits, for which a GPU has no kernels and a CPU needs half the time."""
 

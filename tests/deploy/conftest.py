@@ -21,6 +21,19 @@ import yaml
 
 import streamer
 from streamer.process.local_server import LocalServer, local_server
+from tests.streamer.conftest import (  # noqa: F401 - fixtures
+    assert_same_prediction,
+    audio,
+    chunks,
+    free_port,
+    log_entry,
+    make_line,
+    make_neighbour,
+    neighbour,
+    quiet,
+    request_of,
+    voices,
+)
 
 DEPLOY = Path(streamer.__file__).parents[1] / "deploy"
 ENVOY = Path(sys.executable).with_name("envoy")

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from house import House
 from material import Material
 
-from streamer.checkpoint.serialization import serialization as module
+from streamer.checkpoint import serialization as module
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
 

@@ -203,7 +203,11 @@ def test_nothing_of_a_checkpoint_is_logged(keys, survivor, call_of, make_line, r
 # --- servers that cannot keep the promise do not start ---
 
 
-CHECK = "import sys; from streamer import serve, server, vad_state; {}; sys.exit(serve.main())"
+CHECK = """import sys
+from streamer import serve
+from streamer.audio import vad_state
+{}
+sys.exit(serve.main())"""
 
 
 def check(*arguments, patch="0"):

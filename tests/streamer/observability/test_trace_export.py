@@ -149,6 +149,6 @@ def test_a_server_without_tracing_needs_none_of_it(without_opentelemetry):
 
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamer.observability.otlp", None)
-    with pytest.raises(ModuleNotFoundError, match=r"streamer\.operation\.spans") as raised:
+    with pytest.raises(ModuleNotFoundError, match=r"streamer\.observability\.otlp") as raised:
         tracing_to("collector:4317", insecure=True, ratio=1.0, exported=lambda *_: None)
     assert not isinstance(raised.value, TracingError)

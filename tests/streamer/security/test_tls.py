@@ -10,8 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from streamer.client import Client
-from streamer.client import credentials as tls
+from streamer.client import Client, tls
 from streamer.process.local_server import local_server
 
 SILENCE = bytes([0xFF]) * 800
