@@ -6,7 +6,7 @@ Exception
 │   ├── FailedPrecondition    FAILED_PRECONDITION  valid, but not now or not here
 │   ├── Unauthenticated       UNAUTHENTICATED      no token, an unknown or an expired one
 │   ├── PermissionDenied      PERMISSION_DENIED    the token lacks a scope
-│   ├── CheckpointOfAnother   PERMISSION_DENIED    the call was opened by somebody else
+│   ├── ForeignCheckpoint   PERMISSION_DENIED    the call was opened by somebody else
 │   ├── LimitExceeded         RESOURCE_EXHAUSTED   a limit of this server
 │   ├── Overloaded            RESOURCE_EXHAUSTED   another call would harm the running ones
 │   ├── CallTooLong           RESOURCE_EXHAUSTED   the longest that a call may last
@@ -19,8 +19,8 @@ Exception
 │   ├── TakenOver             ABORTED              another stream resumed the call
 │   ├── Unhealthy             UNAVAILABLE          the student does not answer, nobody's fault
 │   ├── ServerFault           INTERNAL             an exception that nobody expected
-│   └── StudentFailed         INTERNAL             the student failed on this call
-│       └── StudentUnavailable  UNAVAILABLE        it could not be asked; another server may answer
+│   └── InferenceFailed       INTERNAL             the model failed on this call
+│       └── InferenceUnavailable  UNAVAILABLE      no inference here; another server may answer
 └── ModelFileError            stops the server at start
 
 No gRPC is imported here: ``status`` is the name of the code.
@@ -108,7 +108,7 @@ class PermissionDenied(CallError):
         super().__init__(f"authorization: the token lacks the scope {scope!r}")
 
 
-class CheckpointOfAnother(CallError):
+class ForeignCheckpoint(CallError):
     """A checkpoint is of a call that somebody else opened."""
 
     status = "PERMISSION_DENIED"
@@ -243,7 +243,7 @@ class TakenOver(CallError):
         super().__init__("the call was taken over by a stream that resumed it")
 
 
-class StudentFailed(CallError):
+class InferenceFailed(CallError):
     """The student raised, or answered something that is no probability."""
 
     status = "INTERNAL"
@@ -253,7 +253,7 @@ class StudentFailed(CallError):
         super().__init__(f"the student failed on this call: {cause}")
 
 
-class StudentUnavailable(StudentFailed):
+class InferenceUnavailable(InferenceFailed):
     """The student could not answer, which says nothing about the call: stuck, out of memory."""
 
     status = "UNAVAILABLE"

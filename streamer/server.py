@@ -14,11 +14,11 @@ from grpc_reflection.v1alpha import reflection
 from streamer.audio.vad_state import check_vad_state
 from streamer.call.admission import Policy
 from streamer.checkpoint.resumption import Resumption
-from streamer.checkpoint.serialization import Checkpoints, most_sealed_bytes
+from streamer.checkpoint.serialization import Checkpoints, max_sealed_bytes
 from streamer.errors import Unhealthy
 from streamer.inference.engine import Engine
-from streamer.inference.model import Student
-from streamer.inference.registry import ModelFile, Models
+from streamer.inference.model import OnnxModel
+from streamer.inference.registry import ModelFile, ModelRegistry
 from streamer.inference.watchdog import Watchdog
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import tracing_to
@@ -129,7 +129,7 @@ class Server:
             settings.threads,
             _engines(settings, self.metrics),
         )
-        self.models = Models(
+        self.models = ModelRegistry(
             file.load(),
             file,
             metrics=self.metrics,
@@ -157,7 +157,7 @@ class Server:
         # A longer message than any valid one is not even read into memory.
         longest = max(
             round(settings.max_chunk_seconds * WIDEST_BYTES_PER_SECOND) + 1024,
-            most_sealed_bytes(self.models.current.metadata) + 1024,
+            max_sealed_bytes(self.models.current.metadata) + 1024,
             LEAST_MESSAGE_BYTES,
         )
         self._server = grpc.aio.server(
@@ -289,16 +289,16 @@ class Server:
         await self._server.stop(grace=1.0)
 
 
-def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[Student], Engine]:
+def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[OnnxModel], Engine]:
     deliver = asyncio.get_running_loop().call_soon_threadsafe
 
-    def make(student: Student) -> Engine:
+    def make(student: OnnxModel) -> Engine:
         return Engine(
             student,
             deliver,
             max_batch=settings.max_batch,
             stepped=metrics.stepped,
-            stuck_seconds=settings.stuck_seconds,
+            timeout=settings.inference_timeout,
         )
 
     return make

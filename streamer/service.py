@@ -13,17 +13,17 @@ import structlog
 from streamer.call.admission import Admission, Policy
 from streamer.call.call import Call
 from streamer.call.overload import CpuShare, Load
-from streamer.call.setup import Beginnings, Openings
+from streamer.call.setup import CallFactory, PendingStreams
 from streamer.call.teardown import conclude, enforce, log_end, log_error, unexpected
 from streamer.checkpoint.resumption import Resumption
 from streamer.errors import CallError, Draining, Unhealthy
-from streamer.inference.registry import Models
+from streamer.inference.registry import ModelRegistry
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.identity import Caller, Identities, Opener
-from streamer.transport.stream import ABORT_SECONDS, Context, OwnStream, Stream
+from streamer.transport.stream import ABORT_SECONDS, Context, GrpcStream, Stream
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         policy: Policy,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
@@ -67,12 +67,12 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._identities = identities or Identities()
         self._resumption = resumption
         self._admission = Admission(policy, self._load)
-        self._openings = Openings(policy.config_timeout, clock)
-        self._beginnings = Beginnings(
+        self._pending = PendingStreams(policy.config_timeout, clock)
+        self._factory = CallFactory(
             models, policy, clock, self._metrics, self._load, resumption=resumption
         )
         self._calls: set[Call] = set()
-        self._telling: dict[asyncio.Timeout, float] = {}
+        self._status_deadlines: dict[asyncio.Timeout, float] = {}
         self._open_streams = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -89,7 +89,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         context: Context,
     ) -> None:
         """One call, from config to status."""
-        await self.serve(OwnStream(context))
+        await self.serve(GrpcStream(context))
 
     async def serve(self, stream: Stream) -> None:
         """One call, from config to end, in a task of its own."""
@@ -105,14 +105,14 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         ending, reason = "CANCELLED", "cancelled"
         try:
             try:
-                self._must_be_well()
+                self._require_healthy()
                 caller = self._identities.caller(stream)
-                with self._admission.place(caller):
-                    wanted = await self._openings.config(stream.read)
-                    call = self._beginnings.begin(wanted, caller, trace)
+                with self._admission.acquire(caller):
+                    wanted = await self._pending.config(stream.read)
+                    call = self._factory.begin(wanted, caller, trace)
                     self._calls.add(call)
-                    self._beginnings.greet(call)
-                    error = await self._converse(call, stream)
+                    self._factory.greet(call)
+                    error = await self._run_call(call, stream)
             except CallError as raised:
                 error = raised
             except grpc.aio.BaseError:
@@ -123,28 +123,28 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             if error is not None:
                 identity = caller.identity if caller else ""
                 log_error(call, error, identity=identity, peer=stream.peer())
-                await self._tell(stream, error)
+                await self._send_status(stream, error)
         finally:
-            self._left(call, ending, reason)
+            self._cleanup(call, ending, reason)
             trace.ended(ending, reason, call.session if call else None)
             if error is not None:
                 # Its frames hold the call and it: free now, not when Python looks for cycles.
                 error.__traceback__ = None
 
-    async def _tell(self, stream: Stream, error: CallError) -> None:
+    async def _send_status(self, stream: Stream, error: CallError) -> None:
         """End the stream with a status; one that does not read would leave even that waiting."""
         limit = asyncio.timeout(None)
-        self._telling[limit] = self._clock() + ABORT_SECONDS
+        self._status_deadlines[limit] = self._clock() + ABORT_SECONDS
         try:
             async with limit:
                 await stream.end(error)
         except TimeoutError:
             log.warning("status_unread", status=error.status)
         finally:
-            del self._telling[limit]
+            del self._status_deadlines[limit]
             del limit  # it knows the task, whose end is an exception that knows this frame
 
-    def _left(self, call: Call | None, ending: str, reason: str) -> None:
+    def _cleanup(self, call: Call | None, ending: str, reason: str) -> None:
         """A stream is over: give back all that it had."""
         self._open_streams -= 1
         self._metrics.closed()
@@ -158,42 +158,42 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         self._models.ended(call.model)
         if self._resumption is not None:
             self._resumption.ended(call, well=ending == "OK")
-        self._metrics.heard([(call.session, call.counted)])
+        self._metrics.add_totals([(call.session, call.counted)])
         self._metrics.ended(ending, reason)
         log_end(call, ending, reason)
 
-    def heard(self, calls: int) -> None:
+    def trunk_message_received(self, calls: int) -> None:
         """So many calls have sent what they have until the next message of their trunk.
 
         If they are many of all, their blocks wait for no others, while there is time to spare.
         """
         if MANY * calls > self._open_streams and not self._load.busy:
-            self._models.hurry()
+            self._models.flush()
 
-    def gather(self) -> float:
+    def response_delay(self) -> float:
         """Seconds that a trunk's message should wait for more responses."""
         return GATHER_SECONDS if self._load.busy else 0.0
 
-    def must_serve(self, opener: Opener) -> str:
+    def authorize(self, opener: Opener) -> str:
         """Identity of who opened a stream; raises CallError if it would get no call."""
-        self._must_be_well()
+        self._require_healthy()
         return self._identities.caller(opener).identity
 
-    def _must_be_well(self) -> None:
+    def _require_healthy(self) -> None:
         if self.draining.is_set():
             raise Draining
         health = self._models.current.engine.health
         if not health.healthy:
             raise Unhealthy(health.reason)
 
-    async def _converse(self, call: Call, stream: Stream) -> CallError | None:
+    async def _run_call(self, call: Call, stream: Stream) -> CallError | None:
         """Run an open call to its end; returns the reason if it is not the gateway's own wish."""
         reader = asyncio.create_task(call.read_all(stream))
-        writer = asyncio.create_task(call.teller.write_all(stream))
+        writer = asyncio.create_task(call.responses.write_all(stream))
         try:
             over: set[asyncio.Future[Any]] = {reader, writer, call.stopped}
             await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
-            error = _why_over(call, reader, writer)
+            error = _end_reason(call, reader, writer)
             reader.cancel()
             return await conclude(call, writer, error)
         finally:
@@ -209,7 +209,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """
         self.draining.set()
         self._metrics.draining()
-        self._openings.stop(Draining())
+        self._pending.stop(Draining())
         moving = asyncio.create_task(self._move(seconds / 2))
         try:
             await asyncio.wait_for(self._empty.wait(), seconds)
@@ -223,12 +223,12 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
 
     async def _move(self, seconds: float) -> None:
         """Have every call that can go on elsewhere do so, spread over ``seconds``."""
-        calls = [call for call in self._calls if call.keeper is not None]
+        calls = [call for call in self._calls if call.checkpoints is not None]
         for call in calls:
-            call.move()
+            call.migrate()
             await asyncio.sleep(seconds / len(calls))
 
-    def measured(self, late: float, busy: float, passed: float) -> None:
+    def record_load(self, late: float, busy: float, passed: float) -> None:
         """Take note of how far the server is behind and how busy.
 
         Args:
@@ -238,7 +238,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """
         now = self._clock()
         active = sum(call.active(now) for call in self._calls)
-        self._load.measured(max(late, self._models.waited), busy, passed, active)
+        self._load.record(max(late, self._models.waited), busy, passed, active)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:
@@ -250,7 +250,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
                 before = loop.time()
                 await asyncio.sleep(WATCH_SECONDS)
                 passed = loop.time() - before
-                self.measured(passed - WATCH_SECONDS, share.since_last(), passed)
+                self.record_load(passed - WATCH_SECONDS, share.since_last(), passed)
             try:
                 self.sweep()
             except Exception:  # limits must hold tomorrow as well
@@ -264,19 +264,19 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     def sweep(self) -> None:
         """Count what is heard, end what is beyond a limit of time; call it once a second."""
         self._identities.refresh()
-        self._openings.sweep()
+        self._pending.sweep()
         now = self._clock()
-        for limit, until in self._telling.items():
+        for limit, until in self._status_deadlines.items():
             if now >= until and not limit.expired():
                 limit.reschedule(0.0)  # at once
-        self._metrics.heard((call.session, call.counted) for call in self._calls)
+        self._metrics.add_totals((call.session, call.counted) for call in self._calls)
         for call in self._calls:
             enforce(self._policy, call, now)
-            if call.keeper is not None and call.keeper.overdue:
-                call.remember()
+            if call.checkpoints is not None and call.checkpoints.overdue:
+                call.request_checkpoint()
 
 
-def _why_over(
+def _end_reason(
     call: Call, reader: asyncio.Task[None], writer: asyncio.Task[None]
 ) -> CallError | None:
     """Why the conversation is over; None for a half-close or a `finish`.

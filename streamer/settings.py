@@ -73,7 +73,7 @@ class ServerSettings(BaseSettings):
     metrics_listen: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT for Prometheus to scrape, GET /metrics; empty serves none. Anyone who reaches it
     can read it. Worker k, from 0, takes the port + k; port 0 takes a free one for each"""
-    worker_silence_seconds: float = Field(30.0, ge=0)
+    worker_heartbeat_timeout: float = Field(30.0, ge=0)
     """a worker whose event loop has not run for so long is killed and replaced; 0 never does"""
     otlp_endpoint: Annotated[str, AfterValidator(_address_or_nothing)] = ""
     """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of every call;
@@ -119,7 +119,7 @@ class ServerSettings(BaseSettings):
     """seconds without any message after which a call ends with DEADLINE_EXCEEDED"""
     update_seconds: float = Field(0.5, ge=0.1, le=60)
     """audio between two predictions of a channel, where the call does not ask for another"""
-    stuck_seconds: float = Field(5.0, gt=0)
+    inference_timeout: float = Field(5.0, gt=0)
     """a student step that takes longer is given up: its calls end with UNAVAILABLE, the others go
     on"""
     unhealthy_exit_seconds: float = Field(60.0, ge=0)

@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from streamer.client.audio_file import read_as_call
 from streamer.demo.__main__ import CALL
-from streamer.inference.model import Student
+from streamer.inference.model import OnnxModel
 from streamer.process.local_server import local_server
 
 # A loaded machine is slow, which is not a failure; the runs' size is bounded by max_examples.
@@ -66,7 +66,7 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session")
 def student():
     """The shipped student, on the CPU. Its weights are of no concern to any test."""
-    return Student(provider="cpu")
+    return OnnxModel(provider="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ MAX_GAP_SECONDS = 3600.0
 """A longer hole in the sequence numbers is taken for a mistake of the gateway."""
 
 
-class Order:
+class Timeline:
     """The messages of one call.
 
     Args:
@@ -46,7 +46,7 @@ class Order:
         self.sequence, self._replayed = sequence, True
         self.heard, self.lost, self.duplicates = heard, lost, duplicates
 
-    def place(self, sequence: int, length: int, start_sample: int | None) -> int | None:
+    def accept(self, sequence: int, length: int, start_sample: int | None) -> int | None:
         """Take note of a message, see ``Audio`` in the protocol.
 
         Args:
@@ -98,7 +98,7 @@ class Order:
         return gap
 
 
-class Intake:
+class AudioBuffer:
     """Gathers messages, so that a call is visited once for several of them.
 
     Decoder and speech gate cost as much for each visit as for what they do in it.

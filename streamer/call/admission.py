@@ -46,7 +46,7 @@ class Admission:
         return dict(self._held)
 
     @contextlib.contextmanager
-    def place(self, caller: Caller) -> Iterator[None]:
+    def acquire(self, caller: Caller) -> Iterator[None]:
         """Hold one of the server's places, and one of the caller's, for as long as this is open.
 
         Raises:

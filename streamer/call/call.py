@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from streamer.call.overload import Load
-from streamer.call.responses import Item, Teller
-from streamer.checkpoint.resumption import Keeper
+from streamer.call.responses import Item, ResponseWriter
+from streamer.checkpoint.resumption import CheckpointSchedule
 from streamer.checkpoint.serialization import Resumed
 from streamer.errors import (
     CallError,
@@ -17,7 +17,7 @@ from streamer.errors import (
     Moved,
 )
 from streamer.inference.registry import ServedModel
-from streamer.observability.metrics import Heard, Metrics
+from streamer.observability.metrics import Metrics, ReportedTotals
 from streamer.observability.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.channel import Update
@@ -46,7 +46,7 @@ class Call:
         metrics: told of final predictions.
         load: of the server; told of audio, and says how often predictions may come.
         identity: of the caller, for the log.
-        keeper: of its checkpoints, if it asked for them.
+        checkpoints: of its checkpoints, if it asked for them.
         resumed: what it goes on from.
         trace: told what becomes of the call.
 
@@ -63,14 +63,14 @@ class Call:
         load: Load,
         *,
         identity: str = "",
-        keeper: Keeper | None = None,
+        checkpoints: CheckpointSchedule | None = None,
         resumed: Resumed | None = None,
         trace: CallTrace = NO_TRACE,
     ) -> None:
         self.config = config
         self.identity = identity
-        self.keeper = keeper
-        self.counted = Heard()
+        self.checkpoints = checkpoints
+        self.counted = ReportedTotals()
         self._metrics = metrics
         self.model = model
         self.session = CallSession(config, model.engine, self, load.interval_factor)
@@ -80,18 +80,18 @@ class Call:
         self._trace = trace
         self.last_message = self.began = clock()
         self._active_until = self.began
-        self.over_since: float | None = None
+        self.reading_stopped_at: float | None = None
         """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
-        self.teller = Teller(
-            model.decider, config.min_speech_seconds, keeper, metrics, trace, clock
+        self.responses = ResponseWriter(
+            model.decider, config.min_speech_seconds, checkpoints, metrics, trace, clock
         )
         self._progress = asyncio.Event()
         self._closed = self._moving = self._moved = False
         self._failure: CallError | None = None
         self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when the call must end from this side."""
-        self.given_up: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
+        self.wait_aborted: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
         """Resolves to the reason when a call that is over must not wait any longer."""
         self.resumed = resumed is not None
         if resumed is not None:
@@ -99,26 +99,29 @@ class Call:
 
     # --- told by the session ---
 
-    def updated(self, update: Update) -> None:
+    def on_prediction(self, update: Update) -> None:
         """Queue a prediction in place of an unsent older one of its channel."""
         self.say(update)
         self._progress.set()
 
-    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Queue a speech event."""
-        if len(self.teller.unsent) > MAX_UNSENT_EVENTS:
+        if len(self.responses.queue) > MAX_UNSENT_EVENTS:
             self.stop(
                 LimitExceeded(
-                    "unread responses", len(self.teller.unsent), MAX_UNSENT_EVENTS, reason="unread"
+                    "unread responses",
+                    len(self.responses.queue),
+                    MAX_UNSENT_EVENTS,
+                    reason="unread",
                 )
             )
         self.say(messages.speech_event(channel, started, audio_seconds))
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """Let the reader go on."""
         self._progress.set()
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """End the call; nothing more comes from the engine."""
         self._failure = error
         self._progress.set()
@@ -139,30 +142,30 @@ class Call:
             ) from error
         # What was heard elsewhere was counted there. The call is as old as it is long, but for
         # the time that it was without a server: that much it may catch up with.
-        self.counted = Heard.of(session)
+        self.counted = ReportedTotals.of(session)
         self.began -= session.audio_seconds + resumed.age
 
-    def remember(self) -> None:
+    def request_checkpoint(self) -> None:
         """Send a checkpoint of what has come up to now, as soon as the student has heard it.
 
         One at a time: newer ones that replaced it on its way could keep any from ever being made.
         """
-        if self.keeper is None or self._moving or not self.session.begun:
+        if self.checkpoints is None or self._moving or not self.session.begun:
             return
-        if not self.session.snapshot_under_way:
-            self.keeper.asked(self.session.audio_seconds)
+        if not self.session.snapshot_pending:
+            self.checkpoints.asked(self.session.audio_seconds)
             self.session.snapshot(self._remembered)
 
     def _remember_if_due(self) -> None:
-        if self.keeper is not None and self.keeper.due(self.session.audio_seconds):
-            self.remember()
+        if self.checkpoints is not None and self.checkpoints.due(self.session.audio_seconds):
+            self.request_checkpoint()
 
     def _remembered(self, state: CallState) -> None:
         """Queue a checkpoint in place of an unsent older one."""
         self.say(state)
         self._remember_if_due()  # the student may have been long about this one
 
-    def move(self) -> None:
+    def migrate(self) -> None:
         """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
 
         A call that has heard nothing yet ends at once: it has nothing to go on from.
@@ -187,14 +190,14 @@ class Call:
         if not self.stopped.done():
             self.stopped.set_result(reason)
 
-    def over(self) -> None:
+    def stop_reading(self) -> None:
         """Nothing more is read."""
-        self.over_since = self._clock()
+        self.reading_stopped_at = self._clock()
 
-    def give_up(self, reason: CallError) -> None:
+    def abort_wait(self, reason: CallError) -> None:
         """Wait no longer for the last predictions, or for the gateway to read them."""
-        if not self.given_up.done():
-            self.given_up.set_result(reason)
+        if not self.wait_aborted.done():
+            self.wait_aborted.set_result(reason)
 
     def active(self, now: float) -> bool:
         """Whether audio of it is coming."""
@@ -211,7 +214,7 @@ class Call:
     def say(self, item: Item) -> None:
         """Send a response when the gateway reads."""
         if not self._moved:  # else it is said again by the server that goes on
-            self.teller.say(item)
+            self.responses.say(item)
 
     def handle(self, request: pb.StreamClassifyRequest) -> bool:
         """One message after the config; True when it finished the call."""
@@ -233,9 +236,9 @@ class Call:
         self.last_message = now = self._clock()
         start = audio.start_sample if audio.HasField("start_sample") else None
         seconds = self.session.audio(audio.sequence, audio.data, start, now)
-        self._load.heard(seconds)
+        self._load.record_audio(seconds)
         self._active_until = now + (seconds if seconds > ACTIVE_SECONDS else ACTIVE_SECONDS)
-        if self.keeper is not None:
+        if self.checkpoints is not None:
             self._remember_if_due()
 
     def _control(self, control: pb.Control) -> bool:
@@ -259,7 +262,7 @@ class Call:
 
     async def read_all(self, stream: Stream) -> None:
         """Feed the session until the call is finished or half-closed."""
-        stream.hears(self._heard_at_once)
+        stream.set_audio_handler(self._heard_at_once)
         while (request := await stream.read()) is not None:
             if self._moving:
                 await self.stopped  # not heard here: it will come again, elsewhere
@@ -295,9 +298,9 @@ class Call:
             self._progress.clear()
             await self._progress.wait()
 
-    def no_more_responses(self) -> None:
-        """Let the teller return once everything queued is written."""
-        self.teller.unsent.complete()
+    def close_responses(self) -> None:
+        """Let the responses return once everything queued is written."""
+        self.responses.queue.complete()
 
     def close(self) -> None:
         """Leave the engine."""

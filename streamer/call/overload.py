@@ -55,11 +55,11 @@ class Load:
         self._heard = 0.0
         self._spoken = self._taken = 0.0
 
-    def heard(self, seconds: float) -> None:
+    def record_audio(self, seconds: float) -> None:
         """Take note of so many seconds of audio."""
         self._heard += seconds
 
-    def measured(self, delay: float, busy: float, passed: float, calls: int) -> None:
+    def record(self, delay: float, busy: float, passed: float, calls: int) -> None:
         """Take one measurement into account.
 
         Args:

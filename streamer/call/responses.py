@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from streamer.checkpoint.resumption import Keeper
+from streamer.checkpoint.resumption import CheckpointSchedule
 from streamer.inference.decision import Decider
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import CallTrace
@@ -19,13 +19,13 @@ from streamer.transport.stream import Writer
 Response = pb.StreamClassifyResponse
 
 
-class Teller:
+class ResponseWriter:
     """Makes responses when the gateway can have them, and writes them.
 
     Args:
         decider: of the call's model.
         min_speech_seconds: that the call asked for.
-        keeper: of the call's checkpoints, if it asked for them.
+        checkpoints: of the call's checkpoints, if it asked for them.
         metrics: told of predictions.
         trace: told of responses.
         clock: seconds, monotonic.
@@ -38,19 +38,19 @@ class Teller:
         self,
         decider: Decider,
         min_speech_seconds: float,
-        keeper: Keeper | None,
+        checkpoints: CheckpointSchedule | None,
         metrics: Metrics,
         trace: CallTrace,
         clock: Callable[[], float],
     ) -> None:
         self._decider = decider
         self._min_speech_seconds = min_speech_seconds
-        self._keeper = keeper
+        self._checkpoints = checkpoints
         self._metrics = metrics
         self._trace = trace
         self._clock = clock
         self._said: dict[int, messages.Said] = {}
-        self.unsent = Unsent()
+        self.queue = ResponseQueue()
         self._idle: Writer | None = None  # what the writer's task writes to, while it has nothing
 
     def say(self, item: Item) -> None:
@@ -59,22 +59,22 @@ class Teller:
         Else it is queued, in place of an older prediction of its channel or an older checkpoint.
         """
         writer = self._idle
-        if writer is not None and writer.free and not len(self.unsent):
+        if writer is not None and writer.writable and not len(self.queue):
             response = self._response(item)
-            writer.write_now(response)
+            writer.try_write(response)
             self._written(item, response)
             return
         if isinstance(item, Update):
-            self.unsent.drop(lambda old: isinstance(old, Update) and old.channel == item.channel)
+            self.queue.drop(lambda old: isinstance(old, Update) and old.channel == item.channel)
         elif isinstance(item, CallState):
-            self.unsent.drop(lambda old: isinstance(old, CallState))
-        self.unsent.put(item)
+            self.queue.drop(lambda old: isinstance(old, CallState))
+        self.queue.put(item)
 
     async def write_all(self, writer: Writer) -> None:
         """Write what is queued until there will be no more."""
         self._idle = writer
         try:
-            while (item := await self.unsent.next()) is not None:
+            while (item := await self.queue.next()) is not None:
                 self._idle = None
                 response = self._response(item)
                 await writer.write(response)
@@ -93,8 +93,8 @@ class Teller:
                 self._metrics.decided(response.prediction)
             return response
         if isinstance(item, CallState):
-            assert self._keeper is not None  # noqa: S101 - it asked for the state
-            return messages.checkpoint(self._keeper.seal(item), item.sequence or 0)
+            assert self._checkpoints is not None  # noqa: S101 - it asked for the state
+            return messages.checkpoint(self._checkpoints.seal(item), item.sequence or 0)
         return item
 
     def _written(self, item: Item, response: Response) -> None:
@@ -107,7 +107,7 @@ Item = pb.StreamClassifyResponse | Update | CallState
 """A prediction and a checkpoint become a message only when it is their turn."""
 
 
-class Unsent:
+class ResponseQueue:
     """A queue between the call and its stream; both on one thread."""
 
     def __init__(self) -> None:

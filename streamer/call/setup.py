@@ -13,7 +13,7 @@ from streamer.call.call import Call
 from streamer.call.overload import Load
 from streamer.checkpoint.resumption import Resumption
 from streamer.errors import CallError, ConfigTimeout, FailedPrecondition
-from streamer.inference.registry import Models
+from streamer.inference.registry import ModelRegistry
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
@@ -21,7 +21,7 @@ from streamer.security.identity import Caller
 from streamer.transport import converters as messages
 
 
-class Openings:
+class PendingStreams:
     """Waits for the config of every stream, for so long.
 
     Args:
@@ -81,7 +81,7 @@ class Openings:
 log = structlog.get_logger()
 
 
-class Beginnings:
+class CallFactory:
     """Makes the calls of a server.
 
     Args:
@@ -95,7 +95,7 @@ class Beginnings:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         policy: Policy,
         clock: Callable[[], float],
         metrics: Metrics,
@@ -116,22 +116,22 @@ class Beginnings:
         Raises:
             CallError: the config is not acceptable, or the caller may not ask for it.
         """
-        if wanted.call_id and messages.fit_for_log(wanted.call_id):
+        if wanted.call_id and messages.is_loggable(wanted.call_id):
             structlog.contextvars.bind_contextvars(call_id=wanted.call_id)
         if wanted.HasField("checkpoint_interval") or wanted.resume_from:
-            caller.must_have("resume")
+            caller.require_scope("resume")
         config = messages.call_config(
             wanted,
             update_seconds=self._policy.update_seconds,
             max_chunk_seconds=self._policy.max_chunk_seconds,
             checkpoints=self._resumption is not None,
         )
-        model, resumed, keeper = self._models.current, None, None
+        model, resumed, checkpoints = self._models.current, None, None
         if self._resumption is not None:
             if wanted.resume_from:
                 resumed, model = self._resumption.open(wanted, caller, self._models)
                 config = dataclasses.replace(config, call_id=resumed.identity.call_id)
-            keeper = self._resumption.keeper(config, wanted, caller, model, resumed)
+            checkpoints = self._resumption.checkpoints(config, wanted, caller, model, resumed)
         structlog.contextvars.bind_contextvars(call_id=config.call_id)
         trace.accepted(
             config,
@@ -146,7 +146,7 @@ class Beginnings:
             self._metrics,
             self._load,
             identity=caller.identity,
-            keeper=keeper,
+            checkpoints=checkpoints,
             resumed=resumed,
             trace=trace,
         )
@@ -165,7 +165,7 @@ class Beginnings:
                 checkpoints=self._resumption is not None,
             )
         )
-        call.remember()  # a call that goes on has something to remember
+        call.request_checkpoint()  # a call that goes on has something to remember
         log.info(
             "call_started",
             call_id=call.config.call_id,

@@ -37,17 +37,17 @@ async def conclude(
     Raises:
         Exception: the stream itself broke, or a response could not be made.
     """
-    call.over()
+    call.stop_reading()
     try:
         if error is None or error.finals:
             error = await _finish(call) or error
     finally:
         call.close()
-    call.no_more_responses()
+    call.close_responses()
     # A gateway that does not read cannot hold the call for ever.
-    await asyncio.wait((writer, call.given_up), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((writer, call.wait_aborted), return_when=asyncio.FIRST_COMPLETED)
     if not writer.done():
-        return error or call.given_up.result()
+        return error or call.wait_aborted.result()
     writer.result()
     return error
 
@@ -55,9 +55,9 @@ async def conclude(
 async def _finish(call: Call) -> CallError | None:
     finishing = asyncio.create_task(call.finish())
     try:
-        await asyncio.wait((finishing, call.given_up), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((finishing, call.wait_aborted), return_when=asyncio.FIRST_COMPLETED)
         if not finishing.done():
-            return call.given_up.result()
+            return call.wait_aborted.result()
         finishing.result()
     except CallError as raised:
         return raised
@@ -73,7 +73,7 @@ def unexpected(call: Call | None, error: Exception) -> ServerFault:
 
     To be used before a call's writer is cancelled: gRPC sends no status while a write is under way.
     """
-    log.error("call_broken", call_id=call.config.call_id if call else "", exc_info=error)
+    log.error("call_exception", call_id=call.config.call_id if call else "", exc_info=error)
     return ServerFault(error)
 
 
@@ -88,7 +88,9 @@ def log_error(call: Call | None, error: CallError, *, identity: str, peer: str) 
     """
     if call is None:
         who = {"identity": identity} if identity else {"peer": peer}
-        log.info("call_refused", status=error.status, slug=error.reason, reason=str(error), **who)
+        log.info(
+            "call_refused", status=error.status, reason_code=error.reason, reason=str(error), **who
+        )
     else:
         log.info("call_failed", call_id=call.config.call_id, reason=str(error))
 
@@ -101,7 +103,7 @@ def log_end(call: Call, ending: str, reason: str) -> None:
         call_id=call.config.call_id,
         identity=call.identity,
         status=ending,
-        slug=reason,
+        reason_code=reason,
         messages=call.messages,
         audio_seconds=round(session.audio_seconds, 3),
         speech_seconds=round(session.speech_seconds, 3),
@@ -124,14 +126,14 @@ def enforce(policy: Policy, call: Call, now: float) -> None:
     lag = call.lag(now)
     if lag > policy.max_lag_seconds and not call.ahead(now):
         error = LagExceeded(lag, policy.max_lag_seconds, RETRY_SECONDS)
-        if call.over_since is None:
+        if call.reading_stopped_at is None:
             call.stop(error)
         else:
-            call.give_up(error)
-    elif call.over_since is not None:
-        if now - call.over_since > policy.idle_timeout:
+            call.abort_wait(error)
+    elif call.reading_stopped_at is not None:
+        if now - call.reading_stopped_at > policy.idle_timeout:
             late = LagExceeded(lag, policy.max_lag_seconds, RETRY_SECONDS)
-            call.give_up(late if lag else ReadTimeout(policy.idle_timeout))
+            call.abort_wait(late if lag else ReadTimeout(policy.idle_timeout))
     elif now - call.last_message > policy.idle_timeout:
         call.stop(IdleTimeout(policy.idle_timeout))
     elif now - call.began > policy.max_call_seconds:

@@ -9,12 +9,12 @@ from streamer.checkpoint.serialization import (
     CallIdentity,
     Checkpoints,
     Resumed,
-    must_belong,
     new_call_key,
+    require_same_call,
 )
 from streamer.errors import CallError, FailedPrecondition, TakenOver
 from streamer.inference.metadata import Metadata
-from streamer.inference.registry import Models, ServedModel
+from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.encryption import CLOCK_SKEW
@@ -23,7 +23,7 @@ from streamer.session.session import CallConfig
 from streamer.session.state import CallState
 
 
-class Keeper:
+class CheckpointSchedule:
     """One call's checkpoints.
 
     Args:
@@ -83,7 +83,7 @@ class Running(Protocol):
     """A call with an open stream."""
 
     @property
-    def keeper(self) -> Keeper | None:
+    def checkpoints(self) -> CheckpointSchedule | None:
         """Of its checkpoints; None if it asked for none."""
 
     @property
@@ -94,7 +94,7 @@ class Running(Protocol):
         """End it."""
 
 
-class Ledger:
+class ResumableCalls:
     """Calls by the key that all checkpoints of a call have.
 
     Args:
@@ -113,7 +113,7 @@ class Ledger:
         """Calls that are kept in mind."""
         return len(self._running) + len(self._ended)
 
-    def must_not_be_over(self, key: bytes) -> None:
+    def require_resumable(self, key: bytes) -> None:
         """Raises FailedPrecondition for a call that has had its final predictions here."""
         self._forget()
         if key in self._ended:
@@ -175,10 +175,10 @@ class Resumption:
         self._most_seconds = max_age / 3
         self._metrics = metrics
         self._clock = clock
-        self.ledger = Ledger(max_age + CLOCK_SKEW, clock)
+        self.ledger = ResumableCalls(max_age + CLOCK_SKEW, clock)
 
     def open(
-        self, wanted: pb.StreamConfig, caller: Caller, models: Models
+        self, wanted: pb.StreamConfig, caller: Caller, models: ModelRegistry
     ) -> tuple[Resumed, ServedModel]:
         """The call that a stream wants to go on with, and the model that it is on.
 
@@ -191,20 +191,20 @@ class Resumption:
             return model.metadata if model else None
 
         resumed = self._checkpoints.open(wanted.resume_from, metadata_of)
-        must_belong(resumed.identity, wanted, _proven(caller))
-        self.ledger.must_not_be_over(resumed.identity.key)
+        require_same_call(resumed.identity, wanted, _proven(caller))
+        self.ledger.require_resumable(resumed.identity.key)
         model = models.by_digest(resumed.identity.student)
         assert model is not None  # noqa: S101 - it had metadata, and nothing was awaited since
         return resumed, model
 
-    def keeper(
+    def checkpoints(
         self,
         config: CallConfig,
         wanted: pb.StreamConfig,
         caller: Caller,
         model: ServedModel,
         resumed: Resumed | None,
-    ) -> Keeper | None:
+    ) -> CheckpointSchedule | None:
         """Of a call that asks for checkpoints."""
         if config.checkpoint_seconds is None:
             return None
@@ -215,7 +215,7 @@ class Resumption:
             call_id=config.call_id,
             config=resumed.identity.config if resumed else wanted,
         )
-        return Keeper(
+        return CheckpointSchedule(
             identity,
             config.checkpoint_seconds,
             self._most_seconds,
@@ -226,15 +226,15 @@ class Resumption:
 
     def began(self, call: Running) -> None:
         """A call has its stream; takes it from an older one."""
-        if call.keeper is not None:
-            self.ledger.began(call.keeper.identity.key, call)
+        if call.checkpoints is not None:
+            self.ledger.began(call.checkpoints.identity.key, call)
         if call.resumed:
             self._metrics.resumed()
 
     def ended(self, call: Running, *, well: bool) -> None:
         """The stream of a call is over, with its final predictions or without."""
-        if call.keeper is not None:
-            self.ledger.ended(call.keeper.identity.key, call, well=well)
+        if call.checkpoints is not None:
+            self.ledger.ended(call.checkpoints.identity.key, call, well=well)
 
 
 def _proven(caller: Caller) -> str:

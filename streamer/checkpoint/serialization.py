@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from streamer.audio.codec import Samples
 from streamer.audio.speech_gate import GateState
-from streamer.errors import CheckpointOfAnother, FailedPrecondition, InvalidArgument
+from streamer.errors import FailedPrecondition, ForeignCheckpoint, InvalidArgument
 from streamer.inference.metadata import Memory, Metadata
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
@@ -75,15 +75,15 @@ def new_call_key() -> bytes:
     return os.urandom(CALL_KEY_BYTES)
 
 
-def most_bytes(metadata: Metadata) -> int:
+def max_bytes(metadata: Metadata) -> int:
     """Longest message that a checkpoint of this student can be before it is compressed."""
     block = 2 * metadata.block
     return _SMALL_BYTES + MAX_CHANNELS * (metadata.memory_bytes + block)
 
 
-def most_sealed_bytes(metadata: Metadata) -> int:
+def max_sealed_bytes(metadata: Metadata) -> int:
     """Longest checkpoint: what cannot be compressed grows by a few bytes (RFC 1951, 3.2.4)."""
-    most = most_bytes(metadata)
+    most = max_bytes(metadata)
     return most + most // 1000 + 64 + OVERHEAD
 
 
@@ -130,14 +130,14 @@ class Checkpoints:
             )
         # Authentic as it is, it may be of a replica with a fault.
         try:
-            plain = _decompressed(opened.content[_DIGEST_BYTES:], most_bytes(metadata))
+            plain = _decompressed(opened.content[_DIGEST_BYTES:], max_bytes(metadata))
             identity, state = _unpacked(student, inner.CallMemory.FromString(plain))
         except (zlib.error, ValueError, DecodeError) as error:
             raise _refused(len(sealed), f"it cannot be read: {error}") from error
         return Resumed(identity, state, opened.age)
 
 
-def must_belong(identity: CallIdentity, config: pb.StreamConfig, caller: str) -> None:
+def require_same_call(identity: CallIdentity, config: pb.StreamConfig, caller: str) -> None:
     """A checkpoint must be of the call that a stream wants to go on with.
 
     Args:
@@ -146,11 +146,11 @@ def must_belong(identity: CallIdentity, config: pb.StreamConfig, caller: str) ->
         caller: who opened it; empty if nothing but an address is known.
 
     Raises:
-        CheckpointOfAnother: somebody else opened the call.
+        ForeignCheckpoint: somebody else opened the call.
         InvalidArgument: a field is not as it was when the call started; names the first.
     """
     if caller != identity.caller:
-        raise CheckpointOfAnother
+        raise ForeignCheckpoint
     if config.call_id not in {identity.config.call_id, identity.call_id}:
         raise _changed("call_id")
     for field in config.DESCRIPTOR.fields:

@@ -11,9 +11,9 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from streamer.client.credentials import bearer
-from streamer.client.replay_buffer import Kept
-from streamer.client.resumable import ResumingStream
-from streamer.client.retry import Attempts
+from streamer.client.replay_buffer import ReplayBuffer
+from streamer.client.resumable import ResumableStream
+from streamer.client.retry import RetryPolicy
 from streamer.client.stream import CallStream, Stream
 from streamer.client.trunk import Trunks
 from streamer.rpc import voicecohort_pb2 as pb
@@ -91,7 +91,7 @@ class Call:
     @property
     def resumptions(self) -> int:
         """How often the call lost its stream and went on with another; 0 if not resumable."""
-        return self._stream.resumptions if isinstance(self._stream, ResumingStream) else 0
+        return self._stream.resumptions if isinstance(self._stream, ResumableStream) else 0
 
     async def __aenter__(self) -> Self:
         try:
@@ -300,7 +300,9 @@ class Client:
         config.checkpoint_interval.FromNanoseconds(round(checkpoint_seconds * 1e9))
         sample_bytes = (2 if encoding == "linear16" else 1) * max(1, len(channels))
         most = round((2 * checkpoint_seconds + resume_seconds) * sample_rate * sample_bytes)
-        return Call(ResumingStream(self._open, Kept(most), Attempts(resume_seconds)), config)
+        return Call(
+            ResumableStream(self._open, ReplayBuffer(most), RetryPolicy(resume_seconds)), config
+        )
 
     def _open(self) -> CallStream:
         if self._trunks is not None:

@@ -9,7 +9,7 @@ from streamer.rpc import voicecohort_pb2 as pb
 Response = pb.StreamClassifyResponse
 
 
-class Delivered:
+class ResponseDeduplicator:
     """Takes the predictions and speech events of one stream after the other.
 
     *Repeated* ones are dropped, by the time in the call that they speak of. Predictions of a

@@ -10,7 +10,7 @@ from streamer.rpc import voicecohort_pb2 as pb
 Request = pb.StreamClassifyRequest
 
 
-class Kept:
+class ReplayBuffer:
     """Requests in order, those the present stream was given before those it was not.
 
     Memory is bounded by ``most_audio`` and one message, if who adds heeds :attr:`full`: audio

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from streamer.client.deduplication import Delivered
-from streamer.client.replay_buffer import Kept
-from streamer.client.retry import Attempts
+from streamer.client.deduplication import ResponseDeduplicator
+from streamer.client.replay_buffer import ReplayBuffer
+from streamer.client.retry import RetryPolicy
 from streamer.client.stream import CallStream
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -24,7 +24,7 @@ MAX_UNREAD = 1000
 """Responses that wait for a gateway that does not read; beyond, running predictions go."""
 
 
-class ResumingStream:
+class ResumableStream:
     """Behaves as one :class:`~streamer.client.stream.Stream` would whose server never dies.
 
     One task owns the present stream: it reads all the time, so that checkpoints count also while
@@ -41,8 +41,8 @@ class ResumingStream:
     def __init__(
         self,
         open_stream: Callable[[], CallStream],
-        kept: Kept,
-        attempts: Attempts,
+        kept: ReplayBuffer,
+        attempts: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
@@ -53,7 +53,7 @@ class ResumingStream:
         self._answer_seconds = answer_seconds
         self._config = pb.StreamConfig()
         self._acknowledged = -1  # sequence of the last checkpoint
-        self._delivered = Delivered()
+        self._delivered = ResponseDeduplicator()
         self._unread: deque[Response] = deque()
         self._streams = 0  # that began
         self._writing = asyncio.Lock()

@@ -19,7 +19,7 @@ MAX_BACKOFF = 5.0
 MAX_BROKEN = 5
 """Streams that began and broke without progress: audio that kills servers must not kill all."""
 MAX_FAILED = 2
-"""Attempts without progress after an error of the server's own making, such as a failed student."""
+"""Attempts without progress after an error of the server itself, such as failed inference."""
 DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -63,7 +63,7 @@ def _with_details(error: grpc.aio.AioRpcError, details: str) -> grpc.aio.AioRpcE
     )
 
 
-class Attempts:
+class RetryPolicy:
     """Counts what was tried since the call last made progress.
 
     Backoff is exponential with jitter, on top of the delay a server asks for: calls that lost

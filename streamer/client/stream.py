@@ -18,7 +18,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-class Wire(Generic[Q, R]):
+class RpcStream(Generic[Q, R]):
     """Errors are raised as ``grpc.aio.AioRpcError``.
 
     Args:
@@ -117,7 +117,7 @@ async def begin(stream: CallStream, config: pb.StreamConfig) -> pb.Started:
     return first.started
 
 
-class Stream(Wire[Request, Response]):
+class Stream(RpcStream[Request, Response]):
     """A call that ends with its connection."""
 
     async def begin(self, config: pb.StreamConfig) -> pb.Started:

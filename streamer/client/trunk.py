@@ -9,7 +9,7 @@ from typing import TypeAlias
 import grpc
 from google.rpc import code_pb2
 
-from streamer.client.stream import Wire
+from streamer.client.stream import RpcStream
 from streamer.client.trunk_line import Line
 from streamer.rpc import envelope_pb2 as envelope
 
@@ -40,7 +40,7 @@ class Trunk:
 
     def __init__(
         self,
-        stream: Wire[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse],
+        stream: RpcStream[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse],
         tick: float,
         over: Callable[[Trunk], None],
     ) -> None:
@@ -187,7 +187,7 @@ class Trunks:
         self._next = (slot + 1) % len(self._slots)
         trunk = self._slots[slot]
         if trunk is None or not trunk.usable:
-            stream = Wire(self._open(metadata=grpc.aio.Metadata(*self._headers)))
+            stream = RpcStream(self._open(metadata=grpc.aio.Metadata(*self._headers)))
             trunk = Trunk(stream, self._tick, self._running.discard)
             self._slots[slot] = trunk
             self._running.add(trunk)

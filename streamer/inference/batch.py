@@ -12,14 +12,14 @@ import structlog
 from numpy.typing import DTypeLike, NDArray
 
 from streamer.audio.codec import Samples
-from streamer.errors import StudentFailed, StudentUnavailable
+from streamer.errors import InferenceFailed, InferenceUnavailable
 from streamer.inference.metadata import Floats, Memory, Metadata
 
 log = structlog.get_logger()
 
 Posteriors = tuple[list[float], ...]
 """One list of class probabilities per task."""
-Answer = tuple[Posteriors, Memory] | StudentFailed
+Answer = tuple[Posteriors, Memory] | InferenceFailed
 """What became of one call: its posteriors and its memory, or why there are none."""
 
 _SCALE = np.float32(1 / 32768)
@@ -35,23 +35,23 @@ class Stepper(Protocol):
     def step(
         self, samples: Floats, valid: NDArray[np.int64], memory: Memory
     ) -> tuple[list[Floats], Memory]:
-        """See :meth:`streamer.inference.model.Student.step`."""
+        """See :meth:`streamer.inference.model.OnnxModel.step`."""
         ...
 
     def rows(self, calls: int) -> int:
-        """See :meth:`streamer.inference.model.Student.rows`."""
+        """See :meth:`streamer.inference.model.OnnxModel.rows`."""
         ...
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """See :meth:`streamer.inference.model.Student.buffer`."""
+        """See :meth:`streamer.inference.model.OnnxModel.buffer`."""
         ...
 
     def warm_up(self, calls: int) -> None:
-        """See :meth:`streamer.inference.model.Student.warm_up`."""
+        """See :meth:`streamer.inference.model.OnnxModel.warm_up`."""
         ...
 
 
-class BatchStep:
+class BatchRunner:
     """Advances calls by a block each, in buffers of its own.
 
     Args:
@@ -90,10 +90,10 @@ class BatchStep:
             if isinstance(error, MemoryError):
                 self._shrink(len(rows))
             if len(rows) == 1:
-                say_failed(error)
+                log_failure(error)
                 if isinstance(error, MemoryError):
-                    return [StudentUnavailable("out of memory")]
-                return [StudentFailed(type(error).__name__)]
+                    return [InferenceUnavailable("out of memory")]
+                return [InferenceFailed(type(error).__name__)]
         else:
             self._grow(len(rows))
             return answers
@@ -125,8 +125,8 @@ class BatchStep:
                 memory = Memory(after.state[row], after.cache[row])
                 answers.append((tuple(task[row] for task in lists), memory))
             else:
-                log.error("student_failed", reason="not finite")
-                answers.append(StudentFailed("its answer is not finite"))
+                log.error("inference_failed", reason="not finite")
+                answers.append(InferenceFailed("its answer is not finite"))
         return answers
 
     def _filled_up(self, size: int) -> tuple[Floats, NDArray[np.int64], Memory]:
@@ -164,7 +164,7 @@ def _finite(answers: Sequence[Floats]) -> list[bool]:
     return rows
 
 
-def say_failed(error: BaseException) -> None:
+def log_failure(error: BaseException) -> None:
     """Log an error of the engine's thread; a log that cannot be written must not end it."""
     with contextlib.suppress(Exception):
-        log.error("student_failed", reason=type(error).__name__, exc_info=error)
+        log.error("inference_failed", reason=type(error).__name__, exc_info=error)

@@ -40,7 +40,7 @@ class Health:
         return not self.reason
 
     @property
-    def ill_seconds(self) -> float:
+    def unhealthy_seconds(self) -> float:
         """How long it has not been healthy; 0 while it is."""
         with self._lock:
             return self._clock() - self._since if self.reason else 0.0

@@ -33,7 +33,7 @@ _OUT_OF_MEMORY = re.compile(r"allocate memory|bad_?alloc|out of memory", re.IGNO
 Opener = Callable[[], onnxruntime.InferenceSession]
 
 
-class Student:
+class OnnxModel:
     """A loaded model file, ready to advance a batch of calls by one block.
 
     Args:
@@ -213,7 +213,7 @@ def main() -> int:
     """Print the metadata of a model file: labels, calibration, decision rules, provenance."""
     path = Path(sys.argv[1]) if sys.argv[1:] else None
     try:
-        student = Student(path, provider="cpu")
+        student = OnnxModel(path, provider="cpu")
     except ModelFileError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command line's answer
         return 2

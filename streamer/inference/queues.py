@@ -15,7 +15,7 @@ from streamer.inference.batch import Posteriors
 from streamer.inference.metadata import Memory
 
 
-class Lane:
+class InferenceStream:
     """One channel of one call, as the engine sees it.
 
     Args:
@@ -29,17 +29,17 @@ class Lane:
     def __init__(self, memory: Memory, on_step: Callable[[Posteriors | CallError], None]) -> None:
         self.memory = memory
         self.on_step = on_step
-        self.pending: deque[Samples | Mark] = deque()
+        self.pending: deque[Samples | StateRequest] = deque()
         self.queued = False  # among the ready ones or in the running batch
         self.since = 0.0  # when it became ready
         self.failed = False  # an error is under way to it
         self.closed = False
 
-    def next_block(self, outbox: Outbox) -> Samples | None:
+    def next_block(self, outbox: ResultQueue) -> Samples | None:
         """The block that is next, left where it is; marks before it are answered."""
         while self.pending:
             item = self.pending[0]
-            if not isinstance(item, Mark):
+            if not isinstance(item, StateRequest):
                 return item
             item.memory = self.memory.copy()
             outbox.put(self, item)
@@ -51,7 +51,7 @@ class Lane:
         self.memory.state[:], self.memory.cache[:] = memory
 
 
-class Ready:
+class ReadyQueue:
     """Lanes with something pending, the one that waited longest first. Not safe by itself.
 
     Args:
@@ -62,14 +62,14 @@ class Ready:
     def __init__(self, gather: float, clock: Callable[[], float]) -> None:
         self._gather = gather
         self._clock = clock
-        self._lanes: deque[Lane] = deque()
+        self._lanes: deque[InferenceStream] = deque()
         self._until = 0.0
 
     def __len__(self) -> int:
         return len(self._lanes)
 
     @property
-    def first(self) -> Lane:
+    def first(self) -> InferenceStream:
         """The one that waited longest."""
         return self._lanes[0]
 
@@ -78,60 +78,60 @@ class Ready:
         """Seconds that the first has waited; 0 if none does."""
         return self._clock() - self._lanes[0].since if self._lanes else 0.0
 
-    def put(self, lane: Lane) -> None:
+    def put(self, stream: InferenceStream) -> None:
         """It is ready from now on."""
-        lane.queued = True
-        lane.since = self._clock()
+        stream.queued = True
+        stream.since = self._clock()
         if not self._lanes:
-            self._until = lane.since + self._gather
-        self._lanes.append(lane)
+            self._until = stream.since + self._gather
+        self._lanes.append(stream)
 
-    def put_behind(self, lanes: list[Lane]) -> None:
+    def requeue(self, streams: list[InferenceStream]) -> None:
         """Those of a batch that is done which have more: behind their time, they gather nobody."""
         now = self._clock()
-        for lane in lanes:
-            lane.queued = bool(lane.pending) and not (lane.closed or lane.failed)
-            if lane.queued:
-                lane.since = now
+        for stream in streams:
+            stream.queued = bool(stream.pending) and not (stream.closed or stream.failed)
+            if stream.queued:
+                stream.since = now
                 self._until = 0.0
-                self._lanes.append(lane)
+                self._lanes.append(stream)
 
-    def drop_first(self) -> None:
+    def pop(self) -> None:
         """It is in a batch, or needs none."""
         self._lanes.popleft()
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """The next batch waits for nobody else."""
         self._until = 0.0
 
     def rest(self, most: int) -> float:
-        """Seconds that a batch of at most so many lanes still waits for others."""
+        """Seconds that a batch of at most so many streams still waits for others."""
         if 0 < len(self._lanes) < most:
             return self._until - self._clock()
         return 0.0
 
-    def clear(self) -> list[Lane]:
+    def clear(self) -> list[InferenceStream]:
         """All that were ready."""
-        lanes, self._lanes = list(self._lanes), deque()
-        return lanes
+        streams, self._lanes = list(self._lanes), deque()
+        return streams
 
 
 log = structlog.get_logger()
 
 
-class Hearer(Protocol):
-    """Who is told: a lane."""
+class ResultSink(Protocol):
+    """Who is told: a stream."""
 
     closed: bool
     on_step: Callable[[Posteriors | CallError], None]
 
 
 @dataclass
-class Mark:
-    """Stands among a lane's blocks: what is its memory once those before are done?
+class StateRequest:
+    """Stands among a stream's blocks: what is its memory once those before are done?
 
     Attributes:
-        tell: called with it; never if the lane is closed or fails before.
+        tell: called with it; never if the stream is closed or fails before.
         memory: a copy, when the engine has come to the mark.
     """
 
@@ -139,10 +139,10 @@ class Mark:
     memory: Memory | None = None
 
 
-Result = Posteriors | CallError | Mark
+Result = Posteriors | CallError | StateRequest
 
 
-class Outbox:
+class ResultQueue:
     """Results in the order they came; what cannot be delivered now goes with the next.
 
     Args:
@@ -151,39 +151,39 @@ class Outbox:
 
     def __init__(self, deliver: Callable[[Callable[[], None]], object]) -> None:
         self._deliver = deliver
-        self._waiting: deque[tuple[Hearer, Result]] = deque()
+        self._waiting: deque[tuple[ResultSink, Result]] = deque()
 
-    def put(self, lane: Hearer, result: Result) -> None:
+    def put(self, stream: ResultSink, result: Result) -> None:
         """Safe from any thread."""
-        self._waiting.append((lane, result))
+        self._waiting.append((stream, result))
 
     def send(self) -> None:
-        """Have :meth:`hand_out` run where results are wanted; raises what ``deliver`` raises."""
-        self._deliver(self.hand_out)
+        """Have :meth:`dispatch` run where results are wanted; raises what ``deliver`` raises."""
+        self._deliver(self.dispatch)
 
-    def hand_out(self) -> None:
-        """Tell each lane; an error is its last, and a callback that raises costs its lane alone."""
+    def dispatch(self) -> None:
+        """Call back each stream; an error, or a callback that raises, is its last result."""
         while self._waiting:
-            lane, result = self._waiting.popleft()
-            if not lane.closed:
-                lane.closed = isinstance(result, CallError)
+            stream, result = self._waiting.popleft()
+            if not stream.closed:
+                stream.closed = isinstance(result, CallError)
                 try:
-                    _tell(lane, result)
+                    _tell(stream, result)
                 except Exception as error:
                     log.exception("callback_failed")
-                    _end(lane, ServerFault(error))
+                    _end(stream, ServerFault(error))
 
 
-def _tell(lane: Hearer, result: Result) -> None:
-    if not isinstance(result, Mark):
-        lane.on_step(result)
+def _tell(stream: ResultSink, result: Result) -> None:
+    if not isinstance(result, StateRequest):
+        stream.on_step(result)
     elif result.memory is not None:
         result.tell(result.memory)
 
 
-def _end(lane: Hearer, error: CallError) -> None:
-    lane.closed = True
+def _end(stream: ResultSink, error: CallError) -> None:
+    stream.closed = True
     try:
-        lane.on_step(error)
+        stream.on_step(error)
     except Exception:
         log.exception("callback_failed", reason="nor can its call be told")

@@ -17,7 +17,7 @@ from streamer.errors import ModelFileError
 from streamer.inference.decision import Decider
 from streamer.inference.engine import Engine
 from streamer.inference.metadata import Metadata
-from streamer.inference.model import Student, model_file
+from streamer.inference.model import OnnxModel, model_file
 from streamer.inference.self_test import self_test
 from streamer.observability.metrics import Metrics
 
@@ -43,31 +43,31 @@ class ServedModel:
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
         """Everything that follows from an engine's student."""
-        digest = getattr(engine.student, "digest", "")
-        return cls(engine, Decider(engine.student.metadata), digest)
+        digest = getattr(engine.model, "digest", "")
+        return cls(engine, Decider(engine.model.metadata), digest)
 
     @property
     def metadata(self) -> Metadata:
         """Of the student."""
-        return self.engine.student.metadata
+        return self.engine.model.metadata
 
     @property
     def providers(self) -> list[str]:
         """Of ONNX Runtime, the first runs the student; none if the student is none of its."""
-        student = self.engine.student
-        return student.providers if isinstance(student, Student) else []
+        student = self.engine.model
+        return student.providers if isinstance(student, OnnxModel) else []
 
     @property
     def device(self) -> str:
         """Name of the GPU that runs the student, or "CPU"; empty as above."""
-        student = self.engine.student
-        return student.device if isinstance(student, Student) else ""
+        student = self.engine.model
+        return student.device if isinstance(student, OnnxModel) else ""
 
     def close(self) -> None:
         """Stop the engine and free the student; waits for a running step."""
         self.engine.stop()
-        if isinstance(self.engine.student, Student):
-            self.engine.student.close()
+        if isinstance(self.engine.model, OnnxModel):
+            self.engine.model.close()
 
 
 class Source(Protocol):
@@ -86,7 +86,7 @@ class ModelFile:
 
     Attributes:
         path: of the ONNX file; None is the shipped student that suits the provider.
-        provider: see :class:`streamer.inference.model.Student`.
+        provider: see :class:`streamer.inference.model.OnnxModel`.
         threads: likewise.
         engine: makes the engine around a student.
     """
@@ -94,7 +94,7 @@ class ModelFile:
     path: Path | None
     provider: str
     threads: int
-    engine: Callable[[Student], Engine]
+    engine: Callable[[OnnxModel], Engine]
 
     def digest(self) -> str:
         """See :class:`Source`."""
@@ -107,7 +107,7 @@ class ModelFile:
 
     def load(self) -> ServedModel:
         """See :class:`Source`; streams a made-up call through the student first."""
-        student = Student(self.path, provider=self.provider, threads=self.threads)
+        student = OnnxModel(self.path, provider=self.provider, threads=self.threads)
         self_test(student)
         engine = self.engine(student)
         try:
@@ -119,7 +119,7 @@ class ModelFile:
         return ServedModel.of(engine)
 
 
-class Models:
+class ModelRegistry:
     """Which student new calls take, and which ones older calls still have.
 
     To be used on the event loop's thread.
@@ -168,10 +168,10 @@ class Models:
         """Seconds that the oldest block of any engine has waited."""
         return max(model.engine.waited for model in self._calls)
 
-    def hurry(self) -> None:
+    def flush(self) -> None:
         """Have all engines step what is queued, see :meth:`Engine.hurry`."""
         for model in self._calls:
-            model.engine.hurry()
+            model.engine.flush()
 
     def by_digest(self, digest: str) -> ServedModel | None:
         """The model whose file has this SHA-256 (hexadecimal), while it is loaded."""
@@ -204,8 +204,10 @@ class Models:
             try:
                 after = await self._next()
             except Exception as error:  # noqa: BLE001 - whatever a file does, calls have a model
-                self._metrics.swapped("kept")
-                log.error("model_kept", model=before.metadata.model_id, reason=_one_line(error))  # noqa: TRY400
+                self._metrics.swapped("failed")
+                log.error(  # noqa: TRY400 - one line says it
+                    "model_reload_failed", model=before.metadata.model_id, reason=_one_line(error)
+                )
                 return
             if after is before:
                 self._metrics.swapped("unchanged")

@@ -7,14 +7,14 @@ import numpy as np
 from streamer.audio.codec import SAMPLE_RATE
 from streamer.errors import ModelFileError
 from streamer.inference.metadata import Floats
-from streamer.inference.model import Student
+from streamer.inference.model import OnnxModel
 
 SECONDS = 1.0
 AGREEMENT = 1e-3
 """Largest difference allowed between a call alone and the same call in a batch."""
 
 
-def self_test(student: Student) -> None:
+def self_test(student: OnnxModel) -> None:
     """Advance a made-up voice alone and in a batch with silence; both must say the same.
 
     Raises:
@@ -49,7 +49,7 @@ def _voice() -> Floats:
     return voice
 
 
-def _run(student: Student, blocks: Floats, rows: int) -> list[Floats]:
+def _run(student: OnnxModel, blocks: Floats, rows: int) -> list[Floats]:
     """Final posteriors of row 0, the other rows being silent calls."""
     meta = student.metadata
     memory = meta.fresh(rows)

@@ -11,8 +11,8 @@ import structlog
 from streamer.errors import CallError
 from streamer.inference.batch import Posteriors
 from streamer.inference.engine import Engine
-from streamer.inference.queues import Lane
-from streamer.inference.registry import Models
+from streamer.inference.queues import InferenceStream
+from streamer.inference.registry import ModelRegistry
 from streamer.inference.self_test import AGREEMENT, made_up_block
 from streamer.observability.metrics import Metrics
 
@@ -35,7 +35,7 @@ class Watchdog:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         metrics: Metrics,
         tell: Callable[[bool], Awaitable[None]],
         give_up: Callable[[], None],
@@ -48,7 +48,7 @@ class Watchdog:
         self._exit_seconds = exit_seconds
         self._gave_up = False
         self._said = ""
-        self._probe: tuple[Engine, Lane] | None = None
+        self._probe: tuple[Engine, InferenceStream] | None = None
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -68,10 +68,10 @@ class Watchdog:
         await self._pass_on(engine.health.reason)
         if engine.health.probe_due():
             self._send_probe(engine)
-        ill = engine.health.ill_seconds
+        ill = engine.health.unhealthy_seconds
         if self._exit_seconds and ill >= self._exit_seconds and not self._gave_up:
             self._gave_up = True
-            log.error("giving_up", reason=engine.health.reason, seconds=round(ill, 1))
+            log.error("unhealthy_exit", reason=engine.health.reason, seconds=round(ill, 1))
             self._give_up()
 
     async def _pass_on(self, reason: str) -> None:
@@ -93,14 +93,14 @@ class Watchdog:
             return
 
         def answered(result: Posteriors | CallError) -> None:
-            engine.close_lane(lane)
+            engine.close_stream(stream)
             self._probe = None
             if isinstance(result, CallError):
                 log.debug("probe_failed", reason=str(result))
             elif all(abs(sum(posterior) - 1.0) <= AGREEMENT for posterior in result):
                 engine.health.probed()
 
-        lane = engine.new_lane(answered)
-        self._probe = (engine, lane)
-        block = made_up_block(engine.student.metadata.block)
-        engine.submit(lane, np.rint(block * 32767).astype(np.int16))
+        stream = engine.new_stream(answered)
+        self._probe = (engine, stream)
+        block = made_up_block(engine.model.metadata.block)
+        engine.submit(stream, np.rint(block * 32767).astype(np.int16))

@@ -69,7 +69,7 @@ def _expiry_of(certificates: Expiring, file: str) -> float:
 
 
 @dataclass
-class Heard:
+class ReportedTotals:
     """What of one call has been counted already."""
 
     audio: float = 0.0
@@ -78,7 +78,7 @@ class Heard:
     lost: float = 0.0
 
     @classmethod
-    def of(cls, session: Session) -> Heard:
+    def of(cls, session: Session) -> ReportedTotals:
         """All that a call has heard so far."""
         return cls(
             audio=session.audio_seconds,
@@ -168,13 +168,13 @@ class Metrics:
             _LATENCY_SECONDS,
         )
         self._spans = counter("spans", "Spans of calls, by what became of them.", "outcome")
-        self._failed = counter("student_failures", "Blocks that the student failed on.")
+        self._failed = counter("inference_failures", "Blocks that the student failed on.")
         self._healthy = Gauge(
             "voicecohort_healthy", "1 while the student answers.", registry=self.registry
         )
         self._healthy.set(1)
         self._swaps = counter("model_swaps", "Reloads of the model file by outcome.", "outcome")
-        for outcome in ("changed", "unchanged", "kept"):
+        for outcome in ("changed", "unchanged", "failed"):
             self._swaps.labels(outcome)
 
     def model(self, model_id: str, provider: str) -> None:
@@ -182,7 +182,7 @@ class Metrics:
         self._model.info({"model_id": model_id, "provider": provider})
 
     def swapped(self, outcome: str) -> None:
-        """The model file was loaded again: "changed", "unchanged", or "kept" as it was."""
+        """The model file was loaded again: "changed", "unchanged" or "failed"."""
         self._swaps.labels(outcome).inc()
 
     def healthy(self, healthy: bool) -> None:
@@ -227,11 +227,11 @@ class Metrics:
         """New calls are refused from now on."""
         self._draining.set(1)
 
-    def heard(self, calls: Iterable[tuple[Session, Heard]]) -> None:
+    def add_totals(self, calls: Iterable[tuple[Session, ReportedTotals]]) -> None:
         """Count what calls have heard; what is counted of each is brought up to date."""
         audio = classified = speech = lost = 0.0
         for session, before in calls:
-            now = Heard.of(session)
+            now = ReportedTotals.of(session)
             audio += now.audio - before.audio
             classified += now.classified - before.classified
             # After a discard a channel's speech starts from nothing again.
@@ -261,7 +261,7 @@ class Metrics:
     def certificates(self, certificates: Expiring) -> None:
         """Watch the certificates in use."""
         for file in certificates.expiry:
-            # Asked for at every scrape: they change without a restart.
+            # PendingUpdate for at every scrape: they change without a restart.
             self._expiry.labels(file).set_function(partial(_expiry_of, certificates, file))
 
     def stepped(self, blocks: int, waited: float, took: float, failures: int) -> None:

@@ -24,7 +24,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from streamer.observability.tracing import CallTrace, Config, Metadata, Session, Tracing
+from streamer.observability.tracing import CallTrace, Config, Headers, Session, Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 
 log = structlog.get_logger()
@@ -160,7 +160,7 @@ class Spans(Tracing):
         self._tracer = self._provider.get_tracer("voicecohort", version("voicecohort"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def call(self, metadata: Metadata) -> CallTrace:
+    def call(self, metadata: Headers) -> CallTrace:
         """A span whose parent is the caller's, if the metadata names a valid one."""
         names = {"traceparent", "tracestate"}
         carrier = {key: v for key, v in metadata if key in names and isinstance(v, str)}
@@ -177,12 +177,12 @@ class Spans(Tracing):
     def stop(self) -> None:
         """Send what is left; give up after ``STOP_SECONDS``."""
         # Ends the export that runs, its repetitions and those behind it.
-        giving_up = threading.Timer(STOP_SECONDS, self._exporter.shutdown)
-        giving_up.start()
+        unhealthy_exit = threading.Timer(STOP_SECONDS, self._exporter.shutdown)
+        unhealthy_exit.start()
         try:
             self._provider.shutdown()
         finally:
-            giving_up.cancel()
+            unhealthy_exit.cancel()
 
 
 class _Counted(SpanExporter):

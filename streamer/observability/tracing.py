@@ -11,7 +11,7 @@ from typing import Protocol
 
 from streamer.rpc import voicecohort_pb2 as pb
 
-Metadata = Iterable[tuple[str, str | bytes]]
+Headers = Iterable[tuple[str, str | bytes]]
 """Of a gRPC request."""
 
 
@@ -87,7 +87,7 @@ NO_TRACE = CallTrace()
 class Tracing:
     """Who makes the traces of calls; this one makes none."""
 
-    def call(self, metadata: Metadata) -> CallTrace:  # noqa: ARG002 - a tracer looks for its parent
+    def call(self, metadata: Headers) -> CallTrace:  # noqa: ARG002 - a tracer looks for its parent
         """The trace of a stream that was opened with this metadata."""
         return NO_TRACE
 

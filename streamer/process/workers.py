@@ -57,7 +57,7 @@ class Worker:
         self.serving = asyncio.Event()
         self.served = False
         self._reload = False
-        self._silence = settings.worker_silence_seconds
+        self._silence = settings.worker_heartbeat_timeout
         self._settings = settings.model_dump_json().encode() + b"\n"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -99,7 +99,7 @@ class Worker:
             async with asyncio.timeout(limit):
                 return await lines.readline()
         except TimeoutError:
-            log.error("worker_silent", worker=self.number, seconds=limit)  # noqa: TRY400
+            log.error("worker_unresponsive", worker=self.number, seconds=limit)  # noqa: TRY400
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             return b""

@@ -103,7 +103,7 @@ class Keys:
             path,
             read_keys,
             changed=lambda keys: log.info("checkpoint_keys_changed", keys=[key.id for key in keys]),
-            kept=lambda reason: log.error("checkpoint_keys_kept", reason=reason),
+            kept=lambda reason: log.error("checkpoint_keys_reload_failed", reason=reason),
         )
 
     def refresh(self) -> None:

@@ -31,7 +31,7 @@ class Caller:
     max_calls: int | None = None
     proven: bool = True
 
-    def must_have(self, scope: Scope) -> None:
+    def require_scope(self, scope: Scope) -> None:
         """Raises PermissionDenied unless it may."""
         if scope not in self.scopes:
             raise PermissionDenied(scope)
@@ -81,7 +81,7 @@ class Identities:
         if self._tokens.expired(token):
             raise Unauthenticated("the token has expired", "token_expired")
         caller = Caller(token.identity, frozenset(token.scopes), token.max_calls)
-        caller.must_have("classify")
+        caller.require_scope("classify")
         return caller
 
 

@@ -117,7 +117,7 @@ class Certificates:
                 return None
             fresh, expiry = self._files.read(), self._files.expiry()
         except (OSError, TlsError) as error:
-            log.error("certificates_kept", reason=str(error))  # noqa: TRY400 - no traceback needed
+            log.error("certificates_reload_failed", reason=str(error))  # noqa: TRY400 - no traceback needed
             return None
         self._stamp, self.expiry = stamp, expiry
         log.info("certificates_changed", certificate=str(self._files.certificate))

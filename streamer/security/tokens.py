@@ -104,7 +104,7 @@ class Tokens:
             path,
             read_tokens,
             changed=lambda tokens: log.info("tokens_changed", tokens=len(tokens)),
-            kept=lambda reason: log.error("tokens_kept", reason=reason),
+            kept=lambda reason: log.error("tokens_reload_failed", reason=reason),
         )
         self._now = now
 

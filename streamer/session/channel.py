@@ -1,4 +1,4 @@
-"""One classified channel of a call: its gate, its lane and the block being filled."""
+"""One classified channel of a call: its gate, its stream and the block being filled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamer.errors import CallError
 from streamer.inference.batch import Posteriors
 from streamer.inference.engine import Engine
 from streamer.inference.metadata import TASKS, Memory
-from streamer.inference.queues import Lane
+from streamer.inference.queues import InferenceStream
 from streamer.session.state import ChannelState
 
 FRAME_SAMPLES = 160
@@ -40,7 +40,7 @@ class Update(NamedTuple):
     received: float = 0.0
 
 
-class Asked(NamedTuple):
+class PendingUpdate(NamedTuple):
     """What is known of an update before the student has heard all that it is to rest on."""
 
     sequence: int
@@ -59,10 +59,10 @@ class Owner(Protocol):
     def emit(self, update: Update) -> None:
         """An update is complete."""
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """A step is done."""
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """A step failed."""
 
 
@@ -75,10 +75,10 @@ class _Nobody:
     def emit(self, update: Update) -> None:
         """See :class:`Owner`."""
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """See :class:`Owner`."""
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """See :class:`Owner`."""
 
 
@@ -86,7 +86,7 @@ _NOBODY = _Nobody()
 
 
 class Channel:
-    """One classified channel: its gate, its lane and the block being filled."""
+    """One classified channel: its gate, its stream and the block being filled."""
 
     def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
         self.index = index
@@ -97,7 +97,7 @@ class Channel:
         self._begin()
 
     def _begin(self) -> None:
-        block = self._engine.student.metadata.block
+        block = self._engine.model.metadata.block
         self._size = block  # samples
         self._block = bytearray()  # being filled, int16: bytes are joined faster than arrays
         self.submitted = 0  # blocks
@@ -105,12 +105,12 @@ class Channel:
         self.speech = 0  # samples that the posteriors rest on
         self._tail = 0  # heard samples of a short last block
         self.posteriors: Posteriors | None = None
-        self.due: tuple[int, Asked] | None = None
-        self._next_due: tuple[int, Asked] | None = None
+        self.due: tuple[int, PendingUpdate] | None = None
+        self._next_due: tuple[int, PendingUpdate] | None = None
         self._waiting: tuple[int, float] | None = None
-        self.lane: Lane = self._engine.new_lane(self._stepped)
+        self.stream: InferenceStream = self._engine.new_stream(self._stepped)
 
-    def outlook(self) -> tuple[bool, int]:
+    def samples_until_next_block(self) -> tuple[bool, int]:
         """Whether speech may begin with any sample, and how many are nothing to be visited for.
 
         Where somebody speaks that is after how many samples at 8 kHz a block is full at the
@@ -136,8 +136,8 @@ class Channel:
 
     def close(self) -> None:
         """Leave the engine; nothing more is told to the owner."""
-        self._engine.close_lane(self.lane)
-        self.lane.on_step = _unheard
+        self._engine.close_stream(self.stream)
+        self.stream.on_step = _unheard
         self._owner = _NOBODY
 
     def finish(self) -> None:
@@ -151,7 +151,7 @@ class Channel:
 
     def discard(self) -> None:
         """Another person speaks from now on."""
-        self._engine.close_lane(self.lane)
+        self._engine.close_stream(self.stream)
         _, events = self.gate.flush()
         self._heard(b"", events)
         position = self.gate.position
@@ -172,7 +172,7 @@ class Channel:
             # The results of the blocks before are handed out, and none of those behind.
             tell(ChannelState(gate, held, block, self.speech, self.posteriors, memory))
 
-        self._engine.snapshot(self.lane, answer)
+        self._engine.snapshot(self.stream, answer)
 
     def restore(self, state: ChannelState) -> None:
         """Go on, before anything is heard, as the channel of ``state`` would.
@@ -180,10 +180,10 @@ class Channel:
         Raises:
             ValueError: no channel of this student can have been in that state.
         """
-        metadata = self._engine.student.metadata
+        metadata = self._engine.model.metadata
         if len(state.block) >= metadata.block or state.speech < 0:
             raise ValueError(f"{len(state.block)} samples wait, {state.speech} are heard")
-        if [len(part) for part in state.memory] != [len(part) for part in self.lane.memory]:
+        if [len(part) for part in state.memory] != [len(part) for part in self.stream.memory]:
             raise ValueError("a memory of another size")
         if not np.isfinite(state.memory.state).all():
             raise ValueError("a state that is not finite")
@@ -197,7 +197,7 @@ class Channel:
         self.held = state.held
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
-        self.lane.remember(state.memory)  # nothing is queued: the engine does not look at it
+        self.stream.remember(state.memory)  # nothing is queued: the engine does not look at it
 
     def _heard(self, speech: bytes, events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:
@@ -208,10 +208,10 @@ class Channel:
 
     def _submit(self, samples: int) -> None:
         self.submitted += 1
-        self._engine.submit(self.lane, np.frombuffer(bytes(self._block[: 2 * samples]), np.int16))
+        self._engine.submit(self.stream, np.frombuffer(bytes(self._block[: 2 * samples]), np.int16))
         del self._block[: 2 * samples]
 
-    def request(self, asked: Asked) -> None:
+    def request(self, asked: PendingUpdate) -> None:
         """Send an update as soon as all blocks submitted so far are done.
 
         While one waits, of those behind it only the newest is kept: under load updates come less
@@ -225,14 +225,14 @@ class Channel:
 
     def _stepped(self, result: Posteriors | CallError) -> None:
         if isinstance(result, CallError):
-            self._owner.failed(result)
+            self._owner.on_error(result)
             return
         self.completed += 1
         last = self.completed == self.submitted
         self.speech += self._tail if self._tail and last else self._size
         self.posteriors = result
         self._emit_if_covered()
-        self._owner.progressed()
+        self._owner.on_progress()
 
     def lag(self, now: float) -> float:
         """Seconds that a block has waited for the student at least; look once a second.

@@ -11,32 +11,32 @@ from streamer.session.channel import Update
 class Listener(Protocol):
     """Who is told what a call brings forth. Called on the thread that feeds the session."""
 
-    def updated(self, update: Update) -> None:
+    def on_prediction(self, update: Update) -> None:
         """A prediction is due."""
 
-    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Speech began or ended."""
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """The backlog shrank."""
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """The call cannot go on."""
 
 
 class _Nobody:
     """Listens to sessions that are closed."""
 
-    def updated(self, update: Update) -> None:
+    def on_prediction(self, update: Update) -> None:
         """See :class:`Listener`."""
 
-    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
         """See :class:`Listener`."""
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """See :class:`Listener`."""
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """See :class:`Listener`."""
 
 

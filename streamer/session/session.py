@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamer.audio.codec import SAMPLE_RATE, Decoder, Encoding
-from streamer.audio.ingest import Intake, Order
+from streamer.audio.ingest import AudioBuffer, Timeline
 from streamer.errors import CallError, FailedPrecondition, InvalidArgument
 from streamer.inference.engine import Engine
-from streamer.session.channel import Asked, Channel, Update
+from streamer.session.channel import Channel, PendingUpdate, Update
 from streamer.session.events import NOBODY, Listener
-from streamer.session.state import CallState, Snapshot
+from streamer.session.state import CallState, PendingSnapshot
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class CallSession:
             if not ignored
         }
         self._engine = engine
-        self._order = Order(config.sample_rate)
-        self._intake = Intake(self._decoder, config.max_chunk_seconds)
+        self._order = Timeline(config.sample_rate)
+        self._intake = AudioBuffer(self._decoder, config.max_chunk_seconds)
         self._look()
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
-        self._asked: Snapshot | None = None
+        self._asked: PendingSnapshot | None = None
         self.finishing = False
         self.finals = 0
         self.done = False
@@ -141,12 +141,12 @@ class CallSession:
             filters=self._decoder.snapshot(),
             channels={},
         )
-        self._asked = Snapshot(own, len(self._channels), tell)
+        self._asked = PendingSnapshot(own, len(self._channels), tell)
         for index, channel in self._channels.items():
             channel.snapshot(functools.partial(self._asked.answer, index))
 
     @property
-    def snapshot_under_way(self) -> bool:
+    def snapshot_pending(self) -> bool:
         """Whether one was asked for and is not told yet."""
         return self._asked is not None and self._asked.waits
 
@@ -186,7 +186,7 @@ class CallSession:
         """
         self._must_run("audio")
         samples = self._intake.samples(data)
-        lost = self._order.place(sequence, samples, start_sample)
+        lost = self._order.accept(sequence, samples, start_sample)
         if lost is None:
             return 0.0
         if lost:
@@ -217,7 +217,7 @@ class CallSession:
         """
         room, self._listening = 1 if self.config.speech_events else SAMPLE_RATE, False
         for channel in self._channels.values():
-            listening, samples = channel.outlook()
+            listening, samples = channel.samples_until_next_block()
             room = min(room, samples)
             self._listening = self._listening or listening
         # One sample less, as half a sample can wait in a filter.
@@ -285,7 +285,7 @@ class CallSession:
 
     def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
         sequence = self._order.sequence or 0
-        asked = Asked(sequence, self.audio_seconds, self.lost_seconds, final, received)
+        asked = PendingUpdate(sequence, self.audio_seconds, self.lost_seconds, final, received)
         for channel in self._channels.values():
             channel.request(asked)
 
@@ -294,17 +294,17 @@ class CallSession:
         if update.final:
             self.finals += 1
             self.done = self.finals == len(self._channels)
-        self._listener.updated(update)
+        self._listener.on_prediction(update)
 
     def event(self, channel: int, started: bool, seconds: float) -> None:
         """A channel's gate opened or closed."""
         if self.config.speech_events:
-            self._listener.spoke(channel, started, seconds)
+            self._listener.on_speech(channel, started, seconds)
 
-    def progressed(self) -> None:
+    def on_progress(self) -> None:
         """A channel's step is done."""
-        self._listener.progressed()
+        self._listener.on_progress()
 
-    def failed(self, error: CallError) -> None:
+    def on_error(self, error: CallError) -> None:
         """A channel's step failed."""
-        self._listener.failed(error)
+        self._listener.on_error(error)

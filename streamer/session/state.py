@@ -60,7 +60,7 @@ class CallState:
     channels: Mapping[int, ChannelState]
 
 
-class Snapshot:
+class PendingSnapshot:
     """Waits for the channels of one call.
 
     Args:

@@ -47,7 +47,7 @@ def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, defau
     return seconds
 
 
-def fit_for_log(call_id: str) -> bool:
+def is_loggable(call_id: str) -> bool:
     """Whether a call may be named so."""
     return len(call_id) <= MAX_CALL_ID and call_id.isascii() and call_id.isprintable()
 
@@ -78,7 +78,7 @@ def call_config(
     ignored = tuple(channel.ignored for channel in config.channels) or (False,)
     if all(ignored):
         raise InvalidArgument("config.channels", "every channel ignored", "classify at least one")
-    if not fit_for_log(config.call_id):
+    if not is_loggable(config.call_id):
         raise InvalidArgument(
             "config.call_id",
             repr(config.call_id[:32]),

@@ -25,11 +25,11 @@ class Writer(Protocol):
     """One call's way to its gateway."""
 
     @property
-    def free(self) -> bool:
-        """Whether a response may be given to :meth:`write_now`."""
+    def writable(self) -> bool:
+        """Whether a response may be given to :meth:`try_write`."""
 
-    def write_now(self, response: pb.StreamClassifyResponse) -> object:
-        """Send one without waiting; see :attr:`free`."""
+    def try_write(self, response: pb.StreamClassifyResponse) -> object:
+        """Send one without waiting; see :attr:`writable`."""
 
     async def write(self, response: pb.StreamClassifyResponse) -> None:
         """Send one; returns when the next may be sent."""
@@ -45,7 +45,7 @@ class Stream(Opener, Writer, Protocol):
             CallError: there is none that could be heard.
         """
 
-    def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+    def set_audio_handler(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
         """What comes while :meth:`read` waits may be given to ``at_once`` instead.
 
         It answers whether it took the request; what it raises, :meth:`read` raises.
@@ -60,10 +60,10 @@ def undecodable(error: DecodeError) -> InvalidArgument:
     return InvalidArgument("message", "undecodable", str(error))
 
 
-class OwnStream:
+class GrpcStream:
     """A gRPC stream of the call's own."""
 
-    free = False
+    writable = False
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -80,10 +80,10 @@ class OwnStream:
             raise undecodable(error) from error
         return request if isinstance(request, pb.StreamClassifyRequest) else None
 
-    def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+    def set_audio_handler(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
         """Of no use: gRPC wakes a task for each message."""
 
-    def write_now(self, response: pb.StreamClassifyResponse) -> None:
+    def try_write(self, response: pb.StreamClassifyResponse) -> None:
         """Cannot be: gRPC answers each write."""
         raise NotImplementedError
 

@@ -28,8 +28,8 @@ from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2
 from streamer.security.identity import Opener
 from streamer.transport.stream import ABORT_SECONDS, Stream, abort
-from streamer.transport.trunk_line import Line, Metadata, line_end
-from streamer.transport.trunk_writer import Context, Outgoing
+from streamer.transport.trunk_line import Headers, Line, line_end
+from streamer.transport.trunk_writer import Context, TrunkWriter
 
 log = structlog.get_logger()
 
@@ -42,22 +42,22 @@ TURN = 250
 TRACEPARENT = "traceparent"
 
 
-class Calls(Protocol):
+class CallHandler(Protocol):
     """Serves one call."""
 
     draining: asyncio.Event
     """Set when no more calls are taken."""
 
-    def must_serve(self, opener: Opener) -> str:
+    def authorize(self, opener: Opener) -> str:
         """Identity of who opened a stream; raises CallError if it would get no call here."""
 
     async def serve(self, stream: Stream) -> None:
         """From config to end."""
 
-    def heard(self, calls: int) -> None:
+    def trunk_message_received(self, calls: int) -> None:
         """So many calls have sent what they have until the next message of their trunk."""
 
-    def gather(self) -> float:
+    def response_delay(self) -> float:
         """Seconds that a message to a gateway should wait for more responses."""
 
 
@@ -72,12 +72,12 @@ class _Trunk:
         patience: seconds that the last responses may take to be read.
     """
 
-    def __init__(self, calls: Calls, context: Context, most: int, patience: float) -> None:
+    def __init__(self, calls: CallHandler, context: Context, most: int, patience: float) -> None:
         self._calls = calls
         self._context = context
         self._most = most
         self._patience = patience
-        self._outgoing = Outgoing(calls.gather)
+        self._outgoing = TrunkWriter(calls.response_delay)
         self._lines: dict[int, Line] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._highest = -1
@@ -85,7 +85,7 @@ class _Trunk:
         self._idle.set()
         self._peer = context.peer()
         self._auth = context.auth_context()
-        self._metadata: Metadata = tuple(context.invocation_metadata() or ())
+        self._metadata: Headers = tuple(context.invocation_metadata() or ())
         self._untraced = tuple(item for item in self._metadata if item[0] != TRACEPARENT)
 
     async def run(self) -> None:
@@ -135,7 +135,7 @@ class _Trunk:
                     self._take(item)
                 if not number % TURN:
                     await asyncio.sleep(0)  # a message can hold very many
-            self._calls.heard(len(self._lines))
+            self._calls.trunk_message_received(len(self._lines))
             await self._outgoing.at_most(2 * self._most, self._patience)
         for line in self._lines.values():
             line.close()
@@ -181,7 +181,7 @@ class _Trunk:
         if serving.cancelled():
             line.over(None, left=True)
         elif (error := serving.exception()) is not None:
-            log.error("line_broken", exc_info=error)
+            log.error("trunk_line_exception", exc_info=error)
             line.over(ServerFault(error))
         else:
             line.over(None)
@@ -196,7 +196,7 @@ class TrunkService:
         patience: seconds that the last responses of a trunk may take to be read.
     """
 
-    def __init__(self, calls: Calls, max_calls: int, patience: float) -> None:
+    def __init__(self, calls: CallHandler, max_calls: int, patience: float) -> None:
         self._calls = calls
         self._most = max_calls + SPARE
         self._patience = patience
@@ -209,7 +209,7 @@ class TrunkService:
         """One trunk, to its status."""
         who = {"peer": context.peer()}
         try:
-            who = {"identity": self._calls.must_serve(context)}
+            who = {"identity": self._calls.authorize(context)}
             await _Trunk(self._calls, context, self._most, self._patience).run()
         except CallError as error:
             log.info("trunk_ended", status=error.status, reason=str(error), **who)

@@ -14,14 +14,14 @@ from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.transport import converters as messages
 from streamer.transport.stream import undecodable
-from streamer.transport.trunk_writer import Outgoing
+from streamer.transport.trunk_writer import TrunkWriter
 
 WINDOW = 256 << 10
 """Bytes of a line's requests that may wait to be taken, and the request that goes over."""
 TELL = WINDOW // 4
 """Bytes after which a gateway is told how much was taken."""
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+Headers = tuple[tuple[str, str | bytes], ...]
 
 
 class Line:
@@ -38,10 +38,10 @@ class Line:
     def __init__(
         self,
         number: int,
-        outgoing: Outgoing,
+        outgoing: TrunkWriter,
         peer: str,
         auth: Mapping[str, Iterable[bytes]],
-        metadata: Metadata,
+        metadata: Headers,
     ) -> None:
         self.number = number
         self._outgoing = outgoing
@@ -115,7 +115,7 @@ class Line:
         """Properties of its certificate."""
         return self._auth
 
-    def invocation_metadata(self) -> Metadata:
+    def invocation_metadata(self) -> Headers:
         """Headers."""
         return self._metadata
 
@@ -155,23 +155,23 @@ class Line:
         except DecodeError as error:
             raise undecodable(error) from error
 
-    def hears(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+    def set_audio_handler(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
         """Have audio heard as it comes: to wake the call's task costs as much as to hear it."""
         self._at_once = at_once
 
     @property
-    def free(self) -> bool:
+    def writable(self) -> bool:
         """See :class:`streamer.transport.stream.Writer`."""
-        return self._outgoing.free
+        return self._outgoing.writable
 
-    def write_now(self, response: pb.StreamClassifyResponse) -> asyncio.Event:
+    def try_write(self, response: pb.StreamClassifyResponse) -> asyncio.Event:
         """Send one; the event is set when it is on its way."""
         coded = response.SerializeToString()
         return self._outgoing.say(envelope.LineResponse(line=self.number, response=coded))
 
     async def write(self, response: pb.StreamClassifyResponse) -> None:
         """Send one; returns when the next may be sent."""
-        await self.write_now(response).wait()
+        await self.try_write(response).wait()
 
     async def end(self, error: CallError) -> None:
         """Say that the call ended badly."""

@@ -16,7 +16,7 @@ LARGEST = 1 << 20
 Context = grpc.aio.ServicerContext[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse]
 
 
-class Outgoing:
+class TrunkWriter:
     """Gathers responses while the message before is being sent.
 
     Args:
@@ -29,7 +29,7 @@ class Outgoing:
         self._sent = asyncio.Event()
         self._some, self._room = asyncio.Event(), asyncio.Event()
         self._complete = False
-        self.free = True
+        self.writable = True
         """Nothing is in the way: what is said now is as good as sent."""
 
     def say(self, response: envelope.LineResponse) -> asyncio.Event:
@@ -67,10 +67,10 @@ class Outgoing:
             responses, self._responses = self._responses, []
             self._room.set()
             sent, self._sent = self._sent, asyncio.Event()
-            self.free = False
+            self.writable = False
             for message in _messages(responses):
                 await context.write(message)
-            self.free = True
+            self.writable = True
             sent.set()
             if self._complete and not self._responses:
                 return

@@ -21,19 +21,21 @@ import yaml
 
 import streamer
 from streamer.process.local_server import LocalServer, local_server
-from tests.streamer.conftest import (  # noqa: F401 - fixtures
-    assert_same_prediction,
-    audio,
-    chunks,
-    free_port,
-    log_entry,
-    make_line,
-    make_neighbour,
-    neighbour,
-    quiet,
-    request_of,
-    voices,
-)
+from tests.streamer import conftest as shared
+
+# Fixtures of the streamer's tests.
+assert_same_prediction = shared.assert_same_prediction
+audio = shared.audio
+chunks = shared.chunks
+free_port = shared.free_port
+line = shared.line
+log_entry = shared.log_entry
+make_line = shared.make_line
+make_neighbour = shared.make_neighbour
+neighbour = shared.neighbour
+quiet = shared.quiet
+request_of = shared.request_of
+voices = shared.voices
 
 DEPLOY = Path(streamer.__file__).parents[1] / "deploy"
 ENVOY = Path(sys.executable).with_name("envoy")

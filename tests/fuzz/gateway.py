@@ -123,7 +123,7 @@ class Context:
 
 
 def check_responses(ending: Ending) -> None:
-    """Order and sense of what a stream got."""
+    """Timeline and sense of what a stream got."""
     kinds = [response.WhichOneof("message") for response in ending.responses]
     assert None not in kinds
     assert kinds[:1] in ([], ["started"])

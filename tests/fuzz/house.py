@@ -24,7 +24,7 @@ from streamer.checkpoint.serialization import Checkpoints
 from streamer.client.audio_file import read_as_call
 from streamer.demo.__main__ import CALL
 from streamer.inference.engine import Engine
-from streamer.inference.registry import Models, ServedModel
+from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.encryption import KEY_BYTES, Keys, Sealer
@@ -47,7 +47,7 @@ def _fake_student():
     spec = importlib.util.spec_from_file_location("doubles_of_the_streamer", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    student = module.FakeStudent()
+    student = module.FakeModel()
     student.freed.set()  # nothing sticks: limits of time are not what is fuzzed
     return student
 
@@ -100,14 +100,14 @@ class House:
 
     async def _build(self) -> None:
         loop = asyncio.get_running_loop()
-        self.engine = Engine(self.student, loop.call_soon_threadsafe, gather=0.0)
+        self.engine = Engine(self.student, loop.call_soon_threadsafe, max_batch_delay=0.0)
         self.metrics = self._metrics()
         self.sealer = Sealer(_keys(), MAX_AGE)
         self._resumption = Resumption(
             Checkpoints(self.sealer), MAX_AGE, self.metrics, time.monotonic
         )
         self.service = ClassifierService(
-            Models(ServedModel.of(self.engine)),
+            ModelRegistry(ServedModel.of(self.engine)),
             Policy(max_calls=10),
             metrics=self.metrics,
             resumption=self._resumption,

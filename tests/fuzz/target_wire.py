@@ -40,7 +40,7 @@ class Endings(Metrics):
         super().refused(status, *more)
 
 
-class Wire(House):
+class RpcStream(House):
     """The house behind a server on a loopback port."""
 
     def _metrics(self) -> Endings:
@@ -110,7 +110,7 @@ class Wire(House):
         self.metrics.seen.clear()
 
 
-wire: Callable[[], Wire] = functools.cache(Wire)
+wire: Callable[[], RpcStream] = functools.cache(RpcStream)
 """The one of this process."""
 
 

@@ -52,7 +52,7 @@ def house(run_async):
 @pytest.fixture(scope="module")
 def wire(run_async):
     """The same behind a real server."""
-    made = target_wire.Wire(run_async)
+    made = target_wire.RpcStream(run_async)
     yield made
     made.close()
 

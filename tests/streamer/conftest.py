@@ -10,7 +10,7 @@ import pytest
 
 from streamer.audio.codec import SAMPLE_RATE, Encoding, decode, encode
 from streamer.call.admission import Policy
-from tests.streamer.doubles import Bench, FakeStudent
+from tests.streamer.doubles import Bench, FakeModel
 from tests.streamer.in_process import Local
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction
 from tests.streamer.signals import as_heard, cut, direct, wire
@@ -19,7 +19,7 @@ from tests.streamer.signals import as_heard, cut, direct, wire
 @pytest.fixture(scope="session")
 def make_student():
     """The class of fake students."""
-    return FakeStudent
+    return FakeModel
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +28,12 @@ def make_bench():
     made = []
 
     def make(student=None, **options):
-        made.append(Bench(student or FakeStudent(), **options))
+        made.append(Bench(student or FakeModel(), **options))
         return made[-1]
 
     yield make
     for bench in made:
-        if isinstance(bench.student, FakeStudent):
+        if isinstance(bench.student, FakeModel):
             bench.student.gate.set()
             bench.student.freed.set()
         bench.engine.stop()

@@ -20,7 +20,7 @@ WAIT_SECONDS = 30.0
 """Far longer than anything takes; only a failing test waits for it."""
 
 
-class FakeStudent:
+class FakeModel:
     """A student whose posteriors are a hash of all samples heard, in order, bit for bit.
 
     Args:
@@ -93,8 +93,8 @@ class FakeStudent:
         rows = []
         for row, first in enumerate(firsts):
             assert (samples[row, valid[row] :] == 0).all(), "padding must be silence"
-            assert (state[row] == state[row, 0]).all(), "a state of two lanes"
-            assert (cache[row] == int(state[row, 0]) & 0xFF).all(), "the cache of another lane"
+            assert (state[row] == state[row, 0]).all(), "a state of two streams"
+            assert (cache[row] == int(state[row, 0]) & 0xFF).all(), "the cache of another stream"
             heard = np.rint(samples[row, : valid[row]] * 32768).astype("<i2").tobytes()
             # 24 bits, which a float32 holds exactly
             digest = zlib.crc32(heard, int(state[row, 0])) & 0xFFFFFF
@@ -180,16 +180,16 @@ class Recorder:
     errors: list = field(default_factory=list)
     session: CallSession | None = None
 
-    def updated(self, update):
+    def on_prediction(self, update):
         self.updates.append(update)
 
-    def spoke(self, channel, started, audio_seconds):
+    def on_speech(self, channel, started, audio_seconds):
         self.events.append((channel, started, audio_seconds))
 
-    def progressed(self):
+    def on_progress(self):
         pass
 
-    def failed(self, error):
+    def on_error(self, error):
         self.errors.append(error)
 
     @property

@@ -7,7 +7,7 @@ import time
 import grpc
 
 from streamer.inference.engine import Engine
-from streamer.inference.registry import Models, ServedModel
+from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService
@@ -23,7 +23,7 @@ class Local:
         self.clock = time.monotonic
         self.metrics = Metrics()
         self.service = ClassifierService(
-            Models(ServedModel.of(self.engine)),
+            ModelRegistry(ServedModel.of(self.engine)),
             policy,
             self._now,
             self.metrics,

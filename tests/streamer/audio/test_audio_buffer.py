@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.audio.codec import Decoder, Encoding
-from streamer.audio.ingest import Intake
+from streamer.audio.ingest import AudioBuffer
 from streamer.errors import InvalidArgument, LimitExceeded
 
 FORMATS = [(Encoding.MULAW, 8000, 1), (Encoding.ALAW, 8000, 2), (Encoding.LINEAR16, 16000, 2)]
@@ -20,7 +20,7 @@ FORMATS = [(Encoding.MULAW, 8000, 1), (Encoding.ALAW, 8000, 2), (Encoding.LINEAR
 def test_gathered_is_what_the_decoder_makes_of_the_whole(encoding, rate, channels, messages, seed):
     frame = encoding.width * channels
     data = np.random.default_rng(seed).bytes(sum(samples for samples, _ in messages) * frame)
-    intake = Intake(Decoder(encoding, rate, channels), 10.0)
+    intake = AudioBuffer(Decoder(encoding, rate, channels), 10.0)
     got, waits, at = [], 0, 0
     for samples, visited in messages:
         message = data[at * frame : (at + samples) * frame]
@@ -40,7 +40,7 @@ def test_gathered_is_what_the_decoder_makes_of_the_whole(encoding, rate, channel
 
 
 def test_part_of_a_sample_is_said_and_not_kept():
-    intake = Intake(Decoder(Encoding.LINEAR16, 8000, 1), 10.0)
+    intake = AudioBuffer(Decoder(Encoding.LINEAR16, 8000, 1), 10.0)
     intake.put(b"abc")
     with pytest.raises(ValueError, match="3 bytes"):
         intake.take()
@@ -50,7 +50,7 @@ def test_part_of_a_sample_is_said_and_not_kept():
 @pytest.mark.parametrize(("encoding", "rate", "channels"), FORMATS)
 def test_a_message_is_a_whole_number_of_samples_and_not_too_long(encoding, rate, channels):
     frame = encoding.width * channels
-    intake = Intake(Decoder(encoding, rate, channels), 0.1)
+    intake = AudioBuffer(Decoder(encoding, rate, channels), 0.1)
     assert intake.samples(bytes(rate // 10 * frame)) == rate // 10
     assert intake.bytes_of(100) == rate // 80 * frame
     with pytest.raises(LimitExceeded, match=r"audio\.data: 0\.2 s .* 0\.1 s a message"):

@@ -15,14 +15,14 @@ BERLIN, OSLO = Caller("berlin"), Caller("oslo")
 
 
 def refusal(admission, caller):
-    with pytest.raises((LimitExceeded, Overloaded)) as caught, admission.place(caller):
+    with pytest.raises((LimitExceeded, Overloaded)) as caught, admission.acquire(caller):
         pass
     return caught.value
 
 
 def test_one_caller_may_have_every_place_unless_told_otherwise():
     admission = Admission(Policy(max_calls=2), Load())
-    with admission.place(BERLIN), admission.place(BERLIN):
+    with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, OSLO)
         assert str(error) == "calls: 3 exceeds the limit of 2"
         assert (error.status, error.reason, error.retry_after) == (
@@ -36,13 +36,13 @@ def test_one_caller_may_have_every_place_unless_told_otherwise():
 
 def test_a_caller_with_its_share_leaves_the_others_theirs():
     admission = Admission(Policy(max_calls=10, max_calls_per_identity=2), Load())
-    with admission.place(BERLIN), admission.place(BERLIN):
+    with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, BERLIN)
         assert str(error) == "calls of berlin: 3 exceeds the limit of 2"
         assert (error.reason, error.retry_after) == ("identity_calls", 1.0)
-        with admission.place(OSLO):
+        with admission.acquire(OSLO):
             assert admission.held == {"berlin": 2, "oslo": 1}
-    with admission.place(BERLIN):
+    with admission.acquire(BERLIN):
         pass
 
 
@@ -52,14 +52,14 @@ def test_what_a_token_grants_goes_before_the_setting(own):
     caller = Caller("berlin", max_calls=own)
     with contextlib.ExitStack() as places:
         for _ in range(own):
-            places.enter_context(admission.place(caller))
+            places.enter_context(admission.acquire(caller))
         assert str(refusal(admission, caller)).endswith(f"exceeds the limit of {own}")
 
 
 def test_a_full_server_refuses_whoever_comes():
     load = Load()
     admission = Admission(Policy(), load)
-    load.measured(1.0, 0.5, 30.0, 0)
+    load.record(1.0, 0.5, 30.0, 0)
     error = refusal(admission, BERLIN)
     assert (error.reason, error.retry_after) == ("full", 2.0)
     assert admission.held == {}
@@ -71,7 +71,7 @@ def test_places_are_given_back_whatever_happens(steps):
     admission = Admission(Policy(max_calls=5, max_calls_per_identity=3), Load())
     open_calls = []
     for name, fails in steps:
-        place = admission.place(Caller(name))
+        place = admission.acquire(Caller(name))
         mine = sum(n == name for n, _ in open_calls)
         if len(open_calls) == 5 or mine == 3:
             with pytest.raises(LimitExceeded):

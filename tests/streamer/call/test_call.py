@@ -9,7 +9,7 @@ import pytest
 from streamer.audio.codec import Encoding
 from streamer.call.call import BACKLOG_SECONDS, MAX_UNSENT_EVENTS, Call
 from streamer.call.overload import Load
-from streamer.errors import FailedPrecondition, InvalidArgument, LimitExceeded, StudentFailed
+from streamer.errors import FailedPrecondition, InferenceFailed, InvalidArgument, LimitExceeded
 from streamer.inference.engine import Engine
 from streamer.inference.registry import ServedModel
 from streamer.observability.metrics import Metrics
@@ -43,14 +43,14 @@ class Desk:
         self.may_send = asyncio.Event()
         self.may_send.set()
 
-    def hears(self, at_once):
+    def set_audio_handler(self, at_once):
         self.at_once = at_once
 
     async def read(self):
         self.reads += 1
         return self.incoming.pop(0) if self.incoming else None
 
-    free = False
+    writable = False
 
     async def write(self, response):
         await self.may_send.wait()
@@ -115,15 +115,15 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
 
 def test_unread_predictions_are_replaced_by_newer_ones(run):
     async def scenario(desk):
-        writer = asyncio.create_task(desk.call.teller.write_all(desk))
+        writer = asyncio.create_task(desk.call.responses.write_all(desk))
         desk.may_send.clear()
         for number in range(1, 201):
             desk.call.handle(audio(number, bytes(3200)))
             await asyncio.sleep(0)
-        assert len(desk.call.teller.unsent) <= 2, "at most one prediction a channel waits"
+        assert len(desk.call.responses.queue) <= 2, "at most one prediction a channel waits"
         await desk.call.finish()
-        assert len(desk.call.teller.unsent) <= 2
-        desk.call.no_more_responses()
+        assert len(desk.call.responses.queue) <= 2
+        desk.call.close_responses()
         desk.may_send.set()
         await writer
         predictions = desk.predictions()
@@ -140,7 +140,7 @@ def test_unread_speech_events_end_the_call(run):
 
     async def scenario(desk):
         for number in range(MAX_UNSENT_EVENTS + 10):
-            desk.call.spoke(0, number % 2 == 0, number)
+            desk.call.on_speech(0, number % 2 == 0, number)
             if number <= MAX_UNSENT_EVENTS:
                 assert not desk.call.stopped.done()
         error = await desk.call.stopped
@@ -152,12 +152,12 @@ def test_unread_speech_events_end_the_call(run):
 
 def test_events_and_predictions_keep_their_order(run):
     async def scenario(desk):
-        writer = asyncio.create_task(desk.call.teller.write_all(desk))
+        writer = asyncio.create_task(desk.call.responses.write_all(desk))
         desk.call.handle(audio(1, noise(1.0)))
         await until(desk.predictions)
         desk.call.handle(audio(2, bytes(2 * RATE)))
         await desk.call.finish()
-        desk.call.no_more_responses()
+        desk.call.close_responses()
         await writer
         kinds = [r.WhichOneof("message") for r in desk.sent]
         overtaken = ["speech", "prediction", "speech", "prediction"]  # by the final
@@ -176,7 +176,7 @@ def test_finish_waits_for_every_final(run):
         assert not finishing.done()
         desk.student.gate.set()
         await finishing
-        assert [u.final for u in desk.call.teller.unsent] == [True]
+        assert [u.final for u in desk.call.responses.queue] == [True]
 
     run(scenario)
 
@@ -188,8 +188,8 @@ def test_failing_student_stops_the_call_and_its_finish(run):
         bad[0] = desk.student.RAISES
         desk.call.handle(audio(1, bad.tobytes()))
         error = await desk.call.stopped
-        assert isinstance(error, StudentFailed)
-        with pytest.raises(StudentFailed):
+        assert isinstance(error, InferenceFailed)
+        with pytest.raises(InferenceFailed):
             await desk.call.finish()
 
     run(scenario)
@@ -211,7 +211,7 @@ def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
             name = f"voicecohort_prediction_latency_seconds_{suffix}"
             return desk.metrics.registry.get_sample_value(name)
 
-        writer = asyncio.create_task(desk.call.teller.write_all(desk))
+        writer = asyncio.create_task(desk.call.responses.write_all(desk))
         desk.student.gate.clear()
         desk.call.handle(audio(1, noise(0.9)))
         desk.now += 3.0
@@ -219,14 +219,14 @@ def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
         desk.now += 0.25
         desk.student.gate.set()
         desk.may_send.clear()
-        await until(lambda: not desk.call.session.backlog and not desk.call.teller.unsent)
+        await until(lambda: not desk.call.session.backlog and not desk.call.responses.queue)
         desk.now += 0.5
         desk.may_send.set()
         await until(desk.predictions)
         assert timed("count") == 1
         assert timed("sum") == pytest.approx(0.75)
         await desk.call.finish()
-        desk.call.no_more_responses()
+        desk.call.close_responses()
         await writer
         assert desk.predictions()[-1].final
         assert timed("count") == 1, "no message makes a final prediction due"
@@ -326,7 +326,7 @@ def test_only_audio_that_nothing_stands_in_the_way_of_is_heard_at_once(run):
 def test_engine_answers_on_the_loops_thread(run):
     async def scenario(desk):
         threads = set()
-        desk.call.progressed = lambda: threads.add(threading.current_thread())
+        desk.call.on_progress = lambda: threads.add(threading.current_thread())
         desk.call.session._listener = desk.call
         desk.call.handle(audio(1, noise(1.0)))
         await until(lambda: threads)

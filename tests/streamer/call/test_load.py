@@ -15,13 +15,13 @@ DELAYS = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=50)
 def test_average_stays_between_what_was_measured(delays):
     load = Load()
     for delay in delays:
-        load.measured(delay, 0.0, 0.1, 0)
+        load.record(delay, 0.0, 0.1, 0)
     assert 0.0 <= load.delay <= max(delays) + 1e-9
 
 
 def test_one_long_turn_is_no_overload():
     load = Load()
-    load.measured(0.2, 0.0, 0.1, 0)
+    load.record(0.2, 0.0, 0.1, 0)
     assert not load.full
     assert load.interval_factor() == 1
 
@@ -32,7 +32,7 @@ def test_one_long_turn_is_no_overload():
 def test_lasting_delay(delay, stretch, full):
     load = Load()
     for _ in range(100):
-        load.measured(delay, 0.0, 0.1, 0)
+        load.record(delay, 0.0, 0.1, 0)
     assert load.delay == pytest.approx(delay, rel=0.01)
     assert (load.interval_factor(), bool(load.full)) == (stretch, full)
     assert BUSY_SECONDS < FULL_SECONDS
@@ -41,19 +41,19 @@ def test_lasting_delay(delay, stretch, full):
 def test_recovers_within_three_seconds():
     load = Load()
     for _ in range(100):
-        load.measured(1.0, 0.0, 0.1, 0)
+        load.record(1.0, 0.0, 0.1, 0)
     passed = 0.0
     while load.full:
-        load.measured(0.0, 0.0, 0.1, 0)
+        load.record(0.0, 0.0, 0.1, 0)
         passed += 0.1
     assert 1.0 < passed < 3.0
 
 
 def test_a_measurement_weighs_as_much_as_the_time_that_it_covers():
     at_once, bit_by_bit = Load(), Load()
-    at_once.measured(1.0, 0.5, 1.0, 0)
+    at_once.record(1.0, 0.5, 1.0, 0)
     for _ in range(10):
-        bit_by_bit.measured(1.0, 0.5, 0.1, 0)
+        bit_by_bit.record(1.0, 0.5, 0.1, 0)
     assert at_once.delay == pytest.approx(bit_by_bit.delay)
     assert at_once.demand == pytest.approx(bit_by_bit.demand)
 
@@ -81,8 +81,8 @@ def test_share_of_one_worker_among_several(monkeypatch):
 def lasting(load, *, busy=1.0, calls, rate, ticks=200):
     """Tenths of a second in which so many calls send, and so much audio is heard a second."""
     for _ in range(ticks):
-        load.heard(rate * 0.1)
-        load.measured(0.0, busy, 0.1, calls)
+        load.record_audio(rate * 0.1)
+        load.record(0.0, busy, 0.1, calls)
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_bursts_of_a_network_are_no_files():
     """Nothing for a tenth of a second, then what was held up."""
     load = Load()
     for tick in range(200):
-        load.heard(40.0 * (0.3, 1.7)[tick % 2])
-        load.measured(0.0, 1.0, 0.1, 400)
+        load.record_audio(40.0 * (0.3, 1.7)[tick % 2])
+        load.record(0.0, 1.0, 0.1, 400)
         assert tick < 50 or load.full
 
 

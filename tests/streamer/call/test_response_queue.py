@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.call.responses import Unsent
+from streamer.call.responses import ResponseQueue
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.channel import Update
 
@@ -33,7 +33,7 @@ async def everything(unsent):
 
 def test_what_is_queued_comes_in_order_and_then_nothing(run_async):
     async def scenario():
-        unsent = Unsent()
+        unsent = ResponseQueue()
         responses = [pb.StreamClassifyResponse() for _ in range(3)]
         for response in responses:
             unsent.put(response)
@@ -47,7 +47,7 @@ def test_what_is_queued_comes_in_order_and_then_nothing(run_async):
 
 def test_who_waits_is_woken_by_the_next_and_by_the_end(run_async):
     async def scenario():
-        unsent = Unsent()
+        unsent = ResponseQueue()
         first = asyncio.create_task(unsent.next())
         await asyncio.sleep(0)
         assert not first.done()
@@ -65,7 +65,7 @@ def test_who_waits_is_woken_by_the_next_and_by_the_end(run_async):
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_of_a_channel_only_the_newest_waits(channels):
     async def scenario():
-        unsent = Unsent()
+        unsent = ResponseQueue()
         for sequence, channel in enumerate(channels):
             unsent.drop(lambda old: old.channel == channel)  # noqa: B023 - called at once
             unsent.put(update(channel, sequence))

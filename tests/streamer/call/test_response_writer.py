@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from streamer.call.responses import Teller
+from streamer.call.responses import ResponseWriter
 from streamer.inference.decision import Decider
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import NO_TRACE
@@ -17,13 +17,13 @@ from streamer.session.channel import Update
 class Writer:
     """Writes into lists; :meth:`write` when it may."""
 
-    free: bool = True
+    writable: bool = True
     now: list = field(default_factory=list)
     later: list = field(default_factory=list)
     may: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def write_now(self, response):
-        assert self.free
+    def try_write(self, response):
+        assert self.writable
         self.now.append(response.prediction.sequence)
 
     async def write(self, response):
@@ -37,18 +37,18 @@ def update(sequence, channel=0, final=False):
 
 @pytest.fixture
 def told(run_async, make_student):
-    """Run a scenario with a teller, a writer, and the metrics of predictions."""
+    """Run a scenario with a responses, a writer, and the metrics of predictions."""
 
     def told_(scenario):
         async def main():
             metrics, writer = Metrics(), Writer()
             decider = Decider(make_student().metadata)
-            teller = Teller(decider, 0.0, None, metrics, NO_TRACE, lambda: 4.0)
-            writing = asyncio.create_task(teller.write_all(writer))
+            responses = ResponseWriter(decider, 0.0, None, metrics, NO_TRACE, lambda: 4.0)
+            writing = asyncio.create_task(responses.write_all(writer))
             await asyncio.sleep(0)
-            await scenario(teller, writer)
+            await scenario(responses, writer)
             writer.may.set()
-            teller.unsent.complete()
+            responses.queue.complete()
             await asyncio.wait_for(writing, 5.0)
             return writer, metrics
 
@@ -62,9 +62,9 @@ def latencies(metrics):
 
 
 def test_nothing_in_the_way(told):
-    async def scenario(teller, writer):
-        teller.say(update(1))
-        teller.say(update(2))
+    async def scenario(responses, writer):
+        responses.say(update(1))
+        responses.say(update(2))
         assert writer.now == [1, 2]
 
     writer, metrics = told(scenario)
@@ -75,12 +75,12 @@ def test_nothing_in_the_way(told):
 def test_a_writer_that_is_not_free(told):
     """Then the newest prediction of a channel replaces the one that waits."""
 
-    async def scenario(teller, writer):
-        writer.free = False
+    async def scenario(responses, writer):
+        writer.writable = False
         for item in (update(1), update(2, channel=1), update(3)):
-            teller.say(item)
-        assert len(teller.unsent) == 2
-        writer.free = True
+            responses.say(item)
+        assert len(responses.queue) == 2
+        writer.writable = True
 
     writer, metrics = told(scenario)
     assert (writer.now, writer.later) == ([], [2, 3])
@@ -88,13 +88,13 @@ def test_a_writer_that_is_not_free(told):
 
 
 def test_what_waits_is_not_overtaken(told):
-    async def scenario(teller, writer):
-        writer.free = False
-        teller.say(update(1))
-        writer.free = True
-        teller.say(update(2, channel=1))  # the task has not been woken for the first
+    async def scenario(responses, writer):
+        writer.writable = False
+        responses.say(update(1))
+        writer.writable = True
+        responses.say(update(2, channel=1))  # the task has not been woken for the first
         await asyncio.sleep(0.01)
-        teller.say(update(3))  # the first is being written
+        responses.say(update(3))  # the first is being written
         assert writer.now == []
 
     writer, _ = told(scenario)
@@ -102,8 +102,8 @@ def test_what_waits_is_not_overtaken(told):
 
 
 def test_a_final_prediction_is_no_latency(told):
-    async def scenario(teller, _):
-        teller.say(update(1, final=True))
+    async def scenario(responses, _):
+        responses.say(update(1, final=True))
 
     writer, metrics = told(scenario)
     assert writer.now == [1]
@@ -114,14 +114,14 @@ def test_before_and_after_its_task_everything_waits(run_async, make_student):
     async def main():
         writer = Writer()
         decider = Decider(make_student().metadata)
-        teller = Teller(decider, 0.0, None, Metrics(), NO_TRACE, lambda: 4.0)
-        teller.say(pb.StreamClassifyResponse(started=pb.Started()))
-        assert len(teller.unsent) == 1
-        writing = asyncio.create_task(teller.write_all(writer))
+        responses = ResponseWriter(decider, 0.0, None, Metrics(), NO_TRACE, lambda: 4.0)
+        responses.say(pb.StreamClassifyResponse(started=pb.Started()))
+        assert len(responses.queue) == 1
+        writing = asyncio.create_task(responses.write_all(writer))
         await asyncio.sleep(0)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        teller.say(update(2))
-        assert (writer.now, len(teller.unsent)) == ([], 1)
+        responses.say(update(2))
+        assert (writer.now, len(responses.queue)) == ([], 1)
 
     run_async(main())

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streamer.call.setup import Openings
+from streamer.call.setup import PendingStreams
 from streamer.errors import ConfigTimeout, Draining, FailedPrecondition
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -23,7 +23,7 @@ async def settle():
 def test_each_waits_its_own_time(run_async):
     async def scenario():
         now = [100.0]
-        openings = Openings(10.0, lambda: now[0])
+        openings = PendingStreams(10.0, lambda: now[0])
         first = asyncio.create_task(openings.config(never))
         await settle()
         now[0] += 6.0
@@ -51,7 +51,7 @@ def test_each_waits_its_own_time(run_async):
 def test_a_config_in_time_is_taken_and_its_stream_forgotten(run_async):
     async def scenario():
         now = [0.0]
-        openings = Openings(10.0, lambda: now[0])
+        openings = PendingStreams(10.0, lambda: now[0])
         message = asyncio.get_running_loop().create_future()
         waiting = asyncio.create_task(openings.config(lambda: message))
         await settle()
@@ -66,7 +66,7 @@ def test_a_config_in_time_is_taken_and_its_stream_forgotten(run_async):
 
 def test_the_end_of_the_server_reaches_all_of_them(run_async):
     async def scenario():
-        openings = Openings(10.0, lambda: 0.0)
+        openings = PendingStreams(10.0, lambda: 0.0)
         tasks = [asyncio.create_task(openings.config(never)) for _ in range(3)]
         await settle()
         openings.stop(Draining())
@@ -80,7 +80,7 @@ def test_the_end_of_the_server_reaches_all_of_them(run_async):
 @pytest.mark.parametrize("first", [None, pb.StreamClassifyRequest(audio=pb.Audio())])
 def test_anything_else_is_refused(run_async, first):
     async def scenario():
-        openings = Openings(10.0, lambda: 0.0)
+        openings = PendingStreams(10.0, lambda: 0.0)
 
         async def read():
             return first
@@ -94,7 +94,7 @@ def test_anything_else_is_refused(run_async, first):
 
 def test_a_stream_that_breaks_is_forgotten(run_async):
     async def scenario():
-        openings = Openings(10.0, lambda: 0.0)
+        openings = PendingStreams(10.0, lambda: 0.0)
         waiting = asyncio.create_task(openings.config(never))
         await settle()
         waiting.cancel()

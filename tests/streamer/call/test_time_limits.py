@@ -77,7 +77,7 @@ def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):
         clock = Clock(local)
         mute = local.stub.StreamClassify(timeout=30)
         await mute.wait_for_connection()
-        await until(lambda: len(local.service._openings))
+        await until(lambda: len(local.service._pending))
         clock.now += 9.5
         local.service.sweep()
         assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
@@ -213,7 +213,7 @@ def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_proce
         live = await opened(local, LINEAR, *loud)
         await live.done_writing()
         (call,) = local.service._calls
-        await until(lambda: call.over_since is not None)
+        await until(lambda: call.reading_stopped_at is not None)
         await clock.run(13)
         read, code, details, retry = await ended(live)
         assert (read, code, retry) == ([], Code.RESOURCE_EXHAUSTED, True)
@@ -222,7 +222,7 @@ def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_proce
         file = await opened(local, LINEAR, *loud, *silence)
         await file.done_writing()
         (call,) = local.service._calls
-        await until(lambda: call.over_since is not None)
+        await until(lambda: call.reading_stopped_at is not None)
         await clock.run(300)
         assert not file.done()
         await clock.run(2)
@@ -266,7 +266,7 @@ def test_a_gateway_that_reads_nothing_is_given_up(in_process):
         clock = Clock(local)
         deaf = Deaf(config())
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
-        await until(lambda: any(c.over_since is not None for c in local.service._calls))
+        await until(lambda: any(c.reading_stopped_at is not None for c in local.service._calls))
         assert local.service._admission.held == {"192.0.2.1": 1}
         await clock.run(300)
         assert not task.done()
@@ -314,7 +314,7 @@ def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):
         local.student.gate.clear()
         deaf = Deaf(LINEAR, *loud, loud[0])
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
-        await until(lambda: any(c.over_since is not None for c in local.service._calls))
+        await until(lambda: any(c.reading_stopped_at is not None for c in local.service._calls))
         await clock.run(300)
         assert not task.done()
         await clock.run(1)

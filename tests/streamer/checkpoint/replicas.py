@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from streamer.checkpoint.resumption import Resumption
 from streamer.checkpoint.serialization import Checkpoints
 from streamer.inference.engine import Engine
-from streamer.inference.registry import Models, ServedModel
+from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -41,7 +41,7 @@ class Replica:
         self.student, self.clock = student, clock
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
         self.metrics = Metrics()
-        self.models = Models(ServedModel.of(self.engine))
+        self.models = ModelRegistry(ServedModel.of(self.engine))
         resumption = None
         if keys is not None:
             sealer = Sealer(Keys(keys), 300.0, lambda: 1e9 + clock.now)
@@ -113,7 +113,7 @@ class Talk:
             while True:
                 await asyncio.sleep(0.2)
                 for call in self.replica.service._calls:
-                    call.remember()
+                    call.request_checkpoint()
 
         asking = asyncio.create_task(ask())
         try:

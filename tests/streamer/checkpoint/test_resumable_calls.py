@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.checkpoint import resumption as module
-from streamer.checkpoint.resumption import Ledger
+from streamer.checkpoint.resumption import ResumableCalls
 from streamer.errors import FailedPrecondition, TakenOver
 
 
@@ -24,7 +24,7 @@ def clock():
 
 @pytest.fixture
 def ledger(clock):
-    return Ledger(330.0, lambda: clock[0])
+    return ResumableCalls(330.0, lambda: clock[0])
 
 
 def test_second_stream_takes_the_call_over(ledger):
@@ -42,14 +42,14 @@ def test_second_stream_takes_the_call_over(ledger):
 def test_call_that_ended_well_is_used_up_as_long_as_its_checkpoints_live(ledger, clock):
     stream = Stream()
     ledger.began(b"a", stream)
-    ledger.must_not_be_over(b"a")
+    ledger.require_resumable(b"a")
     ledger.ended(b"a", stream, well=True)
     clock[0] += 329.0
     with pytest.raises(FailedPrecondition, match=r"^config.resume_from: it is used up"):
-        ledger.must_not_be_over(b"a")
-    ledger.must_not_be_over(b"b")
+        ledger.require_resumable(b"a")
+    ledger.require_resumable(b"b")
     clock[0] += 2.0
-    ledger.must_not_be_over(b"a")
+    ledger.require_resumable(b"a")
     assert len(ledger) == 0
 
 
@@ -57,7 +57,7 @@ def test_call_that_broke_off_may_go_on(ledger):
     stream = Stream()
     ledger.began(b"a", stream)
     ledger.ended(b"a", stream, well=False)
-    ledger.must_not_be_over(b"a")
+    ledger.require_resumable(b"a")
     assert len(ledger) == 0
 
 
@@ -66,16 +66,16 @@ def test_end_of_a_stream_that_lost_its_call_uses_nothing_up(ledger):
     ledger.began(b"a", first)
     ledger.began(b"a", second)
     ledger.ended(b"a", first, well=True)
-    ledger.must_not_be_over(b"a")
+    ledger.require_resumable(b"a")
     ledger.ended(b"a", second, well=True)
     with pytest.raises(FailedPrecondition):
-        ledger.must_not_be_over(b"a")
+        ledger.require_resumable(b"a")
 
 
 @given(gaps=st.lists(st.floats(0, 200), max_size=60))
 def test_it_stays_small_and_forgets_the_oldest_first(gaps):
     now = [0.0]
-    ledger = Ledger(330.0, lambda: now[0])
+    ledger = ResumableCalls(330.0, lambda: now[0])
     most, module.MOST_ENDED = module.MOST_ENDED, 8
     try:
         ended = []
@@ -90,8 +90,8 @@ def test_it_stays_small_and_forgets_the_oldest_first(gaps):
         for key, _ in ended:
             if key in wanted:
                 with pytest.raises(FailedPrecondition):
-                    ledger.must_not_be_over(key)
+                    ledger.require_resumable(key)
             else:
-                ledger.must_not_be_over(key)
+                ledger.require_resumable(key)
     finally:
         module.MOST_ENDED = most

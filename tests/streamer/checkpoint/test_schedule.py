@@ -9,7 +9,7 @@ import pytest
 from streamer.audio.codec import Encoding
 from streamer.call.call import Call
 from streamer.call.overload import Load
-from streamer.checkpoint.resumption import Keeper
+from streamer.checkpoint.resumption import CheckpointSchedule
 from streamer.inference.engine import Engine
 from streamer.inference.registry import ServedModel
 from streamer.observability.metrics import Metrics
@@ -36,26 +36,31 @@ def clock():
 
 
 def make_keeper(clock, checkpoints, interval=1.0, most=100.0):
-    return Keeper(None, interval, most, checkpoints, Metrics(), lambda: clock.now)
+    return CheckpointSchedule(None, interval, most, checkpoints, Metrics(), lambda: clock.now)
 
 
 def test_due_by_audio(clock):
-    keeper = make_keeper(clock, Plain(), interval=2.0)
-    assert [keeper.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [False, False, True, True]
-    keeper.asked(3.0)
-    assert [keeper.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
+    checkpoints = make_keeper(clock, Plain(), interval=2.0)
+    assert [checkpoints.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    checkpoints.asked(3.0)
+    assert [checkpoints.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
 
 
 def test_overdue_by_time(clock):
-    keeper = make_keeper(clock, Plain())
+    checkpoints = make_keeper(clock, Plain())
     clock.now += 99.0
-    assert not keeper.overdue
+    assert not checkpoints.overdue
     clock.now += 1.0
-    assert keeper.overdue
-    keeper.asked(0.5)
-    assert not keeper.overdue
+    assert checkpoints.overdue
+    checkpoints.asked(0.5)
+    assert not checkpoints.overdue
     clock.now += 100.0
-    assert keeper.overdue
+    assert checkpoints.overdue
 
 
 class Desk:
@@ -64,7 +69,7 @@ class Desk:
     def __init__(self, student, clock):
         self.student, self.checkpoints, self.sent = student, Plain(), []
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.keeper = make_keeper(clock, self.checkpoints)
+        self.checkpoints = make_keeper(clock, self.checkpoints)
         config = CallConfig("c", Encoding.LINEAR16, RATE, checkpoint_seconds=1.0)
         self.call = Call(
             config,
@@ -72,7 +77,7 @@ class Desk:
             lambda: clock.now,
             Metrics(),
             Load(),
-            keeper=self.keeper,
+            checkpoints=self.checkpoints,
         )
         self.may_send = asyncio.Event()
         self.heard = 0
@@ -84,7 +89,7 @@ class Desk:
         audio = pb.Audio(sequence=self.heard, data=data)
         self.call.handle(pb.StreamClassifyRequest(audio=audio))
 
-    free = False
+    writable = False
 
     async def write(self, response):
         await self.may_send.wait()
@@ -99,7 +104,7 @@ class Desk:
 def run(run_async, make_student, clock):
     async def main(scenario):
         desk = Desk(make_student(), clock)
-        writer = asyncio.create_task(desk.call.teller.write_all(desk))
+        writer = asyncio.create_task(desk.call.responses.write_all(desk))
         try:
             await scenario(desk)
         finally:
@@ -123,8 +128,8 @@ def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
     async def scenario(desk):
         for _ in range(20):
             desk.hear(1.0)
-            await until(lambda: not desk.call.session.snapshot_under_way)
-        assert len(desk.call.teller.unsent) <= 3
+            await until(lambda: not desk.call.session.snapshot_pending)
+        assert len(desk.call.responses.queue) <= 3
         assert desk.checkpoints.states == []
         desk.may_send.set()
         await until(lambda: desk.sequences)
@@ -161,15 +166,15 @@ def test_nothing_follows_the_last_checkpoint(run):
         desk.may_send.set()
         desk.student.gate.clear()
         desk.hear(0.9)
-        desk.call.move()
-        desk.call.move()
+        desk.call.migrate()
+        desk.call.migrate()
         desk.student.gate.set()
         reason = await desk.call.stopped
         assert reason.status == "UNAVAILABLE"
         desk.hear(3.0)  # the reader had it in its hands
         await until(lambda: desk.call.session.backlog == 0)
-        desk.call.remember()
-        desk.call.no_more_responses()
+        desk.call.request_checkpoint()
+        desk.call.close_responses()
         await until(lambda: desk.sequences)
         await asyncio.sleep(0.02)
         assert desk.sequences == [1]
@@ -182,13 +187,13 @@ def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
     async def scenario(desk):
         desk.hear(0.5)
         desk.student.gate.clear()
-        desk.call.move()
+        desk.call.migrate()
         audio = pb.Audio(sequence=2, data=bytes(1600))
 
         class Incoming:
             left = (pb.StreamClassifyRequest(audio=audio), None)
 
-            def hears(self, at_once):
+            def set_audio_handler(self, at_once):
                 assert at_once(self.left[0]) is False
 
             async def read(self):
@@ -210,10 +215,10 @@ def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
 def test_call_that_has_heard_nothing_has_no_checkpoint(run):
     async def scenario(desk):
         desk.may_send.set()
-        desk.call.remember()
+        desk.call.request_checkpoint()
         await asyncio.sleep(0.02)
         assert desk.sent == []
-        desk.call.move()
+        desk.call.migrate()
         assert desk.call.stopped.done()
 
     run(scenario)

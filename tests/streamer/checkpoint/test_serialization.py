@@ -18,12 +18,12 @@ from streamer.checkpoint import serialization as module
 from streamer.checkpoint.serialization import (
     CallIdentity,
     Checkpoints,
-    most_bytes,
-    most_sealed_bytes,
-    must_belong,
+    max_bytes,
+    max_sealed_bytes,
     new_call_key,
+    require_same_call,
 )
-from streamer.errors import CheckpointOfAnother, FailedPrecondition, InvalidArgument
+from streamer.errors import FailedPrecondition, ForeignCheckpoint, InvalidArgument
 from streamer.inference.metadata import Memory
 from streamer.rpc import checkpoint_pb2 as inner
 from streamer.rpc import voicecohort_pb2 as pb
@@ -130,7 +130,7 @@ states = st.builds(
 def test_everything_comes_back(checkpoints, metadata, state, caller, call_id):
     of = identity(caller=caller, call_id=call_id, key=new_call_key())
     sealed = checkpoints.seal(of, state)
-    assert len(sealed) <= most_sealed_bytes(metadata)
+    assert len(sealed) <= max_sealed_bytes(metadata)
     resumed = checkpoints.open(sealed, {STUDENT: metadata}.get)
     assert plain(resumed.state) == plain(state)
     assert resumed.identity == of
@@ -170,8 +170,8 @@ def test_longest_checkpoint_stays_within_the_bound(checkpoints, student):
         caller="ü" * 256, call_id="x" * 128, config=config(call_id="y" * 128), key=new_call_key()
     )
     sealed = checkpoints.seal(of, state)
-    assert 40_000 < len(sealed) <= most_sealed_bytes(metadata) < 64_000
-    assert most_bytes(metadata) - len(module._packed(of, state)) < 12_000, "the bound is tight"
+    assert 40_000 < len(sealed) <= max_sealed_bytes(metadata) < 64_000
+    assert max_bytes(metadata) - len(module._packed(of, state)) < 12_000, "the bound is tight"
 
 
 def test_fields_that_we_do_not_know_are_not_kept(checkpoints, metadata, state):
@@ -181,7 +181,7 @@ def test_fields_that_we_do_not_know_are_not_kept(checkpoints, metadata, state):
     )
     assert len(stuffed.SerializeToString()) > 0x80000
     sealed = checkpoints.seal(identity(config=stuffed), state)
-    assert len(sealed) < most_sealed_bytes(metadata)
+    assert len(sealed) < max_sealed_bytes(metadata)
     assert checkpoints.open(sealed, {STUDENT: metadata}.get).identity.config == config()
 
 
@@ -256,7 +256,7 @@ def test_bomb_is_refused(sealer, checkpoints, metadata):
 
 
 def test_longest_allowed_is_not_taken_for_a_bomb(metadata):
-    most = most_bytes(metadata)
+    most = max_bytes(metadata)
     assert module._decompressed(module._compressed(bytes(most)), most) == bytes(most)
     with pytest.raises(ValueError, match="beyond"):
         module._decompressed(module._compressed(bytes(most + 1)), most)
@@ -291,21 +291,21 @@ def test_authentic_but_unsound_is_refused(sealer, checkpoints, metadata, state, 
 
 
 def test_same_config_belongs():
-    must_belong(identity(), config(resume_from=b"x"), "berlin")
+    require_same_call(identity(), config(resume_from=b"x"), "berlin")
 
 
 def test_call_without_a_name_may_use_the_one_it_was_given():
     nameless = identity(config=config(call_id=""), call_id="made-up")
     for name in ("", "made-up"):
-        must_belong(nameless, config(call_id=name), "berlin")
+        require_same_call(nameless, config(call_id=name), "berlin")
     with pytest.raises(InvalidArgument, match=r"config.call_id: another value"):
-        must_belong(nameless, config(call_id="other"), "berlin")
+        require_same_call(nameless, config(call_id="other"), "berlin")
 
 
 @pytest.mark.parametrize("caller", ["", "Berlin", "hamburg"])
 def test_somebody_else_is_denied(caller):
-    with pytest.raises(CheckpointOfAnother) as caught:
-        must_belong(identity(), config(), caller)
+    with pytest.raises(ForeignCheckpoint) as caught:
+        require_same_call(identity(), config(), caller)
     assert caught.value.status == "PERMISSION_DENIED"
 
 
@@ -324,7 +324,7 @@ CHANGES = {
 @pytest.mark.parametrize("field", CHANGES)
 def test_changed_field_is_named(field):
     with pytest.raises(InvalidArgument, match=rf"^config.{field}: another value is not valid"):
-        must_belong(identity(), config(**{field: CHANGES[field]}), "berlin")
+        require_same_call(identity(), config(**{field: CHANGES[field]}), "berlin")
 
 
 def test_every_field_of_the_config_is_looked_at():
@@ -333,4 +333,4 @@ def test_every_field_of_the_config_is_looked_at():
 
 def test_fewer_channels_are_another_config():
     with pytest.raises(InvalidArgument, match=r"config.channels"):
-        must_belong(identity(), config(channels=[]), "berlin")
+        require_same_call(identity(), config(channels=[]), "berlin")

@@ -141,7 +141,7 @@ def test_sigterm_sends_the_call_away_with_all_that_was_heard(
         assert outcome.retry_seconds == 0
         assert outcome.finals == {}
         assert leaving.process.wait(10) == 0, "it need not wait for its calls to end"
-        assert log_entry(leaving, "call_ended", call_id="sent-away")["slug"] == "moved"
+        assert log_entry(leaving, "call_ended", call_id="sent-away")["reason_code"] == "moved"
     last = outcome.responses[-1].checkpoint
     assert last.sequence >= 30
     done = up_to(messages, last.sequence)

@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 from streamer.client.api import Call
-from streamer.client.replay_buffer import Kept
-from streamer.client.resumable import ResumingStream
-from streamer.client.retry import Attempts
+from streamer.client.replay_buffer import ReplayBuffer
+from streamer.client.resumable import ResumableStream
+from streamer.client.retry import RetryPolicy
 from streamer.client.stream import Response, Stream
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.transport.converters import duration
@@ -215,9 +215,9 @@ class Scene:
         self._back = back
         self._deaths = list(deaths)
         self._checkpoints = checkpoints
-        attempts = Attempts(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
-        self.kept = Kept(kept)
-        self.stream = ResumingStream(self._open, self.kept, attempts, self._sleep, **options)
+        attempts = RetryPolicy(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
+        self.kept = ReplayBuffer(kept)
+        self.stream = ResumableStream(self._open, self.kept, attempts, self._sleep, **options)
         config = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=RATE)
         self.call = Call(self.stream, config)
 

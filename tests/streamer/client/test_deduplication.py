@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.client.deduplication import Delivered
+from streamer.client.deduplication import ResponseDeduplicator
 from streamer.client.stream import Response
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.transport.converters import duration
@@ -20,7 +20,7 @@ def speech(started, seconds, channel=0):
 
 @pytest.fixture
 def delivered():
-    return Delivered()
+    return ResponseDeduplicator()
 
 
 def take(delivered, *responses):

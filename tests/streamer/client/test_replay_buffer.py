@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.client.replay_buffer import Kept
+from streamer.client.replay_buffer import ReplayBuffer
 
 
 def drain(kept):
@@ -16,7 +16,7 @@ def drain(kept):
 
 
 def test_a_stream_is_given_each_once_and_the_next_all_again(request_of):
-    kept = Kept(100)
+    kept = ReplayBuffer(100)
     audio = [request_of.audio(n, b"ab") for n in range(1, 4)]
     for request in audio[:2]:
         kept.add(request)
@@ -28,7 +28,7 @@ def test_a_stream_is_given_each_once_and_the_next_all_again(request_of):
 
 
 def test_a_checkpoint_covers_audio_and_the_controls_between(request_of):
-    kept = Kept(100)
+    kept = ReplayBuffer(100)
     hold, resume = request_of.control("hold"), request_of.control("resume", 0)
     requests = [hold, request_of.audio(5, b"ab"), resume, request_of.audio(9, b"cd")]
     for request in requests:
@@ -44,7 +44,7 @@ def test_a_checkpoint_covers_audio_and_the_controls_between(request_of):
 
 
 def test_what_was_not_sent_is_not_forgotten(request_of):
-    kept = Kept(100)
+    kept = ReplayBuffer(100)
     for n in range(1, 4):
         kept.add(request_of.audio(n, b"a"))
     kept.next()
@@ -53,7 +53,7 @@ def test_what_was_not_sent_is_not_forgotten(request_of):
 
 
 def test_it_is_full_by_its_audio(request_of):
-    kept = Kept(4)
+    kept = ReplayBuffer(4)
     kept.add(request_of.audio(1, b"abc"))
     assert not kept.full
     kept.add(request_of.audio(2, b"abc"))
@@ -66,7 +66,7 @@ def test_it_is_full_by_its_audio(request_of):
 @pytest.mark.parametrize("sent", [False, True])
 def test_controls_without_audio_take_no_room(request_of, sent):
     """A gateway that toggles a hold for ever."""
-    kept = Kept(4)
+    kept = ReplayBuffer(4)
     kept.add(request_of.audio(1, b"a"))
     hold, resume = request_of.control("hold"), request_of.control("resume")
     given = []
@@ -109,7 +109,7 @@ ACTIONS = st.lists(st.sampled_from(["hold", "resume", "discard"]), max_size=12)
 @given(ACTIONS, st.integers(0, 12), st.booleans())
 def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, held):
     """Also behind a checkpoint that some of them are part of already."""
-    kept = Kept(1)
+    kept = ReplayBuffer(1)
     for action in actions:
         kept.add(request_of.control(action))
     channel, resumed = Channel(held), Channel(held)
@@ -132,7 +132,7 @@ def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, he
 )
 def test_nothing_unacknowledged_is_ever_missing(request_of, actions):
     """Against a list that forgets nothing."""
-    kept, sent, acknowledged, sequence, given = Kept(50), [], 0, 0, 0
+    kept, sent, acknowledged, sequence, given = ReplayBuffer(50), [], 0, 0, 0
     for action, number in actions:
         if action == "audio" and not kept.full:
             sequence += 1

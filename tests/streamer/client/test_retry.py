@@ -10,7 +10,7 @@ from streamer.client.retry import (
     MAX_BACKOFF,
     MAX_BROKEN,
     MAX_FAILED,
-    Attempts,
+    RetryPolicy,
     may_pass,
     retry_delay,
 )
@@ -36,11 +36,11 @@ def error_of(scripted):
 
 
 class Clock:
-    """Attempts on a clock that only the test moves."""
+    """RetryPolicy on a clock that only the test moves."""
 
     def __init__(self, seconds=60.0, jitter=0.0):
         self.now = 1000.0
-        self.attempts = Attempts(seconds, lambda: self.now, lambda: jitter)
+        self.attempts = RetryPolicy(seconds, lambda: self.now, lambda: jitter)
 
     def fail(self, error, *, began=False, lasted=0.0):
         """One attempt that fails; waits as long as it is told to."""
@@ -72,7 +72,7 @@ def test_backoff_doubles_up_to_a_limit(error_of, jitter):
 
 def test_jitter_spreads_calls(error_of):
     """Fifty calls that lost one server."""
-    delays = {Attempts(60.0).delay(error_of()) for _ in range(50)}
+    delays = {RetryPolicy(60.0).delay(error_of()) for _ in range(50)}
     assert len(delays) > 40
     assert min(delays) >= FIRST_BACKOFF / 2
     assert max(delays) <= FIRST_BACKOFF

@@ -10,7 +10,7 @@ from grpc_status import rpc_status
 
 from streamer.call.admission import Policy
 from streamer.inference.engine import Engine
-from streamer.inference.registry import Models, ServedModel
+from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.inference.watchdog import Watchdog
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
@@ -38,10 +38,10 @@ class Hurt:
             student,
             asyncio.get_running_loop().call_soon_threadsafe,
             stepped=self.metrics.stepped,
-            stuck_seconds=5.0,
+            timeout=5.0,
             clock=lambda: self.now,
         )
-        self.models = Models(ServedModel.of(self.engine), metrics=self.metrics)
+        self.models = ModelRegistry(ServedModel.of(self.engine), metrics=self.metrics)
         self.service = ClassifierService(self.models, Policy(), metrics=self.metrics)
         self.gave_up = []
         self.watchdog = Watchdog(
@@ -144,10 +144,10 @@ async def neighbour(local, noise):
     assert len(quiet.finals) == 1
     stream = local.open(config(), sound(1, noise[:RATE]))
 
-    def heard():
+    def received():
         return any(c.messages == 1 and not c.session.backlog for c in local.service._calls)
 
-    await until(heard)
+    await until(received)
     yield
     stream.send(sound(2, noise[RATE:]))
     stream.half_close()

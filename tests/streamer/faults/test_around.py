@@ -17,7 +17,7 @@ from tests.streamer.faults.hurt import (
 
 def broken_calls(local, where, error):
     """Calls whose id is "bad" raise ``error`` in a method of their session or of their own."""
-    begin = local.service._beginnings.begin
+    begin = local.service._factory.begin
 
     def begin_broken(*arguments):
         call = begin(*arguments)
@@ -30,7 +30,7 @@ def broken_calls(local, where, error):
             setattr(owner, where[1], raising)
         return call
 
-    local.service._beginnings.begin = begin_broken
+    local.service._factory.begin = begin_broken
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def broken_calls(local, where, error):
     [
         (("session", "audio"), MemoryError()),
         (("session", "finish"), KeyError("x")),
-        (("call", "updated"), ZeroDivisionError()),
-        (("call", "progressed"), MemoryError()),
+        (("call", "on_prediction"), ZeroDivisionError()),
+        (("call", "on_progress"), MemoryError()),
         (("call", "read_all"), TimeoutError()),
     ],
 )
@@ -59,9 +59,9 @@ def test_unexpected_exception_ends_one_call(hurt, noise, where, error):
                 assert not outcome.retry
         await until(lambda: local.counted("calls_total", status="INTERNAL", reason="fault") == 1)
         (ended,) = [e for e in logs if e["event"] == "call_ended" and e["call_id"] == "bad"]
-        assert (ended["status"], ended["slug"]) == ("INTERNAL", "fault")
+        assert (ended["status"], ended["reason_code"]) == ("INTERNAL", "fault")
         if where[1] in {"audio", "read_all", "finish"}:
-            (entry,) = [e for e in logs if e["event"] == "call_broken"]
+            (entry,) = [e for e in logs if e["event"] == "call_exception"]
             assert (entry["call_id"], entry["log_level"]) == ("bad", "error")
         await local.look()
         assert await local.says() == SERVING
@@ -85,28 +85,28 @@ def test_prediction_that_cannot_be_made_is_not_left_out_in_silence(hurt, monkeyp
             Code.INTERNAL,
             "the server failed on this call: AttributeError",
         )
-        assert [e["call_id"] for e in logs if e["event"] == "call_broken"] == ["bad"]
+        assert [e["call_id"] for e in logs if e["event"] == "call_exception"] == ["bad"]
 
     hurt(scenario)
 
 
 def test_exception_before_there_is_a_call_is_counted_and_leaves_no_slot(hurt, noise):
     async def scenario(local):
-        begin, failing = local.service._beginnings.begin, [MemoryError()]
+        begin, failing = local.service._factory.begin, [MemoryError()]
 
         def begin_once(*arguments):
             if failing:
                 raise failing.pop()
             return begin(*arguments)
 
-        local.service._beginnings.begin = begin_once
+        local.service._factory.begin = begin_once
         with structlog.testing.capture_logs() as logs:
             outcome = await local.whole(noise)
         assert (outcome.code, outcome.details) == (
             Code.INTERNAL,
             "the server failed on this call: MemoryError",
         )
-        assert [e["call_id"] for e in logs if e["event"] == "call_broken"] == [""]
+        assert [e["call_id"] for e in logs if e["event"] == "call_exception"] == [""]
         await until(lambda: local.counted("refusals_total", status="INTERNAL", reason="fault") == 1)
         assert local.service.running == 0
         assert (await local.whole(noise)).code is Code.OK

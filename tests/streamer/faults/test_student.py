@@ -30,7 +30,7 @@ def test_student_that_fails_on_calls_in_a_row(hurt, noise, marked, marker, cause
                 assert outcome.code is Code.INTERNAL
                 assert cause in outcome.details
                 assert not outcome.retry
-                failures = local.counted("student_failures_total")
+                failures = local.counted("inference_failures_total")
                 assert failures == number
             local.student.gate.clear()  # the probe is not answered yet
             await local.look()
@@ -92,7 +92,7 @@ def test_student_that_sticks_for_good(hurt, noise):
         outcome = await call.outcome()
         assert outcome.code is Code.UNAVAILABLE
         assert local.gave_up == []
-        assert local.engine.health.ill_seconds == pytest.approx(54, abs=6)
+        assert local.engine.health.unhealthy_seconds == pytest.approx(54, abs=6)
         local.now += 7
         await local.look()
         await local.look()

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from streamer.errors import StudentFailed, StudentUnavailable
-from streamer.inference.batch import GROW_AFTER, BatchStep
-from tests.streamer.doubles import FakeStudent
+from streamer.errors import InferenceFailed, InferenceUnavailable
+from streamer.inference.batch import GROW_AFTER, BatchRunner
+from tests.streamer.doubles import FakeModel
 
 BLOCK = 1280
 
@@ -19,7 +19,7 @@ def student(make_student):
 
 
 def rows(*firsts):
-    memory = FakeStudent().metadata.fresh()
+    memory = FakeModel().metadata.fresh()
     made = []
     for first in firsts:
         block = np.full(BLOCK, 7, np.int16)
@@ -34,9 +34,9 @@ def posteriors(answers):
 
 def test_out_of_memory_is_tried_with_fewer_and_costs_nobody(student, make_student):
     student.room = 4
-    step = BatchStep(student, 16)
+    step = BatchRunner(student, 16)
     answers = step.run(rows(*range(16)))
-    wanted = BatchStep(make_student(), 16).run(rows(*range(16)))
+    wanted = BatchRunner(make_student(), 16).run(rows(*range(16)))
     assert posteriors(answers) == posteriors(wanted)
     for mine, other in zip(answers, wanted, strict=True):
         np.testing.assert_array_equal(mine[1].state, other[1].state)
@@ -46,7 +46,7 @@ def test_out_of_memory_is_tried_with_fewer_and_costs_nobody(student, make_studen
 
 def test_limit_set_by_memory_grows_again(student):
     student.room = 1
-    step = BatchStep(student, 3)
+    step = BatchRunner(student, 3)
     step.run(rows(1, 2, 3))
     assert step.limit == 1
     student.room = 1000
@@ -60,9 +60,9 @@ def test_limit_set_by_memory_grows_again(student):
 
 def test_no_memory_even_for_one_is_unavailable_and_may_be_tried_elsewhere(student):
     student.room = 0
-    answers = BatchStep(student, 2).run(rows(1, 2))
+    answers = BatchRunner(student, 2).run(rows(1, 2))
     for answer in answers:
-        assert isinstance(answer, StudentUnavailable)
+        assert isinstance(answer, InferenceUnavailable)
         assert (answer.status, answer.retry_after) == ("UNAVAILABLE", 1.0)
         assert str(answer) == "the student failed on this call: out of memory"
 
@@ -71,12 +71,12 @@ def test_no_memory_even_for_one_is_unavailable_and_may_be_tried_elsewhere(studen
 def test_one_bad_row_in_eight_takes_seven_steps(student, make_student, place):
     """Halving: not one step a row."""
     firsts = [student.RAISES if number == place else number for number in range(8)]
-    answers = BatchStep(student, 8).run(rows(*firsts))
-    assert [isinstance(answer, StudentFailed) for answer in answers] == [
+    answers = BatchRunner(student, 8).run(rows(*firsts))
+    assert [isinstance(answer, InferenceFailed) for answer in answers] == [
         number == place for number in range(8)
     ]
     good = [answer for number, answer in enumerate(answers) if number != place]
-    wanted = BatchStep(make_student(), 8).run(rows(*(n for n in range(8) if n != place)))
+    wanted = BatchRunner(make_student(), 8).run(rows(*(n for n in range(8) if n != place)))
     assert posteriors(good) == posteriors(wanted)
     assert len(student.batches) == 7
 
@@ -84,11 +84,11 @@ def test_one_bad_row_in_eight_takes_seven_steps(student, make_student, place):
 def test_block_of_the_wrong_shape_costs_its_row(student):
     """Also what goes wrong before the student is asked, while the batch is put together."""
     bad = (np.full(BLOCK + 1, 7, np.int16), student.metadata.fresh())
-    answers = BatchStep(student, 4).run([*rows(1), bad, *rows(2)])
-    assert [isinstance(answer, StudentFailed) for answer in answers] == [False, True, False]
+    answers = BatchRunner(student, 4).run([*rows(1), bad, *rows(2)])
+    assert [isinstance(answer, InferenceFailed) for answer in answers] == [False, True, False]
 
 
-class InTwos(FakeStudent):
+class InTwos(FakeModel):
     """Wants an even number of rows, as a GPU wants a power of two."""
 
     def rows(self, calls):
@@ -97,7 +97,7 @@ class InTwos(FakeStudent):
 
 def test_rows_that_are_nobodys_change_nothing(make_student):
     student = InTwos()
-    padded, plain = BatchStep(student, 5), BatchStep(make_student(), 5)
+    padded, plain = BatchRunner(student, 5), BatchRunner(make_student(), 5)
     for size in (5, 1, 2, 3):
         answers = padded.run(rows(*range(10, 10 + size)))
         wanted = plain.run(rows(*range(10, 10 + size)))
@@ -112,12 +112,12 @@ def test_rows_that_are_nobodys_change_nothing(make_student):
 STARVED = """
 import resource
 import numpy as np
-from streamer.inference.batch import BatchStep
-from streamer.inference.model import Student
-student = Student(provider="cpu")
+from streamer.inference.batch import BatchRunner
+from streamer.inference.model import OnnxModel
+student = OnnxModel(provider="cpu")
 meta = student.metadata
 row = (np.full(meta.block, 100, np.int16), meta.fresh())
-step = BatchStep(student, 1024)
+step = BatchRunner(student, 1024)
 step.run([row])
 try:
     pages = int(open("/proc/self/statm").read().split()[0])
@@ -136,4 +136,4 @@ def test_real_runtime_out_of_memory_answers_all_with_smaller_batches():
         [sys.executable, "-c", STARVED], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.splitlines()[-1] == "1024 1024 True"
-    assert '"student_failed"' not in done.stdout + done.stderr
+    assert '"inference_failed"' not in done.stdout + done.stderr

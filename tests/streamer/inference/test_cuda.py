@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from streamer.errors import ModelFileError, StudentFailed
+from streamer.errors import InferenceFailed, ModelFileError
 from streamer.inference import cuda
-from streamer.inference.batch import BatchStep
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student, model_file
+from streamer.inference.batch import BatchRunner
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel, model_file
 from streamer.inference.self_test import self_test
 
 
@@ -41,7 +41,7 @@ def pretended(monkeypatch):
     device = Pretended()
     monkeypatch.setattr(cuda, "find", lambda choice: None if choice == "cpu" else device)
     monkeypatch.setattr(cuda, "_session", on_the_cpu)
-    student = Student(provider="cuda")
+    student = OnnxModel(provider="cuda")
     yield student, device
     student.close()
 
@@ -56,7 +56,7 @@ def on_a_gpu(request):
         found = cuda.find("cuda")
     except ModelFileError as error:
         pytest.skip(f"NOT TESTED on a GPU: {error}")
-    student = Student(provider="cuda")
+    student = OnnxModel(provider="cuda")
     assert student.device == found.name
     assert student.providers[0] == cuda.PROVIDER
     yield student
@@ -66,7 +66,7 @@ def on_a_gpu(request):
 @pytest.fixture
 def float32():
     """The same file on a CPU."""
-    student = Student(DEFAULT_MODEL, provider="cpu")
+    student = OnnxModel(DEFAULT_MODEL, provider="cpu")
     yield student
     student.close()
 
@@ -96,7 +96,7 @@ def test_warming_up_makes_every_step_once(pretended, monkeypatch):
 def test_a_batch_on_a_gpu_says_what_it_says_elsewhere(on_a_gpu, float32):
     meta = float32.metadata
     mine, theirs = calls(meta, 5), calls(meta, 5)
-    here, there = BatchStep(float32, 8), BatchStep(on_a_gpu, 8)
+    here, there = BatchRunner(float32, 8), BatchRunner(on_a_gpu, 8)
     for size in (5, 3, 5, 1):
         said, same = here.run(mine[:size]), there.run(theirs[:size])
         for row in range(size):
@@ -131,7 +131,7 @@ def test_a_student_on_a_gpu_is_fit_to_be_served(on_a_gpu):
 def test_only_what_a_step_needs_is_copied(pretended):
     student, device = pretended
     meta = student.metadata
-    BatchStep(student, 8).run(calls(meta, 3))
+    BatchRunner(student, 8).run(calls(meta, 3))
     assert device.copied[False] == 4 * (4 * meta.block + 8 + meta.memory_bytes)
     assert device.copied[True] == 4 * (4 * (2 + 4 + 7) + meta.memory_bytes)
 
@@ -140,7 +140,7 @@ def test_a_batch_that_is_halved_keeps_what_its_first_half_remembers(pretended, m
     """Both halves are steps of as many rows, whose answers lie in the same place."""
     student, _ = pretended
     meta = student.metadata
-    alone = [BatchStep(student, 4).run([row])[0][1] for row in calls(meta, 4)]
+    alone = [BatchRunner(student, 4).run([row])[0][1] for row in calls(meta, 4)]
     step = student.step
 
     def poisoned(samples, valid, memory):
@@ -149,8 +149,8 @@ def test_a_batch_that_is_halved_keeps_what_its_first_half_remembers(pretended, m
         return step(samples, valid, memory)
 
     monkeypatch.setattr(student, "step", poisoned)
-    answers = BatchStep(student, 4).run(calls(meta, 4))
-    assert not any(isinstance(answer, StudentFailed) for answer in answers)
+    answers = BatchRunner(student, 4).run(calls(meta, 4))
+    assert not any(isinstance(answer, InferenceFailed) for answer in answers)
     for (_, memory), same in zip(answers, alone, strict=True):
         np.testing.assert_allclose(memory.state, same.state, rtol=1e-3, atol=1e-4)
 
@@ -190,7 +190,7 @@ def test_a_student_that_is_no_graph_is_stepped_without_and_the_log_says_so_once(
         return on_the_cpu(content, options, {"enable_cuda_graph": "1"})
 
     monkeypatch.setattr(cuda, "_session", no_graphs)
-    student = Student(DEFAULT_MODEL, provider="cuda")
+    student = OnnxModel(DEFAULT_MODEL, provider="cuda")
     student.warm_up(2)
     assert tried == [{"enable_cuda_graph": "1"}, {}, {}, {}]
     told = capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_a_file_that_the_gpu_cannot_load_is_refused(monkeypatch):
 
     monkeypatch.setattr(cuda, "_session", none)
     with pytest.raises(ModelFileError, match=r"student.onnx: cannot be loaded: ONNX Runtime ca"):
-        Student(DEFAULT_MODEL, provider="cuda")
+        OnnxModel(DEFAULT_MODEL, provider="cuda")
 
 
 # --- which device ---
@@ -215,7 +215,7 @@ def test_a_file_that_the_gpu_cannot_load_is_refused(monkeypatch):
 def test_without_a_choice_a_cpu_gets_the_student_in_8_bits(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert model_file(None, "auto") == CPU_MODEL
-    student = Student(provider="auto")
+    student = OnnxModel(provider="auto")
     assert (student.providers, student.device) == (["CPUExecutionProvider"], "CPU")
 
 
@@ -228,7 +228,7 @@ def test_without_a_choice_a_gpu_gets_the_student_in_float32(pretended):
 def test_cuda_is_refused_where_onnxruntime_has_none(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModelFileError, match=r"^provider cuda: this onnxruntime offers only \["):
-        Student(DEFAULT_MODEL, provider="cuda")
+        OnnxModel(DEFAULT_MODEL, provider="cuda")
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def no_gpu(monkeypatch):
 @pytest.mark.usefixtures("no_gpu")
 def test_cuda_is_refused_where_there_is_no_gpu():
     with pytest.raises(ModelFileError, match=r"^provider cuda: there is no GPU$"):
-        Student(DEFAULT_MODEL, provider="cuda")
+        OnnxModel(DEFAULT_MODEL, provider="cuda")
 
 
 @pytest.mark.usefixtures("no_gpu")

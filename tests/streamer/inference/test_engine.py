@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.errors import StudentFailed
+from streamer.errors import InferenceFailed
 from streamer.inference.engine import Engine
 
 BLOCK = 1280
@@ -20,16 +20,16 @@ def block(first, length=BLOCK):
     return samples
 
 
-class Heard:
-    """What one lane was told."""
+class ReportedTotals:
+    """What one stream was told."""
 
     def __init__(self, bench):
         self.results = []
-        self.lane = bench.engine.new_lane(self.results.append)
+        self.stream = bench.engine.new_stream(self.results.append)
 
     @property
     def errors(self):
-        return [r for r in self.results if isinstance(r, StudentFailed)]
+        return [r for r in self.results if isinstance(r, InferenceFailed)]
 
 
 @pytest.fixture
@@ -47,18 +47,18 @@ def blocked(bench, student, heard, first):
     """Submit one block and come back while its step is running."""
     student.gate.clear()
     student.stepping.clear()
-    bench.engine.submit(heard.lane, block(first))
+    bench.engine.submit(heard.stream, block(first))
     assert student.stepping.wait(WAIT)
 
 
 def test_each_block_is_answered_in_order(bench, make_student):
     reference = make_student()
-    heard = Heard(bench)
+    heard = ReportedTotals(bench)
     memory = reference.metadata.fresh(1)
     wanted = []
     for first in range(1, 9):
         samples = block(first)
-        bench.engine.submit(heard.lane, samples)
+        bench.engine.submit(heard.stream, samples)
         posteriors, memory = reference.step(
             (samples / np.float32(32768))[None].astype(np.float32), np.array([BLOCK]), memory
         )
@@ -71,10 +71,10 @@ def test_each_block_is_answered_in_order(bench, make_student):
 def test_short_block_is_padded_with_silence_and_told_as_such(bench, make_student):
     """The fake student checks the padding; a long block before leaves none of itself behind."""
     reference = make_student()
-    long, short = Heard(bench), Heard(bench)
-    bench.engine.submit(long.lane, np.full(BLOCK, 999, np.int16))
+    long, short = ReportedTotals(bench), ReportedTotals(bench)
+    bench.engine.submit(long.stream, np.full(BLOCK, 999, np.int16))
     bench.wait(lambda: long.results)
-    bench.engine.submit(short.lane, block(3, 320))
+    bench.engine.submit(short.stream, block(3, 320))
     bench.wait(lambda: short.results)
     padded = np.zeros((1, BLOCK), np.float32)
     padded[0, :320] = block(3, 320) / np.float32(32768)
@@ -93,61 +93,61 @@ def test_samples_reach_the_student_in_its_range(make_bench, make_student):
 
     student.step = watch
     bench = make_bench(student)
-    heard = Heard(bench)
+    heard = ReportedTotals(bench)
     loud = np.zeros(BLOCK, np.int16)
     loud[:2] = -32768, 32767
-    bench.engine.submit(heard.lane, loud)
+    bench.engine.submit(heard.stream, loud)
     bench.wait(lambda: heard.results)
     assert seen == [(-1.0, np.float32(32767 / 32768), np.float32, np.int64, np.float32)]
 
 
 def test_a_batch_takes_every_waiting_lane_once(alone, student):
-    first = Heard(alone)
+    first = ReportedTotals(alone)
     blocked(alone, student, first, 100)
-    lanes = [Heard(alone) for _ in range(5)]
-    for number, heard in enumerate(lanes, start=1):
+    streams = [ReportedTotals(alone) for _ in range(5)]
+    for number, heard in enumerate(streams, start=1):
         for _ in range(3):
-            alone.engine.submit(heard.lane, block(number))
+            alone.engine.submit(heard.stream, block(number))
     student.gate.set()
-    alone.wait(lambda: all(len(heard.results) == 3 for heard in lanes))
+    alone.wait(lambda: all(len(heard.results) == 3 for heard in streams))
     assert student.batches == [[100], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
 
 
 def test_a_batch_is_never_larger_than_allowed(make_bench, student):
     bench = make_bench(student, max_batch=4)
-    first = Heard(bench)
+    first = ReportedTotals(bench)
     blocked(bench, student, first, 100)
-    lanes = [Heard(bench) for _ in range(10)]
-    for number, heard in enumerate(lanes):
-        bench.engine.submit(heard.lane, block(number))
+    streams = [ReportedTotals(bench) for _ in range(10)]
+    for number, heard in enumerate(streams):
+        bench.engine.submit(heard.stream, block(number))
     student.gate.set()
-    bench.wait(lambda: all(heard.results for heard in lanes))
+    bench.wait(lambda: all(heard.results for heard in streams))
     assert student.batches == [[100], [0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_hurried_blocks_wait_for_no_others(make_bench, student):
     """Whether the thread waits for others already or is still to begin."""
-    bench = make_bench(student, gather=2 * WAIT)
-    lanes = [Heard(bench) for _ in range(2)]
+    bench = make_bench(student, max_batch_delay=2 * WAIT)
+    streams = [ReportedTotals(bench) for _ in range(2)]
     for began in (False, True):
-        for number, heard in enumerate(lanes, start=1):
-            bench.engine.submit(heard.lane, block(number))
+        for number, heard in enumerate(streams, start=1):
+            bench.engine.submit(heard.stream, block(number))
         if began:
             bench.quiet(0.1)
             assert len(student.batches) == 1, "nobody has hurried it"
-        bench.engine.hurry()
-        bench.wait(lambda: all(len(heard.results) == 1 + began for heard in lanes))  # noqa: B023
+        bench.engine.flush()
+        bench.wait(lambda: all(len(heard.results) == 1 + began for heard in streams))  # noqa: B023
     assert student.batches == [[1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("max_batch", [1, 2])
 def test_flooding_lane_delays_another_by_one_batch_at_most(make_bench, student, max_batch):
     bench = make_bench(student, max_batch=max_batch)
-    flood, live = Heard(bench), Heard(bench)
+    flood, live = ReportedTotals(bench), ReportedTotals(bench)
     blocked(bench, student, flood, 1)
     for _ in range(50):
-        bench.engine.submit(flood.lane, block(1))
-    bench.engine.submit(live.lane, block(2))
+        bench.engine.submit(flood.stream, block(1))
+    bench.engine.submit(live.stream, block(2))
     student.gate.set()
     bench.wait(lambda: len(flood.results) == 51 and live.results)
     # the step that was running, then at the latest the one behind it
@@ -158,13 +158,13 @@ def test_flooding_lane_delays_another_by_one_batch_at_most(make_bench, student, 
 def test_two_floods_and_a_live_lane_take_turns(make_bench, student):
     """With one place in a batch the longest waiting comes next: nobody is served twice before."""
     bench = make_bench(student, max_batch=1)
-    lanes = [Heard(bench) for _ in range(3)]
-    blocked(bench, student, lanes[0], 0)
-    for number, heard in enumerate(lanes):
+    streams = [ReportedTotals(bench) for _ in range(3)]
+    blocked(bench, student, streams[0], 0)
+    for number, heard in enumerate(streams):
         for _ in range(5):
-            bench.engine.submit(heard.lane, block(number))
+            bench.engine.submit(heard.stream, block(number))
     student.gate.set()
-    bench.wait(lambda: sum(len(heard.results) for heard in lanes) == 16)
+    bench.wait(lambda: sum(len(heard.results) for heard in streams) == 16)
     order = [batch[0] for batch in student.batches]
     assert order[:13] == [0, 1, 2] * 4 + [0] or order[:13] == [0] + [1, 2, 0] * 4
 
@@ -176,11 +176,11 @@ def test_two_floods_and_a_live_lane_take_turns(make_bench, student):
 def test_any_load_is_answered_as_if_alone(make_student, submissions, max_batch):
     student, due = make_student(), queue.SimpleQueue()
     engine = Engine(student, due.put, max_batch=max_batch)
-    results = {lane: [] for lane in range(6)}
-    lanes = {lane: engine.new_lane(results[lane].append) for lane in range(6)}
+    results = {stream: [] for stream in range(6)}
+    streams = {stream: engine.new_stream(results[stream].append) for stream in range(6)}
     try:
-        for number, lane in enumerate(submissions):
-            engine.submit(lanes[lane], block(lane * 1000 + number))
+        for number, stream in enumerate(submissions):
+            engine.submit(streams[stream], block(stream * 1000 + number))
         while sum(map(len, results.values())) < len(submissions):
             due.get(timeout=WAIT)()
     finally:
@@ -188,17 +188,17 @@ def test_any_load_is_answered_as_if_alone(make_student, submissions, max_batch):
     for batch in student.batches:
         assert 1 <= len(batch) <= max_batch
         of_lanes = [first // 1000 for first in batch]
-        assert len(set(of_lanes)) == len(of_lanes), "two blocks of one lane in a batch"
+        assert len(set(of_lanes)) == len(of_lanes), "two blocks of one stream in a batch"
     reference = make_student()
-    for lane in range(6):
+    for stream in range(6):
         memory = reference.metadata.fresh(1)
         wanted = []
         for number, owner in enumerate(submissions):
-            if owner == lane:
-                samples = (block(lane * 1000 + number) / np.float32(32768)).astype(np.float32)
+            if owner == stream:
+                samples = (block(stream * 1000 + number) / np.float32(32768)).astype(np.float32)
                 posteriors, memory = reference.step(samples[None], np.array([BLOCK]), memory)
                 wanted.append(tuple(p[0].tolist() for p in posteriors))
-        assert results[lane] == wanted
+        assert results[stream] == wanted
 
 
 # --- failure ---
@@ -210,40 +210,40 @@ def test_any_load_is_answered_as_if_alone(make_student, submissions, max_batch):
 )
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_failure_costs_only_the_lane_that_caused_it(alone, student, marker, reason, place):
-    first = Heard(alone)
+    first = ReportedTotals(alone)
     blocked(alone, student, first, 100)
-    lanes = [Heard(alone) for _ in range(5)]
-    for number, heard in enumerate(lanes):
+    streams = [ReportedTotals(alone) for _ in range(5)]
+    for number, heard in enumerate(streams):
         bad = number == place
-        alone.engine.submit(heard.lane, block(getattr(student, marker) if bad else number))
+        alone.engine.submit(heard.stream, block(getattr(student, marker) if bad else number))
     student.gate.set()
-    alone.wait(lambda: all(heard.results for heard in lanes))
-    (failure,) = lanes[place].results
-    assert isinstance(failure, StudentFailed)
+    alone.wait(lambda: all(heard.results for heard in streams))
+    (failure,) = streams[place].results
+    assert isinstance(failure, InferenceFailed)
     assert failure.status == "INTERNAL"
     assert reason in str(failure)
-    good = [heard for number, heard in enumerate(lanes) if number != place]
+    good = [heard for number, heard in enumerate(streams) if number != place]
     assert not any(heard.errors for heard in good)
     # the others go on as if nothing had been: their states are those of an undisturbed run
-    for number, heard in enumerate(lanes):
-        alone.engine.submit(heard.lane, block(10 + number))
+    for number, heard in enumerate(streams):
+        alone.engine.submit(heard.stream, block(10 + number))
     alone.wait(lambda: all(len(heard.results) == 2 for heard in good))
-    undisturbed = [Heard(alone) for _ in range(5)]
+    undisturbed = [ReportedTotals(alone) for _ in range(5)]
     for number, heard in enumerate(undisturbed):
-        alone.engine.submit(heard.lane, block(number))
-        alone.engine.submit(heard.lane, block(10 + number))
+        alone.engine.submit(heard.stream, block(number))
+        alone.engine.submit(heard.stream, block(10 + number))
     alone.wait(lambda: all(len(heard.results) == 2 for heard in undisturbed))
-    for number, heard in enumerate(lanes):
+    for number, heard in enumerate(streams):
         if number != place:
             assert heard.results == undisturbed[number].results
-    assert len(lanes[place].results) == 1, "told again after the failure"
+    assert len(streams[place].results) == 1, "told again after the failure"
 
 
 def test_failed_lane_hears_nothing_more(alone, student):
-    heard = Heard(alone)
+    heard = ReportedTotals(alone)
     blocked(alone, student, heard, student.RAISES)
     for number in range(5):
-        alone.engine.submit(heard.lane, block(number))
+        alone.engine.submit(heard.stream, block(number))
     student.gate.set()
     alone.wait(lambda: heard.errors)
     alone.quiet()
@@ -252,12 +252,12 @@ def test_failed_lane_hears_nothing_more(alone, student):
 
 def test_engine_survives_failures_of_whole_batches(alone, student):
     for _ in range(3):
-        lanes = [Heard(alone) for _ in range(3)]
-        for heard in lanes:
-            alone.engine.submit(heard.lane, block(student.RAISES))
-        alone.wait(lambda lanes=lanes: all(heard.errors for heard in lanes))
-    good = Heard(alone)
-    alone.engine.submit(good.lane, block(1))
+        streams = [ReportedTotals(alone) for _ in range(3)]
+        for heard in streams:
+            alone.engine.submit(heard.stream, block(student.RAISES))
+        alone.wait(lambda streams=streams: all(heard.errors for heard in streams))
+    good = ReportedTotals(alone)
+    alone.engine.submit(good.stream, block(1))
     alone.wait(lambda: good.results)
     assert not good.errors
 
@@ -267,13 +267,13 @@ def test_engine_survives_failures_of_whole_batches(alone, student):
 
 def test_closed_lane_hears_nothing(alone, student):
     """Neither of the step in flight nor of blocks that waited, and those cost no step."""
-    running, waiting, other = Heard(alone), Heard(alone), Heard(alone)
+    running, waiting, other = ReportedTotals(alone), ReportedTotals(alone), ReportedTotals(alone)
     blocked(alone, student, running, 1)
-    alone.engine.submit(running.lane, block(2))
-    alone.engine.submit(waiting.lane, block(3))
-    alone.engine.submit(other.lane, block(4))
-    alone.engine.close_lane(running.lane)
-    alone.engine.close_lane(waiting.lane)
+    alone.engine.submit(running.stream, block(2))
+    alone.engine.submit(waiting.stream, block(3))
+    alone.engine.submit(other.stream, block(4))
+    alone.engine.close_stream(running.stream)
+    alone.engine.close_stream(waiting.stream)
     student.gate.set()
     alone.wait(lambda: other.results)
     alone.quiet()
@@ -282,20 +282,20 @@ def test_closed_lane_hears_nothing(alone, student):
 
 
 def test_lane_closed_between_step_and_delivery_hears_nothing(alone):
-    heard = Heard(alone)
-    alone.engine.submit(heard.lane, block(1))
+    heard = ReportedTotals(alone)
+    alone.engine.submit(heard.stream, block(1))
     while alone._due.empty():  # the step is done, its result not yet handed out
         threading.Event().wait(0.01)
-    alone.engine.close_lane(heard.lane)
+    alone.engine.close_stream(heard.stream)
     alone.quiet()
     assert heard.results == []
 
 
 def test_submitting_to_a_closed_lane_costs_nothing(alone, student):
-    heard, other = Heard(alone), Heard(alone)
-    alone.engine.close_lane(heard.lane)
-    alone.engine.submit(heard.lane, block(1))
-    alone.engine.submit(other.lane, block(2))
+    heard, other = ReportedTotals(alone), ReportedTotals(alone)
+    alone.engine.close_stream(heard.stream)
+    alone.engine.submit(heard.stream, block(1))
+    alone.engine.submit(other.stream, block(2))
     alone.wait(lambda: other.results)
     alone.quiet(0.05)
     assert (heard.results, student.batches) == ([], [[2]])
@@ -306,10 +306,10 @@ def test_stop_ends_the_thread_after_the_running_step(make_student):
     due = queue.SimpleQueue()
     engine = Engine(student, due.put)
     results = []
-    lane = engine.new_lane(results.append)
+    stream = engine.new_stream(results.append)
     student.gate.clear()
     for number in range(3):
-        engine.submit(lane, block(number))
+        engine.submit(stream, block(number))
     assert student.stepping.wait(WAIT)
     stopping = threading.Thread(target=engine.stop)
     stopping.start()

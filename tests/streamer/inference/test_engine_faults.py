@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from streamer.errors import CallError, ServerFault, StudentUnavailable
+from streamer.errors import CallError, InferenceUnavailable, ServerFault
 from streamer.inference.engine import MAX_ABANDONED, Engine
 
 BLOCK = 1280
@@ -34,15 +34,15 @@ class Clock:
         engine.watch()
 
 
-class Heard:
+class ReportedTotals:
     def __init__(self, engine):
         self.results = []
         self.engine = engine
-        self.lane = engine.new_lane(self.results.append)
+        self.stream = engine.new_stream(self.results.append)
 
     def say(self, *firsts):
         for first in firsts:
-            self.engine.submit(self.lane, block(first))
+            self.engine.submit(self.stream, block(first))
 
     @property
     def errors(self):
@@ -62,24 +62,24 @@ def student(make_student):
 @pytest.fixture
 def bench(make_bench, student, clock):
     """An engine whose clock the test turns; given up after 5 s."""
-    made = make_bench(student, stuck_seconds=5.0, clock=clock)
+    made = make_bench(student, timeout=5.0, clock=clock)
     yield made
     student.freed.set()
     made.engine.stop()
 
 
 def alone(make_bench, make_student, *firsts):
-    """What a lane hears that is alone on an engine without faults."""
+    """What a stream hears that is alone on an engine without faults."""
     quiet = make_bench(make_student())
-    heard = Heard(quiet.engine)
+    heard = ReportedTotals(quiet.engine)
     heard.say(*firsts)
     quiet.wait(lambda: len(heard.results) == len(firsts))
     return heard.results
 
 
 def stick(bench, student, *others):
-    """A lane whose step is stuck, in one batch with ``others``."""
-    first, bad = Heard(bench.engine), Heard(bench.engine)
+    """A stream whose step is stuck, in one batch with ``others``."""
+    first, bad = ReportedTotals(bench.engine), ReportedTotals(bench.engine)
     student.gate.clear()
     student.stepping.clear()
     first.say(1)
@@ -98,7 +98,7 @@ def stick(bench, student, *others):
 
 
 def test_stuck_step_costs_its_batch_and_no_other_lane(bench, student, clock, make_bench):
-    mate, other = Heard(bench.engine), Heard(bench.engine)
+    mate, other = ReportedTotals(bench.engine), ReportedTotals(bench.engine)
     bad = stick(bench, student, mate)
     other.say(10, 11)
     clock.pass_over(bench.engine, 4.9)
@@ -107,7 +107,7 @@ def test_stuck_step_costs_its_batch_and_no_other_lane(bench, student, clock, mak
     clock.pass_over(bench.engine, 0.2)
     for heard in (bad, mate):
         (error,) = heard.results
-        assert isinstance(error, StudentUnavailable)
+        assert isinstance(error, InferenceUnavailable)
         assert (error.status, error.retry_after) == ("UNAVAILABLE", 1.0)
         assert str(error) == "the student failed on this call: the step is stuck"
     bench.wait(lambda: len(other.results) == 2)
@@ -120,7 +120,7 @@ def test_only_the_first_thread_warms_the_student_up(bench, student, clock):
     bench.engine.prepared.result(WAIT)
     stick(bench, student)
     clock.pass_over(bench.engine, 5.1)
-    heard = Heard(bench.engine)
+    heard = ReportedTotals(bench.engine)
     heard.say(2)
     bench.wait(lambda: heard.results)
     assert student.warmed_up == [64]
@@ -132,7 +132,7 @@ def test_an_engine_serves_without_being_prepared(make_bench, student, monkeypatc
 
     monkeypatch.setattr(student, "warm_up", starved)
     made = make_bench(student)
-    heard = Heard(made.engine)
+    heard = ReportedTotals(made.engine)
     heard.say(1)
     made.wait(lambda: heard.results)
     assert not heard.errors
@@ -140,14 +140,14 @@ def test_an_engine_serves_without_being_prepared(make_bench, student, monkeypatc
 
 
 def test_what_a_stuck_step_brings_after_all_is_dropped(bench, student, clock, make_bench):
-    """Neither states nor buffers nor lanes of the successor notice."""
-    mate, other = Heard(bench.engine), Heard(bench.engine)
+    """Neither states nor buffers nor streams of the successor notice."""
+    mate, other = ReportedTotals(bench.engine), ReportedTotals(bench.engine)
     bad = stick(bench, student, mate)
-    old = bench.engine._runner
+    old = bench.engine._worker
     other.say(10)
     clock.pass_over(bench.engine, 6)
     bench.wait(lambda: other.results)
-    memories = [heard.lane.memory.copy() for heard in (bad, mate, other)]
+    memories = [heard.stream.memory.copy() for heard in (bad, mate, other)]
     health = bench.engine.health.reason
     student.gate.clear()
     student.stepping.clear()
@@ -164,13 +164,13 @@ def test_what_a_stuck_step_brings_after_all_is_dropped(bench, student, clock, ma
     assert len(bad.results) == len(mate.results) == 1
     assert bench.engine.health.reason == health
     for heard, memory in zip((bad, mate), memories, strict=False):
-        for part, before in zip(heard.lane.memory, memory, strict=True):
+        for part, before in zip(heard.stream.memory, memory, strict=True):
             np.testing.assert_array_equal(part, before)
 
 
 def test_one_look_after_a_pause_of_the_whole_process_gives_nothing_up(bench, student, clock):
     """Stopped and continued, the step has had no chance to end before the first look."""
-    heard = Heard(bench.engine)
+    heard = ReportedTotals(bench.engine)
     student.gate.clear()
     student.stepping.clear()
     heard.say(1)
@@ -179,7 +179,7 @@ def test_one_look_after_a_pause_of_the_whole_process_gives_nothing_up(bench, stu
     bench.engine.watch()
     student.gate.set()
     bench.wait(lambda: heard.results)
-    bench.wait(lambda: bench.engine._runner.began is None)
+    bench.wait(lambda: bench.engine._worker.began is None)
     bench.engine.watch()
     assert not heard.errors
     assert bench.engine.health.healthy
@@ -190,7 +190,7 @@ def test_failed_lane_takes_nothing_more(bench, student, clock):
     bad.say(20, 21)
     clock.pass_over(bench.engine, 6)
     bad.say(22)
-    good = Heard(bench.engine)
+    good = ReportedTotals(bench.engine)
     good.say(30)
     bench.wait(lambda: good.results)
     assert len(bad.results) == 1
@@ -205,7 +205,7 @@ def test_threads_that_stick_are_few_and_those_that_wait_are_told(bench, student,
         clock.pass_over(bench.engine, 6)
     assert not bench.engine.alive
     assert threading.active_count() <= before - 1 + MAX_ABANDONED
-    late = Heard(bench.engine)
+    late = ReportedTotals(bench.engine)
     late.say(1)
     bench.engine.watch()
     (error,) = late.results
@@ -217,7 +217,7 @@ def test_threads_that_stick_are_few_and_those_that_wait_are_told(bench, student,
     for thread in stuck:
         thread.join(WAIT)
     bench.engine.watch()
-    good = Heard(bench.engine)
+    good = ReportedTotals(bench.engine)
     good.say(1)
     bench.wait(lambda: good.results)
     assert not good.errors
@@ -225,7 +225,7 @@ def test_threads_that_stick_are_few_and_those_that_wait_are_told(bench, student,
 
 
 def test_stop_does_not_wait_for_a_stuck_step(make_bench, student):
-    bench = make_bench(student, stuck_seconds=0.1)
+    bench = make_bench(student, timeout=0.1)
     stick(bench, student)
     stopping = threading.Thread(target=bench.engine.stop)
     stopping.start()
@@ -248,31 +248,31 @@ def test_error_while_a_batch_is_made_up_loses_no_lane(bench, student, make_bench
             super().append(item)
 
     raised = []
-    first = Heard(bench.engine)
+    first = ReportedTotals(bench.engine)
     student.gate.clear()
     student.stepping.clear()
     first.say(1)
     assert student.stepping.wait(WAIT)
-    lanes = [Heard(bench.engine) for _ in range(3)]
-    for number, heard in enumerate(lanes):
+    streams = [ReportedTotals(bench.engine) for _ in range(3)]
+    for number, heard in enumerate(streams):
         heard.say(10 + number)
-    take = bench.engine._take
+    take = bench.engine._collect_batch
 
     def taking(runner):
         runner.batch = Full()
         return take(runner)
 
-    bench.engine._take = taking
+    bench.engine._collect_batch = taking
     student.gate.set()
-    bench.wait(lambda: all(heard.results for heard in lanes))
+    bench.wait(lambda: all(heard.results for heard in streams))
     assert raised
-    (error,) = lanes[0].results  # had been taken already
+    (error,) = streams[0].results  # had been taken already
     assert isinstance(error, ServerFault)
     assert (error.status, str(error)) == (
         "INTERNAL",
         "the server failed on this call: MemoryError",
     )
-    for number, heard in enumerate(lanes[1:], start=1):
+    for number, heard in enumerate(streams[1:], start=1):
         assert heard.results == alone(make_bench, type(student), 10 + number)
 
 
@@ -286,11 +286,11 @@ def test_student_that_raises_more_than_an_exception(bench, student, error, make_
         return step(samples, valid, state)
 
     student.step = raising
-    bad = Heard(bench.engine)
+    bad = ReportedTotals(bench.engine)
     bad.say(99)
     bench.wait(lambda: bad.results)
     assert isinstance(bad.results[0], CallError)
-    good = Heard(bench.engine)
+    good = ReportedTotals(bench.engine)
     good.say(1)
     bench.wait(lambda: good.results)
     assert good.results == alone(make_bench, type(student), 1)
@@ -301,7 +301,7 @@ def test_metrics_that_raise_cost_no_call(make_bench, student, make_student):
         raise ZeroDivisionError
 
     bench = make_bench(student, stepped=counting)
-    heard = Heard(bench.engine)
+    heard = ReportedTotals(bench.engine)
     for number in (1, 2, 3):
         heard.say(number)
         bench.wait(lambda number=number: len(heard.results) == number)
@@ -318,7 +318,7 @@ def test_delivery_that_raises_is_made_up_for(student, make_bench, make_student):
         due.put(callback)
 
     engine = Engine(student, deliver)
-    heard = Heard(engine)
+    heard = ReportedTotals(engine)
     heard.say(1)
     while len(failing) == 2:
         threading.Event().wait(0.01)
@@ -340,7 +340,7 @@ def test_closed_loop_does_not_end_the_thread(student):
     engine = Engine(student, deliver)
     for number in range(3):
         student.stepping.clear()
-        Heard(engine).say(number)
+        ReportedTotals(engine).say(number)
         assert student.stepping.wait(WAIT)
     assert engine.alive
     engine.stop()
@@ -354,13 +354,13 @@ def test_callback_that_raises_costs_its_lane_alone(bench, student, make_bench):
         if not isinstance(result, CallError):
             raise KeyError("update")
 
-    lane = bench.engine.new_lane(broken)
-    neighbours = [Heard(bench.engine) for _ in range(3)]
+    stream = bench.engine.new_stream(broken)
+    neighbours = [ReportedTotals(bench.engine) for _ in range(3)]
     neighbours[0].say(1)
-    bench.engine.submit(lane, block(2))
+    bench.engine.submit(stream, block(2))
     for heard in neighbours[1:]:
         heard.say(1)
-    bench.engine.submit(lane, block(3))
+    bench.engine.submit(stream, block(3))
     bench.wait(lambda: all(heard.results for heard in neighbours))
     bench.quiet(0.05)
     assert len(told) == 2
@@ -373,28 +373,28 @@ def test_callback_that_cannot_even_be_told(bench):
     def broken(_):
         raise KeyError("update")
 
-    lane, good = bench.engine.new_lane(broken), Heard(bench.engine)
-    bench.engine.submit(lane, block(2))
+    stream, good = bench.engine.new_stream(broken), ReportedTotals(bench.engine)
+    bench.engine.submit(stream, block(2))
     good.say(1)
     bench.wait(lambda: good.results)
-    assert lane.closed
+    assert stream.closed
     assert not good.errors
 
 
 def test_thread_that_died_all_the_same_is_replaced(bench, student, make_bench):
     """Nothing known kills it; should it happen, calls go on."""
-    runner = bench.engine._runner
+    runner = bench.engine._worker
     with bench.engine._wake:
-        bench.engine._runner = None  # it leaves its loop
-        bench.engine._ready.put(bench.engine.new_lane(lambda _: None))
+        bench.engine._worker = None  # it leaves its loop
+        bench.engine._ready.put(bench.engine.new_stream(lambda _: None))
         bench.engine._wake.notify()
     runner.thread.join(WAIT)
-    bench.engine._runner = runner
+    bench.engine._worker = runner
     assert not bench.engine.alive
     bench.engine.watch()
     assert bench.engine.alive
     assert bench.engine.health.reason == "the engine's thread is dead"
-    good = Heard(bench.engine)
+    good = ReportedTotals(bench.engine)
     good.say(1)
     bench.wait(lambda: good.results)
     assert good.results == alone(make_bench, type(student), 1)
@@ -402,13 +402,13 @@ def test_thread_that_died_all_the_same_is_replaced(bench, student, make_bench):
 
 def test_no_memory_for_a_successor_is_tried_again(bench, student, clock, monkeypatch):
     bad = stick(bench, student)
-    monkeypatch.setattr(bench.engine, "_new_runner", lambda: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(bench.engine, "_new_worker", lambda: (_ for _ in ()).throw(MemoryError()))
     clock.pass_over(bench.engine, 6)
     assert bad.errors
     assert not bench.engine.alive
     monkeypatch.undo()
     bench.engine.watch()
-    good = Heard(bench.engine)
+    good = ReportedTotals(bench.engine)
     good.say(1)
     bench.wait(lambda: good.results)
     assert not good.errors

@@ -27,7 +27,7 @@ def health(clock):
 
 def test_begins_healthy_and_needs_no_probe(health):
     assert health.healthy
-    assert (health.reason, health.ill_seconds, health.probe_due()) == ("", 0.0, False)
+    assert (health.reason, health.unhealthy_seconds, health.probe_due()) == ("", 0.0, False)
 
 
 def test_only_whole_batches_in_a_row_count(health):
@@ -75,12 +75,12 @@ def test_illness_is_timed_from_its_beginning_whatever_comes_on_top(health, clock
     clock.now += 40
     health.failed("the engine's thread is dead")
     clock.now += 2
-    assert health.ill_seconds == 42
+    assert health.unhealthy_seconds == 42
     assert health.reason == "the engine's thread is dead"
     health.probed()
-    assert health.ill_seconds == 0
+    assert health.unhealthy_seconds == 0
     health.failed("again")
-    assert health.ill_seconds == 0
+    assert health.unhealthy_seconds == 0
 
 
 @given(

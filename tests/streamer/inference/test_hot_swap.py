@@ -112,13 +112,13 @@ def test_model_is_swapped_under_load_and_no_call_is_disturbed(
         begin(6, "swapped-1")
         talk(5)
         s.file.put(b"no model")
-        kept = s.reload("model_kept")
+        kept = s.reload("model_reload_failed")
         assert kept["model"] == "swapped-1"
         assert "cannot be loaded" in kept["reason"]
         s.file.put(s.file.model("swapped-1")[:5000])
-        s.reload("model_kept")
+        s.reload("model_reload_failed")
         s.file.path.unlink()
-        assert "not found" in s.reload("model_kept")["reason"]
+        assert "not found" in s.reload("model_reload_failed")["reason"]
         begin(2, "swapped-1")
         talk(5)
         s.file.put(s.file.model("swapped-1"))
@@ -136,7 +136,7 @@ def test_model_is_swapped_under_load_and_no_call_is_disturbed(
         assert ("model_info", "CPUExecutionProvider", "swapped-1") in samples
         assert ("model_info", "CPUExecutionProvider", student_id) not in samples
         assert samples["model_swaps_total", "changed"] == 1
-        assert samples["model_swaps_total", "kept"] == 3
+        assert samples["model_swaps_total", "failed"] == 3
         assert samples["model_swaps_total", "unchanged"] == 1
     assert s.server.process.returncode == 0
 
@@ -217,13 +217,13 @@ def local_server_of_workers(tmp_path):
 STICKING = """
 import os, sys, time
 import streamer.serve
-from streamer.inference.model import Student
-step = Student.step
+from streamer.inference.model import OnnxModel
+step = OnnxModel.step
 def sticking(*args):
     if os.path.exists(os.environ["STICK"]):
         time.sleep(1000)
     return step(*args)
-Student.step = sticking
+OnnxModel.step = sticking
 sys.exit(streamer.serve.main())
 """
 
@@ -235,7 +235,7 @@ def test_student_that_sticks_is_told_by_health_and_given_up(
     (tmp_path / "server.py").write_text(STICKING)
     stick = tmp_path / "stick"
     with local_server(
-        *("--provider", "cpu", "--stuck-seconds", "0.3", "--drain-seconds", "0"),
+        *("--provider", "cpu", "--inference-timeout", "0.3", "--drain-seconds", "0"),
         *("--unhealthy-exit-seconds", "1.5" if exits else "0"),
         command=(str(tmp_path / "server.py"),),
         environment={"STICK": str(stick), "PYTHONPATH": str(Path.cwd())},
@@ -258,7 +258,7 @@ def test_student_that_sticks_is_told_by_health_and_given_up(
         if exits:
             assert idle.outcome().code is Code.UNAVAILABLE
             assert server.process.wait(WAIT) == UNHEALTHY
-            assert log_entry(server, "giving_up")["seconds"] >= 1.5
+            assert log_entry(server, "unhealthy_exit")["seconds"] >= 1.5
         else:
             time.sleep(2)
             assert server.process.poll() is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import ModelFileError
 from streamer.inference.metadata import CONTRACT, METADATA_KEY, TASKS
-from streamer.inference.model import DEFAULT_MODEL, Student
+from streamer.inference.model import DEFAULT_MODEL, OnnxModel
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def altered(content, tmp_path):
 
 def refused(path, **options):
     with pytest.raises(ModelFileError) as caught:
-        Student(path, provider="cpu", **options)
+        OnnxModel(path, provider="cpu", **options)
     message = str(caught.value)
     assert message.startswith(f"model file {path}: ")
     assert "\n" not in message
@@ -126,13 +126,13 @@ import mmap
 import sys
 from pathlib import Path
 import numpy as np
-from streamer.inference.model import Student
+from streamer.inference.model import OnnxModel
 
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * mmap.PAGESIZE // 1024
 
-student = Student(None, provider="cpu")
+student = OnnxModel(None, provider="cpu")
 meta = student.metadata
 student.warm_up(int(sys.argv[1]))
 before = resident()

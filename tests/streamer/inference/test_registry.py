@@ -10,8 +10,8 @@ import structlog
 
 from streamer.errors import ModelFileError
 from streamer.inference.engine import Engine
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
-from streamer.inference.registry import ModelFile, Models, ServedModel
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
+from streamer.inference.registry import ModelFile, ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 
 WAIT = 20.0
@@ -50,7 +50,7 @@ class Case:
         self.metrics = Metrics()
         self.shelf = Shelf(make_student)
         self.first = self.shelf.served("a")
-        self.models = Models(
+        self.models = ModelRegistry(
             self.first,
             self.shelf,
             metrics=self.metrics,
@@ -178,10 +178,10 @@ def test_what_cannot_be_served_keeps_the_old(case):
         c.shelf.load = lambda: (_ for _ in ()).throw(MemoryError())
         assert await c.put("b") is c.first
         assert await c.put(ModelFileError("model file m.onnx:\nnot found")) is c.first
-        assert (c.swaps("kept"), c.swaps("changed"), c.info()) == (2, 0, ["model-a"])
+        assert (c.swaps("failed"), c.swaps("changed"), c.info()) == (2, 0, ["model-a"])
         assert [(e["event"], e["model"], e["reason"]) for e in c.logs] == [
-            ("model_kept", "model-a", "MemoryError"),
-            ("model_kept", "model-a", "model file m.onnx: not found"),
+            ("model_reload_failed", "model-a", "MemoryError"),
+            ("model_reload_failed", "model-a", "model file m.onnx: not found"),
         ]
         c.models.retire()
         assert c.digests() == ["a"]
@@ -227,10 +227,10 @@ def test_how_far_behind_counts_every_engine(case):
     async def scenario(c):
         c.models.began(c.first)
         await c.put("b")
-        student = c.first.engine.student
+        student = c.first.engine.model
         student.gate.clear()
-        lane, other = (c.first.engine.new_lane(lambda _: None) for _ in range(2))
-        c.first.engine.submit(lane, np.ones(1280, np.int16))
+        stream, other = (c.first.engine.new_stream(lambda _: None) for _ in range(2))
+        c.first.engine.submit(stream, np.ones(1280, np.int16))
         assert await asyncio.to_thread(student.stepping.wait, WAIT)
         c.first.engine.submit(other, np.ones(1280, np.int16))
         await asyncio.sleep(0.05)
@@ -243,7 +243,7 @@ def test_how_far_behind_counts_every_engine(case):
 
 def test_server_without_a_file_keeps_what_it_has(run_async, make_student):
     async def scenario():
-        models = Models(ServedModel.of(Engine(make_student(), lambda callback: callback())))
+        models = ModelRegistry(ServedModel.of(Engine(make_student(), lambda callback: callback())))
         before = models.current
         await models.reload()
         assert models.current is before
@@ -266,7 +266,7 @@ def test_file_is_known_by_the_hash_of_its_content(tmp_path):
     file = ModelFile(path, "cpu", 1, engine_of)
     served = file.load()
     wanted = hashlib.sha256(CPU_MODEL.read_bytes()).hexdigest()
-    assert file.digest() == served.digest == served.engine.student.digest == wanted
+    assert file.digest() == served.digest == served.engine.model.digest == wanted
     assert served.providers == ["CPUExecutionProvider"]
     path.write_bytes(DEFAULT_MODEL.read_bytes())
     assert file.digest() != served.digest
@@ -275,14 +275,14 @@ def test_file_is_known_by_the_hash_of_its_content(tmp_path):
         file.digest()
     served.close()
     assert not served.engine.alive
-    assert served.engine.student._session is None, "its memory is freed"
+    assert served.engine.model._session is None, "its memory is freed"
 
 
 def test_without_memory_for_the_largest_step_a_file_is_not_served(monkeypatch):
     def starved(_, calls):
         raise MemoryError(f"no room for {calls}")
 
-    monkeypatch.setattr(Student, "warm_up", starved)
+    monkeypatch.setattr(OnnxModel, "warm_up", starved)
     with pytest.raises(ModelFileError, match="its first steps: no room for 32"):
         ModelFile(None, "cpu", 1, engine_of).load()
 

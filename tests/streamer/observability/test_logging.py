@@ -1,4 +1,4 @@
-"""The log: every event is documented, and nothing that was heard is in it."""
+"""The log: every event is documented, and nothing that was receiver_log is in it."""
 
 import ast
 import base64
@@ -163,7 +163,7 @@ def test_the_search_finds_numbers():
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory, make_line, request_of, demo_call):
+def receiver_log(tmp_path_factory, make_line, request_of, demo_call):
     """(log, what nobody may find in it) of calls of every kind on a server that says all it can."""
     folder = tmp_path_factory.mktemp("secrets")
     token, key = secrets.token_urlsafe(32), base64.b64encode(secrets.token_bytes(32)).decode()
@@ -177,7 +177,7 @@ def heard(tmp_path_factory, make_line, request_of, demo_call):
     chunks = [caller[start : start + CHUNK] for start in range(0, size, CHUNK)]
     audio = [request_of.audio(n, chunk) for n, chunk in enumerate(chunks, start=1)]
     config = {
-        "call_id": "heard",
+        "call_id": "receiver_log",
         "speech_events": True,
         "checkpoint_interval": Duration(seconds=1),
     }
@@ -244,15 +244,15 @@ def heard(tmp_path_factory, make_line, request_of, demo_call):
     return log, {"audio": caller, "token": token, "key": key, "checkpoints": checkpoints}
 
 
-def test_calls_of_every_kind_were_logged(heard):
-    events = [entry["event"] for entry in heard[0] if "event" in entry]
+def test_calls_of_every_kind_were_logged(receiver_log):
+    events = [entry["event"] for entry in receiver_log[0] if "event" in entry]
     assert events.count("call_started") >= 6
     assert events.count("call_refused") >= 5
     assert events.count("call_failed") >= 4
 
 
-def test_no_audio_is_logged(heard):
-    log, hidden = heard
+def test_no_audio_is_logged(receiver_log):
+    log, hidden = receiver_log
     audio = hidden["audio"]
     samples = decode(audio, Encoding.MULAW)
     assert len(traces_of(audio)) > 200
@@ -263,8 +263,8 @@ def test_no_audio_is_logged(heard):
     assert not numbers_found(samples / np.float32(32768), log)
 
 
-def test_no_state_and_no_checkpoint_is_logged(heard, student):
-    log, hidden = heard
+def test_no_state_and_no_checkpoint_is_logged(receiver_log, student):
+    log, hidden = receiver_log
     meta = student.metadata
     block = meta.block
     speech = speech_of(decode(hidden["audio"], Encoding.MULAW))
@@ -279,8 +279,8 @@ def test_no_state_and_no_checkpoint_is_logged(heard, student):
         assert not found(traces_of(checkpoint), log)
 
 
-def test_no_secret_is_logged(heard):
-    log, hidden = heard
+def test_no_secret_is_logged(receiver_log):
+    log, hidden = receiver_log
     raw = json.dumps(log)
     for secret in (hidden["token"], hidden["key"], digest(hidden["token"])):
         assert secret not in raw

@@ -17,7 +17,7 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamer.audio.codec import SAMPLE_RATE
-from streamer.observability.metrics import Heard, Metrics
+from streamer.observability.metrics import Metrics, ReportedTotals
 from streamer.process.local_server import local_server
 
 CHUNK = SAMPLE_RATE // 10
@@ -106,7 +106,7 @@ def test_a_call_is_counted_whole(server, scrape, make_line, request_of, demo_cal
     blocks = gained("batch_blocks_sum")
     assert blocks == pytest.approx(speech / 0.32, abs=2)
     assert gained("step_seconds_count") == gained("queue_seconds_count") > 0
-    assert after["student_failures_total",] == 0
+    assert after["inference_failures_total",] == 0
     assert after["calls_open",] == 0
     assert after["draining",] == 0
     assert ("model_info", "CPUExecutionProvider", server_model(server)) in after
@@ -138,33 +138,33 @@ def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
     metrics, session = Metrics(), Session()
     session.audio_seconds, session.classified_seconds = 10.0, 20.0
     session.speech_seconds, session.lost_seconds = 4.0, 1.0
-    counted = Heard.of(session)
-    metrics.heard([(session, counted)])
+    counted = ReportedTotals.of(session)
+    metrics.add_totals([(session, counted)])
 
     def total(name):
         return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
 
     assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [0, 0, 0, 0]
     session.audio_seconds, session.classified_seconds, session.speech_seconds = 11.0, 22.0, 4.5
-    metrics.heard([(session, counted)])
+    metrics.add_totals([(session, counted)])
     assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [1, 2, 0.5, 0]
 
 
 def test_a_long_call_is_counted_while_it_runs_and_not_twice():
-    metrics, session, counted = Metrics(), Session(), Heard()
+    metrics, session, counted = Metrics(), Session(), ReportedTotals()
 
     def total(name):
         return metrics.registry.get_sample_value(f"voicecohort_{name}_seconds_total")
 
     for second in range(1, 6):
         session.audio_seconds, session.speech_seconds = second, second / 2
-        metrics.heard([(session, counted)])
+        metrics.add_totals([(session, counted)])
         assert (total("audio"), total("speech")) == (second, second / 2)
     session.classified_seconds = 5.0
     session.speech_seconds = 0.25  # a discard, then a little more
-    metrics.heard([(session, counted)])
+    metrics.add_totals([(session, counted)])
     assert total("speech") == 2.75
-    metrics.heard([(session, counted)])
+    metrics.add_totals([(session, counted)])
     assert (total("audio"), total("speech"), total("lost")) == (5, 2.75, 0)
     assert total("classified") == 5
 
@@ -237,9 +237,9 @@ def test_none_are_served_unless_asked_for():
 
 
 def test_several_calls_are_counted_together():
-    metrics, counted = Metrics(), [Heard(), Heard(audio=1.0)]
+    metrics, counted = Metrics(), [ReportedTotals(), ReportedTotals(audio=1.0)]
     sessions = [Session(), Session()]
     sessions[0].audio_seconds, sessions[1].audio_seconds = 2.0, 4.0
-    metrics.heard(zip(sessions, counted, strict=True))
+    metrics.add_totals(zip(sessions, counted, strict=True))
     assert metrics.registry.get_sample_value("voicecohort_audio_seconds_total") == 5
     assert [one.audio for one in counted] == [2.0, 4.0]

@@ -143,11 +143,11 @@ def test_worker_that_hangs_is_killed_and_replaced(
     call_each, chunks, quiet, log_entry, assert_same_prediction
 ):
     """Stopped by a signal it says nothing any more; its neighbour notices nothing."""
-    with local_server(*TWO, "--worker-silence-seconds", "3") as server:
+    with local_server(*TWO, "--worker-heartbeat-timeout", "3") as server:
         calls = call_each(server, *chunks[:10])
         before = workers_of(server.process)
         os.kill(before[1], signal.SIGSTOP)
-        assert log_entry(server, "worker_silent")["worker"] == 1
+        assert log_entry(server, "worker_unresponsive")["worker"] == 1
         assert log_entry(server, "worker_died", worker=1)["exit_code"] == -signal.SIGKILL
         assert calls[1].outcome().code is Code.UNAVAILABLE
         wait_until(lambda: len(events(server, "worker_serving")) == 3)
@@ -157,7 +157,7 @@ def test_worker_that_hangs_is_killed_and_replaced(
         outcome = finish(calls[0], chunks[10:])
         assert (outcome.code, outcome.details) == (Code.OK, "")
         assert_same_prediction(outcome.finals[0], quiet)
-    assert [entry["worker"] for entry in events(server, "worker_silent")] == [1]
+    assert [entry["worker"] for entry in events(server, "worker_unresponsive")] == [1]
     assert server.process.returncode == 0
 
 

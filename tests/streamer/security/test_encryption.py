@@ -188,7 +188,7 @@ def test_broken_file_leaves_the_keys_as_they_are(tmp_path, clock):
         with pytest.raises(SealError, match="no key"):
             sealer.open(sealed)
     events = [line["event"] for line in lines]
-    assert events == ["checkpoint_keys_kept"] * 4 + ["checkpoint_keys_changed"]
+    assert events == ["checkpoint_keys_reload_failed"] * 4 + ["checkpoint_keys_changed"]
     assert "c2hvcnQ" not in str(lines)
 
 

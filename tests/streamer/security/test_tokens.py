@@ -149,7 +149,7 @@ def test_a_new_file_takes_effect_at_the_next_call_and_a_broken_one_never(file):
         assert tokens.find(OTHER) is not None
         write(file, entry())
         assert (tokens.find(OTHER), tokens.find(SECRET).identity) == (None, "gateway-berlin")
-    kept = ["tokens_kept"] * 4  # a broken file is logged once
+    kept = ["tokens_reload_failed"] * 4  # a broken file is logged once
     assert [line["event"] for line in log] == ["tokens_changed", *kept, "tokens_changed"]
     assert SECRET not in str(log)
     assert OTHER not in str(log)

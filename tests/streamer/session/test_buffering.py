@@ -46,7 +46,7 @@ def play(bench, speech, actions, **config):
             at += samples
         elif action == "snapshot":
             session.snapshot(states.append)
-            bench.wait(lambda: not session.snapshot_under_way)
+            bench.wait(lambda: not session.snapshot_pending)
         elif action == "discard":
             session.discard([])
         else:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamer.audio.codec import Encoding
-from streamer.errors import FailedPrecondition, InvalidArgument, StudentFailed
+from streamer.errors import FailedPrecondition, InferenceFailed, InvalidArgument
 from streamer.session.session import CallConfig
 
 RATE = 8000
@@ -167,7 +167,7 @@ def test_failing_student_fails_the_call(make_bench, make_student, audio):
     bench.wait(lambda: recorder.errors)
     bench.quiet(0.05)
     (error,) = recorder.errors
-    assert isinstance(error, StudentFailed)
+    assert isinstance(error, InferenceFailed)
     assert (error.status, "ArithmeticError" in str(error)) == ("INTERNAL", True)
     assert recorder.updates == []
 

@@ -53,7 +53,7 @@ def test_the_trunk_of_many_calls_waits_for_no_others(trunked):
         while any(len(gateway.responses[line]) < 2 for line in range(3)):  # started, predicted
             assert await gateway.read()
         hurried = []
-        local.engine.hurry = lambda: hurried.append(True)
+        local.engine.flush = lambda: hurried.append(True)
         await gateway.say(leave(1), leave(2))
         await gateway.until(1, 2)
         del hurried[:]
@@ -66,11 +66,11 @@ def test_the_trunk_of_many_calls_waits_for_no_others(trunked):
         await gateway.say(item(7, LINEAR))
         await gateway.began(7)
         assert hurried.count(True) > 0
-        assert local.service.gather() == 0.0
+        assert local.service.response_delay() == 0.0
         local.service._load.demand = 0.6  # now a few milliseconds are worth less than CPU
-        assert local.service.gather() > 0.0
+        assert local.service.response_delay() > 0.0
         del hurried[:]
-        local.service.heard(2)
+        local.service.trunk_message_received(2)
         assert not hurried
         other.cancel()
 

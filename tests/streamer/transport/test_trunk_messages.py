@@ -66,13 +66,13 @@ def test_what_nobody_expected_ends_a_line_with_internal(run_async):
     class Broken:
         draining = asyncio.Event()
 
-        def must_serve(self, _):
+        def authorize(self, _):
             return "gateway-7"
 
-        def heard(self, calls):
+        def trunk_message_received(self, calls):
             pass
 
-        def gather(self):
+        def response_delay(self):
             return 0.0
 
         async def serve(self, line):

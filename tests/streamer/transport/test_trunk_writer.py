@@ -6,7 +6,7 @@ import pytest
 
 from streamer.errors import ReadTimeout
 from streamer.rpc import envelope_pb2 as envelope
-from streamer.transport.trunk_writer import Outgoing
+from streamer.transport.trunk_writer import TrunkWriter
 
 
 def at_once():
@@ -33,12 +33,12 @@ def test_what_waits_is_sent_together_in_messages_of_a_megabyte(run_async):
     sizes = [10, 300_000, 800_000, 5, 2_000_000, 7, 7]
 
     async def main():
-        outgoing, slow = Outgoing(at_once), Slow()
+        outgoing, slow = TrunkWriter(at_once), Slow()
         sending = asyncio.create_task(outgoing.send_all(slow))
-        assert outgoing.free
+        assert outgoing.writable
         first = outgoing.say(response(1))
         await asyncio.sleep(0.01)
-        assert not outgoing.free
+        assert not outgoing.writable
         rest = [outgoing.say(response(size)) for size in sizes]
         slow.may.release()
         await first.wait()
@@ -46,7 +46,7 @@ def test_what_waits_is_sent_together_in_messages_of_a_megabyte(run_async):
         for _ in range(10):
             slow.may.release()
         await asyncio.gather(*(sent.wait() for sent in rest))
-        assert outgoing.free
+        assert outgoing.writable
         outgoing.complete()
         await sending
         return slow.taken
@@ -57,7 +57,7 @@ def test_what_waits_is_sent_together_in_messages_of_a_megabyte(run_async):
 
 def test_a_gateway_that_does_not_read_is_not_read_either(run_async):
     async def main():
-        outgoing, slow = Outgoing(at_once), Slow()
+        outgoing, slow = TrunkWriter(at_once), Slow()
         sending = asyncio.create_task(outgoing.send_all(slow))
         for _ in range(11):
             outgoing.say(response(1))
@@ -82,13 +82,13 @@ def test_a_gateway_that_does_not_read_is_not_read_either(run_async):
 
 def test_a_busy_server_waits_for_more_to_say(run_async):
     async def main():
-        outgoing, slow = Outgoing(lambda: 0.1), Slow()
+        outgoing, slow = TrunkWriter(lambda: 0.1), Slow()
         slow.may.release()
         sending = asyncio.create_task(outgoing.send_all(slow))
         for size in (1, 2, 3):
             outgoing.say(response(size))
             await asyncio.sleep(0.01)
-            assert outgoing.free
+            assert outgoing.writable
         outgoing.complete()
         await sending
         return [[len(line.response) for line in message.lines] for message in slow.taken]

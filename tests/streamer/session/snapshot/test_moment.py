@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamer.audio.codec import Encoding
-from streamer.errors import StudentFailed
+from streamer.errors import InferenceFailed
 from tests.streamer.session.snapshot.steps import RATE, plain, snapshot
 
 
@@ -96,7 +96,7 @@ def test_no_snapshot_behind_a_failure(make_bench, make_student):
     bench.wait(lambda: recorder.errors)
     bench.quiet()
     assert told == []
-    assert isinstance(recorder.errors[0], StudentFailed)
+    assert isinstance(recorder.errors[0], InferenceFailed)
 
 
 def test_snapshot_is_not_changed_by_what_comes_after(bench, speech):
