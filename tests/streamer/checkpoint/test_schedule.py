@@ -67,9 +67,9 @@ class Desk:
     """A call with checkpoints, on a fake student, whose gateway reads when it may."""
 
     def __init__(self, student, clock):
-        self.student, self.checkpoints, self.sent = student, Plain(), []
+        self.student, self.sealed, self.sent = student, Plain(), []
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.checkpoints = make_keeper(clock, self.checkpoints)
+        self.checkpoints = make_keeper(clock, self.sealed)
         config = CallConfig("c", Encoding.LINEAR16, RATE, checkpoint_seconds=1.0)
         self.call = Call(
             config,
@@ -130,14 +130,14 @@ def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
             desk.hear(1.0)
             await until(lambda: not desk.call.session.snapshot_pending)
         assert len(desk.call.responses.queue) <= 3
-        assert desk.checkpoints.states == []
+        assert desk.sealed.states == []
         desk.may_send.set()
         await until(lambda: desk.sequences)
         await asyncio.sleep(0.02)
         # The first may have been on its way out already.
         assert desk.sequences[-1] == 20
         assert len(desk.sequences) <= 2
-        assert [state.sequence for state in desk.checkpoints.states] == desk.sequences
+        assert [state.sequence for state in desk.sealed.states] == desk.sequences
 
     run(scenario)
 

@@ -32,7 +32,7 @@ def test_snapshot_is_of_the_moment_it_was_asked_for(make_bench, make_student, sp
 def test_updates_for_what_is_in_a_snapshot_come_before_it(make_bench, speech):
     bench = make_bench()
     recorder, order = bench.session(update_seconds=0.1), []
-    recorder.updated = lambda update: order.append(update.sequence)
+    recorder.on_prediction = lambda update: order.append(update.sequence)
     recorder.session.audio(1, speech)
     recorder.session.snapshot(order.append)
     bench.settle(recorder)
