@@ -37,7 +37,7 @@ from scoring.result import FORMAT, assemble
 from scoring.scores import Classes
 
 from streamer.client import Client
-from streamer.inference.model import DEFAULT_MODEL, OnnxModel
+from streamer.inference.model import DEFAULT_MODEL, Student
 from streamer.process.local_server import local_server
 
 OUTPUTS = {
@@ -212,7 +212,7 @@ async def measure(
 
 def shortcut_of(model: Path) -> dict[str, Any] | None:
     """What the file says of how well its embedding tells corpora apart."""
-    found: dict[str, Any] | None = OnnxModel(model, provider="cpu").metadata.provenance.get(
+    found: dict[str, Any] | None = Student(model, provider="cpu").metadata.provenance.get(
         "shortcut"
     )
     return found

@@ -36,7 +36,7 @@ from rich.progress import track
 from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.errors import CallError
 from streamer.inference.engine import Engine
-from streamer.inference.model import CPU_MODEL, OnnxModel
+from streamer.inference.model import CPU_MODEL, Student
 from streamer.session.channel import Update
 from streamer.session.session import CallConfig, CallSession
 
@@ -61,13 +61,13 @@ class Call:
                 self._results.get()()
         return time.process_time() - began
 
-    def on_prediction(self, update: Update) -> None:
+    def updated(self, update: Update) -> None:
         """Nobody looks at predictions here."""
 
-    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Nor at events."""
 
-    def on_progress(self) -> None:
+    def progressed(self) -> None:
         """The loop in :meth:`second` looks by itself."""
 
     def failed(self, error: CallError) -> None:
@@ -112,10 +112,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args()
 
-    student = OnnxModel(options.model, provider="cpu")
+    student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
     # Nobody else's blocks come: waiting for them would only keep the ageing to real time.
-    engine = Engine(student, results.put, max_batch_delay=0.0)
+    engine = Engine(student, results.put, gather=0.0)
     engine.prepared.result()  # its first steps belong to no call
     demo, _ = soundfile.read(DEMO, dtype="int16", always_2d=True)
     coded = encode(demo[:, 0].copy(), Encoding.MULAW)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from model.classifier import OnnxModel, StudentConfig
+from model.classifier import Student, StudentConfig
 from model.labels import DEFAULT_TREE
 from streamer.audio.codec import SAMPLE_RATE
 from train.data.babble import Talkers
@@ -61,7 +61,7 @@ def run_of(settings: Distill) -> Loop:
         )
 
     lesson = Lesson(
-        OnnxModel(StudentConfig(settings.encoder())),
+        Student(StudentConfig(settings.encoder())),
         settings.objective(),
         augment=augmentation(settings, SAMPLE_RATE),
     )

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from model.classifier import OnnxModel
+from model.classifier import Student
 from train.checkpoint import load_student
 from train.data.batching import UNKNOWN, evaluation_batches
 from train.data.dataset import open_split
@@ -122,7 +122,7 @@ def judge(
     return {**result, "auc": [figure(value, area) for value, area in pairs]}, drawn.f1
 
 
-def shift_of(student: OnnxModel, data: Sequence[str]) -> dict[str, float]:
+def shift_of(student: Student, data: Sequence[str]) -> dict[str, float]:
     """By class of TASK, what suits dev."""
     tree = student.config.tree
     batches = evaluation_batches(
@@ -132,9 +132,7 @@ def shift_of(student: OnnxModel, data: Sequence[str]) -> dict[str, float]:
     return shift
 
 
-def posteriors(
-    student: OnnxModel, data: Sequence[str], split: str
-) -> tuple[Floats, Ints, list[str]]:
+def posteriors(student: Student, data: Sequence[str], split: str) -> tuple[Floats, Ints, list[str]]:
     """Final log posteriors of TASK, classes and speakers of the labelled utterances with speech."""
     parts = open_split(list(data), split)
     calls = hearing(ROWS["ecapa-base"], student.config.tree, data)

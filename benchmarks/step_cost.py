@@ -33,7 +33,7 @@ from rich.progress import track
 from streamer.errors import ModelFileError
 from streamer.inference import cuda
 from streamer.inference.metadata import Floats, Memory
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STEPS_BEFORE = 4
@@ -47,7 +47,7 @@ class Way:
 
     def __init__(self, name: str, path: Path, provider: str) -> None:
         self.name, self.model = name, path.name
-        self.student = OnnxModel(path, provider=provider)
+        self.student = Student(path, provider=provider)
         self._feeds: dict[int, tuple[Floats, Any, Memory]] = {}
         self.answers: dict[int, list[Floats]] = {}
         self.first: dict[int, float] = {}

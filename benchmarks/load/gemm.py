@@ -25,7 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from rich.progress import track
 
 from streamer.inference.metadata import Metadata
-from streamer.inference.model import OnnxModel
+from streamer.inference.model import Student
 
 COPIES = 8
 ROUNDS = 15
@@ -184,7 +184,7 @@ def silence(meta: Metadata, batch: int) -> dict[str, Array]:
 
 def gemm_floor(path: Path, batch: int) -> dict[str, float]:
     """Step and ideal CPU time at one batch size, taken in turns; see :func:`gemm_curve`."""
-    student = OnnxModel(path, provider="cpu")
+    student = Student(path, provider="cpu")
     meta = student.metadata
     random = np.random.default_rng(0)
     feed = silence(meta, batch)

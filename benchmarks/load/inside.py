@@ -25,8 +25,8 @@ import uvloop
 from load.calls import recordings
 from streamer.call.admission import Policy
 from streamer.inference.engine import Engine
-from streamer.inference.model import OnnxModel
-from streamer.inference.registry import ModelRegistry, ServedModel
+from streamer.inference.model import Student
+from streamer.inference.registry import Models, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
@@ -113,12 +113,12 @@ class Gateway:
 
 async def serve(calls: int, model: Path | None) -> None:
     """Until standard input ends."""
-    student = OnnxModel(model, provider="cpu")
+    student = Student(model, provider="cpu")
     engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
     engine.prepared.result()  # its first steps belong to no call
     policy = Policy(max_calls=calls + 10)
     service = ClassifierService(
-        ModelRegistry(ServedModel.of(engine)), policy, time.monotonic, metrics=Metrics()
+        Models(ServedModel.of(engine)), policy, time.monotonic, metrics=Metrics()
     )
     watching = asyncio.create_task(service.watch())
     gateway: Any = Gateway(calls, engine)

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from streamer import serve
-from streamer.inference.model import OnnxModel
-from streamer.inference.queues import ResultQueue
+from streamer.inference.model import Student
+from streamer.inference.queues import Outbox
 from streamer.session.session import CallSession
 from streamer.transport import converters as messages
 
@@ -98,9 +98,9 @@ class Counters:
         """Wrap what is counted. Raises AttributeError if the server no longer has it."""
         CallSession.audio = self.decode_vad.timed(CallSession.audio)  # type: ignore[method-assign]
         CallSession.emit = self._updates.timed(CallSession.emit)  # type: ignore[method-assign]
-        ResultQueue.dispatch = self.handing.timed(ResultQueue.dispatch)  # type: ignore[method-assign]
+        Outbox.hand_out = self.handing.timed(Outbox.hand_out)  # type: ignore[method-assign]
         messages.prediction = self.decisions.timed(messages.prediction)
-        step, run = self.model.timed(OnnxModel.step), threading.Thread.run
+        step, run = self.model.timed(Student.step), threading.Thread.run
 
         def counted_step(*args: object, **kwargs: object) -> object:
             samples = kwargs["samples"] if "samples" in kwargs else args[1]
@@ -112,7 +112,7 @@ class Counters:
                 self._engine_clocks.append(time.pthread_getcpuclockid(threading.get_ident()))
             run(thread)
 
-        OnnxModel.step = counted_step  # type: ignore[method-assign,assignment]
+        Student.step = counted_step  # type: ignore[method-assign,assignment]
         threading.Thread.run = counted_run  # type: ignore[method-assign,assignment]
 
     def read(self) -> dict[str, float]:

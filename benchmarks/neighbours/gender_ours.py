@@ -15,7 +15,7 @@ from neighbours.ours import Listener, hold
 from streamer.inference.decision import Decider
 from streamer.inference.engine import Engine
 from streamer.inference.metadata import TASKS
-from streamer.inference.model import OnnxModel
+from streamer.inference.model import Student
 from streamer.session.channel import Update
 from streamer.session.session import CallConfig
 
@@ -29,16 +29,16 @@ class _Last(Listener):
         super().__init__()
         self.final: Update | None = None
 
-    def on_prediction(self, update: Update) -> None:
+    def updated(self, update: Update) -> None:
         """A prediction, running or final."""
         self.final = update if update.final else self.final
 
 
 def load(options: argparse.Namespace) -> tuple[str, Answer]:
     """The student on the CPU, and its engine."""
-    student = OnnxModel(options.model, provider="cpu")
+    student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
-    engine = Engine(student, results.put, max_batch_delay=0.0)
+    engine = Engine(student, results.put, gather=0.0)
     engine.prepared.result()  # its first steps belong to no call
     decider = Decider(student.metadata)
     labels = student.metadata.labels.gender

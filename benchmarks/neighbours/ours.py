@@ -15,7 +15,7 @@ from neighbours.child import CHUNK, Calls, Hear, serve
 from streamer.audio.codec import SAMPLE_RATE, Encoding
 from streamer.errors import CallError
 from streamer.inference.engine import Engine
-from streamer.inference.model import OnnxModel
+from streamer.inference.model import Student
 from streamer.session.channel import Update
 from streamer.session.session import CallConfig, CallSession
 
@@ -26,17 +26,17 @@ class Listener:
     def __init__(self) -> None:
         self.predictions = 0
 
-    def on_prediction(self, update: Update) -> None:
+    def updated(self, update: Update) -> None:
         """A prediction, running or final."""
         self.predictions += update.posteriors is not None
 
-    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
         """Nobody asked for events."""
 
-    def on_progress(self) -> None:
+    def progressed(self) -> None:
         """The loop looks by itself."""
 
-    def on_error(self, error: CallError) -> None:
+    def failed(self, error: CallError) -> None:
         """A failing call measures nothing."""
         raise error
 
@@ -61,7 +61,7 @@ def hold(
     chunk = CHUNK * config.sample_rate // SAMPLE_RATE * config.encoding.width
 
     def settle() -> None:
-        engine.flush()  # as a trunk does: nothing else comes before it is answered
+        engine.hurry()  # as a trunk does: nothing else comes before it is answered
         while any(session.backlog for session in sessions):
             results.get()()
 
@@ -78,7 +78,7 @@ def hold(
 
 def load(options: argparse.Namespace) -> tuple[str, Hear]:
     """The student on the CPU, and its engine."""
-    student = OnnxModel(options.model, provider="cpu")
+    student = Student(options.model, provider="cpu")
     results: queue.Queue[Callable[[], None]] = queue.Queue()
     engine = Engine(student, results.put)
     engine.prepared.result()  # its first steps belong to no call

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.classifier import BLOCK, OnnxModel, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from neighbours.child import WINDOW_SECONDS, Calls, Hear, serve, windows
 from streamer.audio.codec import SAMPLE_RATE, Samples
 from streamer.inference.model import DEFAULT_MODEL
-from streamer.inference.model import OnnxModel as ModelFile
+from streamer.inference.model import Student as ModelFile
 
 BLOCKS = int(WINDOW_SECONDS * SAMPLE_RATE) // BLOCK
 """Whole ones of a window."""
@@ -59,7 +59,7 @@ def steps(options: argparse.Namespace) -> tuple[str, Hear]:
 class _Window(nn.Module):
     """The student over one full window, from a zero state."""
 
-    def __init__(self, student: OnnxModel) -> None:
+    def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
@@ -75,7 +75,7 @@ def graph(options: argparse.Namespace) -> tuple[str, Hear]:
     torch.set_num_threads(1)
     stored = onnx.load(options.model or DEFAULT_MODEL).metadata_props
     metadata = json.loads(next(entry.value for entry in stored if entry.key == "voicecohort"))
-    student = OnnxModel(StudentConfig.from_dict(metadata["student"])).eval()
+    student = Student(StudentConfig.from_dict(metadata["student"])).eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations

@@ -14,7 +14,7 @@ import torch
 from intervals import Floats, measures
 from latency import device_name
 
-from model.classifier import OnnxModel
+from model.classifier import Student
 from model.encoders import to_dict
 from model.labels import TASKS, LabelTree
 from paper_table.data import identity, labelled
@@ -34,7 +34,7 @@ CHANNEL_SEED = 1
 """Of the telephone that wideband test speech goes through: the same for every row and seed."""
 
 
-def spoil(student: OnnxModel, knowledge: Knowledge, seed: int) -> None:
+def spoil(student: Student, knowledge: Knowledge, seed: int) -> None:
     """Replace the dictionary K of a trained student, as train.distill spoils one before training.
 
     Raises:
@@ -66,12 +66,12 @@ def speakers_of(split: Split) -> dict[str, str]:
     return {cut.id: cut.supervisions[0].speaker for cut in labelled(split)}
 
 
-def heard(student: OnnxModel, batches: Sequence[Batch]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def heard(student: Student, batches: Sequence[Batch]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which utterances are at least a frame long: ``run`` passes over the others."""
     return np.concatenate([b.lengths.numpy() >= student.samples_per_frame for b in batches])
 
 
-def answers(student: OnnxModel, batches: Sequence[Batch]) -> dict[str, np.ndarray[Any, Any]]:
+def answers(student: Student, batches: Sequence[Batch]) -> dict[str, np.ndarray[Any, Any]]:
     """Final prediction of every utterance by task, -1 where no speech was heard."""
     said = run(student, batches)
     there = heard(student, batches)  # the others keep their place
@@ -85,7 +85,7 @@ def answers(student: OnnxModel, batches: Sequence[Batch]) -> dict[str, np.ndarra
     return found
 
 
-def counted(student: OnnxModel, split: Split, calls: Calls) -> tuple[dict[str, Floats], list[str]]:
+def counted(student: Student, split: Split, calls: Calls) -> tuple[dict[str, Floats], list[str]]:
     """Confusion matrices by task and speaker, and the sorted speakers."""
     tree = calls.tree
     batches = evaluation_batches(split, calls)

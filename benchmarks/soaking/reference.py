@@ -11,7 +11,7 @@ import numpy as np
 from streamer.audio.codec import Encoding
 from streamer.errors import CallError
 from streamer.inference.engine import Engine
-from streamer.inference.model import OnnxModel
+from streamer.inference.model import Student
 from streamer.inference.registry import ServedModel
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.channel import Update
@@ -27,17 +27,17 @@ class _Listener:
     def __init__(self) -> None:
         self.finals: dict[int, Update] = {}
 
-    def on_prediction(self, update: Update) -> None:
+    def updated(self, update: Update) -> None:
         if update.final:
             self.finals[update.channel] = update
 
-    def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
+    def spoke(self, channel: int, started: bool, audio_seconds: float) -> None:
         pass
 
-    def on_progress(self) -> None:
+    def progressed(self) -> None:
         pass
 
-    def on_error(self, error: CallError) -> None:
+    def failed(self, error: CallError) -> None:
         raise error
 
 
@@ -50,7 +50,7 @@ class Reference:
 
     def __init__(self, model: Path | None = None) -> None:
         self._due: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._engine = Engine(OnnxModel(model, provider="cpu"), self._due.put)
+        self._engine = Engine(Student(model, provider="cpu"), self._due.put)
         self._served = ServedModel.of(self._engine)
 
     def __enter__(self) -> Reference:

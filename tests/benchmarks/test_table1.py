@@ -16,14 +16,14 @@ import table1  # noqa: E402
 from paper_table import score  # noqa: E402
 from paper_table.records import read_all  # noqa: E402
 
-from model.classifier import OnnxModel, StudentConfig  # noqa: E402
+from model.classifier import Student, StudentConfig  # noqa: E402
 from model.heads import HeadsConfig  # noqa: E402
 
 
 class TestScore:
     @pytest.mark.parametrize("how", ["zeroed", "shuffled", "mean"])
     def test_k_is_spoilt_after_training(self, how):
-        student = OnnxModel(StudentConfig(heads=HeadsConfig(hidden=4, knowledge=3)))
+        student = Student(StudentConfig(heads=HeadsConfig(hidden=4, knowledge=3)))
         dictionary = student.heads.prior.dictionary
         dictionary.copy_(dictionary.new_tensor(np.arange(dictionary.numel())).view_as(dictionary))
         before = dictionary.clone()
@@ -38,7 +38,7 @@ class TestScore:
 
     def test_a_student_without_k(self):
         with pytest.raises(ValueError, match="no dictionary"):
-            score.spoil(OnnxModel(StudentConfig()), "zeroed", seed=1)
+            score.spoil(Student(StudentConfig()), "zeroed", seed=1)
 
 
 class TestCommand:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.classifier import OnnxModel, StudentConfig
+from model.classifier import Student, StudentConfig
 from model.encoders.ecapa import COMPACT, EcapaConfig
 from model.heads import HeadsConfig
 
@@ -11,10 +11,10 @@ SMALL_RES2 = EcapaConfig(
 )  # fmt: skip
 
 
-def trained_looking(config: StudentConfig) -> OnnxModel:
+def trained_looking(config: StudentConfig) -> Student:
     """Random weights, but batch-norm statistics as after training."""
     torch.manual_seed(0)
-    student = OnnxModel(config)
+    student = Student(config)
     student.train()
     with torch.no_grad():
         for _ in range(3):
@@ -23,11 +23,11 @@ def trained_looking(config: StudentConfig) -> OnnxModel:
 
 
 @pytest.fixture(scope="session", params=["compact", "res2"])
-def student(request) -> OnnxModel:
+def student(request) -> Student:
     encoder = {"compact": COMPACT, "res2": SMALL_RES2}[request.param]
     return trained_looking(StudentConfig(encoder=encoder, heads=HeadsConfig(embedding=32)))
 
 
 @pytest.fixture(scope="session")
-def compact() -> OnnxModel:
+def compact() -> Student:
     return trained_looking(StudentConfig())

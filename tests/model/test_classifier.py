@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.classifier import BLOCK, OnnxModel, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from model.labels import TASKS
 
 
@@ -64,7 +64,7 @@ def test_nothing_depends_on_the_future(student):
 
 
 def test_every_parameter_gets_a_gradient(student):
-    trainable = OnnxModel(student.config).train()
+    trainable = Student(student.config).train()
     output = trainable(torch.randn(4, 3 * BLOCK), torch.full((4,), 3 * BLOCK))
     torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
     without = [n for n, p in trainable.named_parameters() if p.grad is None or not p.grad.any()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx.numpy_helper import to_array
 
-from model.classifier import BLOCK, OnnxModel, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.export import CONTRACT, METADATA_KEY, export
 from model.labels import TASKS
@@ -116,11 +116,11 @@ def test_the_state_is_taken_apart_and_put_together_once(exported):
 def test_offline_student_is_refused(tmp_path):
     config = StudentConfig(encoder=replace(EcapaConfig(channels=16), causal=False))
     with pytest.raises(ValueError, match="causal=False"):
-        export(OnnxModel(config).eval(), tmp_path / "x.onnx", calibration={}, provenance={})
+        export(Student(config).eval(), tmp_path / "x.onnx", calibration={}, provenance={})
 
 
 def test_attention_that_could_overflow_is_refused(tmp_path):
-    student = OnnxModel(StudentConfig(encoder=EcapaConfig(channels=16))).eval()
+    student = Student(StudentConfig(encoder=EcapaConfig(channels=16))).eval()
     with torch.no_grad():
         student.encoder.pooling.score.weight.mul_(1e4)
     with pytest.raises(ValueError, match="attention scores"):

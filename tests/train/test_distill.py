@@ -13,7 +13,7 @@ from lhotse import CutSet
 from model.classifier import BLOCK
 from model.export import METADATA_KEY
 from model.labels import DEFAULT_TREE, TASKS
-from streamer.inference.model import OnnxModel as ServedStudent
+from streamer.inference.model import Student as ServedStudent
 from train.checkpoint import load_student
 from train.data.dataset import open_split
 from train.distill import PRESETS, Distill, dictionary, distill

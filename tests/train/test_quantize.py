@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
 from train.quantize import Quantise
 
 
@@ -10,7 +10,7 @@ def test_writes_a_student_that_can_be_served(prepared, tmp_path):
     out = tmp_path / "small.onnx"
     command = Quantise(student=DEFAULT_MODEL, data=prepared, out=out, calls=3, channel="clean")
     assert command.run() == out
-    exact, small = OnnxModel(DEFAULT_MODEL, provider="cpu"), OnnxModel(out, provider="cpu")
+    exact, small = Student(DEFAULT_MODEL, provider="cpu"), Student(out, provider="cpu")
     assert small.metadata.model_id != exact.metadata.model_id
     made_by = small.metadata.provenance["quantised"]
     assert made_by["from"] == exact.metadata.model_id

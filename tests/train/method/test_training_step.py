@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.classifier import BLOCK, OnnxModel, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from train.method.augment import ChannelTilt
@@ -24,7 +24,7 @@ EVERYTHING = Objective(
 
 def lesson_of(heads=PLAIN, objective=None, **parts):
     torch.manual_seed(0)
-    student = OnnxModel(StudentConfig(SMALL, heads))
+    student = Student(StudentConfig(SMALL, heads))
     wanted = {"augment": nn.Identity(), **parts}
     return Lesson(student, objective or Objective(), **wanted).train()
 
@@ -52,13 +52,13 @@ def twins(rows=4, width=6):
 def heard(monkeypatch):
     """Features that students are asked about, in order; in training and in evaluation mode."""
     found = []
-    judge = OnnxModel.judge
+    judge = Student.judge
 
     def recorded(self, features, lengths):
         found.append((features.detach(), self.training))
         return judge(self, features, lengths)
 
-    monkeypatch.setattr(OnnxModel, "judge", recorded)
+    monkeypatch.setattr(Student, "judge", recorded)
     return found
 
 

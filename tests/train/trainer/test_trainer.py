@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model.classifier import BLOCK, OnnxModel, StudentConfig
+from model.classifier import BLOCK, Student, StudentConfig
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE, TASKS
 from train.checkpoint import load_student
@@ -45,7 +45,7 @@ def begun(sharded, tiny):
         known = Embeddings(ids, twins, np.zeros(len(ids), int), np.ones(len(ids), np.float32))
         heads = HeadsConfig(embedding=12, dropout=0.2, hierarchy="conveyed", hidden=8)
         lesson = Lesson(
-            OnnxModel(StudentConfig(settings.encoder(), heads)),
+            Student(StudentConfig(settings.encoder(), heads)),
             settings.objective(),
             augment=augmentation(settings, 8000),
             mixup=TemporalFrequencyMixup(SpecAugment()),
@@ -429,7 +429,7 @@ def test_an_overflow_of_sixteen_bit_gradients_skips_a_step_and_their_scale_is_re
 
 def test_normalisation_is_fitted_to_speech_alone():
     torch.manual_seed(0)
-    student = OnnxModel(StudentConfig())
+    student = Student(StudentConfig())
     samples = torch.zeros(2, 20 * BLOCK)
     samples[0, : 10 * BLOCK] = 0.1 * torch.randn(10 * BLOCK)
     lengths = torch.tensor([10 * BLOCK, 0])  # padded, and without speech
@@ -440,7 +440,7 @@ def test_normalisation_is_fitted_to_speech_alone():
 
 
 def test_a_new_run_is_normalised_and_a_resumed_one_stays_as_it_was(begun, finished, tmp_path):
-    unfitted = OnnxModel(StudentConfig()).feature_mean
+    unfitted = Student(StudentConfig()).feature_mean
     loop = begun(tmp_path)
     fitted = loop.lesson.student.feature_mean
     assert (fitted != unfitted).all()
