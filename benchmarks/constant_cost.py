@@ -37,7 +37,7 @@ from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.errors import CallError
 from streamer.inference.engine import Engine
 from streamer.inference.model import CPU_MODEL, Student
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig, CallSession
 
 

@@ -16,7 +16,7 @@ from streamer.inference.decision import Decider
 from streamer.inference.engine import Engine
 from streamer.inference.metadata import TASKS
 from streamer.inference.model import Student
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig
 
 GENDER = TASKS.index("gender")

@@ -16,7 +16,7 @@ from streamer.audio.codec import SAMPLE_RATE, Encoding
 from streamer.errors import CallError
 from streamer.inference.engine import Engine
 from streamer.inference.model import Student
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig, CallSession
 
 

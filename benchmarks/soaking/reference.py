@@ -14,7 +14,7 @@ from streamer.inference.engine import Engine
 from streamer.inference.model import Student
 from streamer.inference.registry import ServedModel
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig, CallSession
 from streamer.transport.converters import prediction
 

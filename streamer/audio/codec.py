@@ -1,7 +1,7 @@
 """Telephone audio bytes to 16-bit samples at 8 kHz, and back.
 
-Samples stay int16 until a block meets the student: integers make the result independent of how
-a call was cut into chunks, to the last bit.
+Samples stay int16 until a block is submitted to the model: integers make the result independent
+of how a call was cut into chunks, to the last bit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 Samples = NDArray[np.int16]
 
 SAMPLE_RATE = 8000
-"""Hz of everything behind the codec."""
+"""Hz after decoding."""
 SAMPLE_RATES = (8000, 16000)
-"""Hz accepted from outside."""
+"""Hz accepted from gateways."""
 
 
 class Encoding(Enum):
@@ -98,7 +98,7 @@ def _half_band_taps(half: int = 27, beta: float = 6.0) -> NDArray[np.float64]:
 class Halver:
     """16 kHz to 8 kHz, any chunking giving the same samples.
 
-    Not soxr, because a call must be able to move: this filter's whole memory is ``history``.
+    Not soxr, because calls resume on other servers: this filter's whole state is ``history``.
     Integer-valued taps and samples make every float64 sum exact, hence independent of order.
     """
 
@@ -122,7 +122,7 @@ class Halver:
         half = len(self._TAPS) // 2
         y = np.convolve(x[: used + len(self._TAPS) - 2 : 2], self._EVEN, "valid")
         y += self._CENTRE * x[half : half + used : 2]
-        self.history = x[used:].copy()  # a view would keep all of x till the next time
+        self.history = x[used:].copy()  # a view would keep all of x in memory
         return to_int16(y / 2**15)
 
 
@@ -148,12 +148,12 @@ class Decoder:
         self._halvers = [Halver() for _ in range(channels)] if sample_rate == 16000 else None  # noqa: PLR2004
 
     def snapshot(self) -> tuple[Samples, ...]:
-        """All that it remembers: int16 [at most 54] of every channel at 16 kHz, else nothing."""
+        """State of the filters: int16 [at most 54] of every channel at 16 kHz, else nothing."""
         # Samples, and sums of none: float64 only for the sake of the products.
         return tuple(halver.history.astype(np.int16) for halver in self._halvers or ())
 
     def restore(self, histories: tuple[Samples, ...]) -> None:
-        """Go on as the decoder of ``histories`` would.
+        """Continue from ``histories``.
 
         Raises:
             ValueError: no decoder of this format can have been in that state.

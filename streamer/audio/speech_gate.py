@@ -1,7 +1,7 @@
 """Speech gate: WebRTC VAD with onset confirmation, pre-roll and hangover.
 
 One gate per channel and call; nothing is shared. Training runs its utterances through the same
-class, so that the student hears the same speech as on a live call.
+class, so that the model receives the same speech as on a live call.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class GateSettings:
     Attributes:
         aggressiveness: WebRTC mode, 0 (keeps most) to 3 (drops most).
         onset: consecutive speech frames that open the gate.
-        preroll: frames before the onset that are heard too: soft beginnings.
-        hangover: non-speech frames that are heard before the gate closes.
+        preroll: frames before the onset that count as speech too: soft beginnings.
+        hangover: non-speech frames that count as speech before the gate closes.
     """
 
     aggressiveness: int = 2
@@ -54,11 +54,11 @@ class SpeechEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class GateState:
-    """All that a speech gate remembers; see :class:`SpeechGate` for the meaning.
+    """State of a speech gate.
 
     Attributes:
         vad: memory of the VAD.
-        rest: int16, less than a frame that waits for its end.
+        rest: int16, an incomplete frame.
         recent: int16, whole frames before a possible onset, oldest first.
         voiced: speech frames in a row.
         unvoiced: other frames in a row.
@@ -76,14 +76,14 @@ class GateState:
 
 
 class SpeechGate:
-    """Samples in, the speech among them out."""
+    """Samples at 8 kHz in, the speech among them out."""
 
     def __init__(self, settings: GateSettings | None = None) -> None:
         self._settings = settings or GateSettings()
         self._vad = webrtcvad.Vad(self._settings.aggressiveness)
-        # Of WebRTC itself: what `webrtcvad.Vad` does around it takes a fifth as long.
+        # WebRTC's own function: the checks of `webrtcvad.Vad` would cost a fifth more.
         self._is_speech = partial(_webrtcvad.process, self._vad._vad, SAMPLE_RATE)
-        # Bytes, which are cut and joined at a third of what arrays take.
+        # Bytes: they are cut and joined at a third of the cost of arrays.
         self._rest = b""
         self._recent: deque[bytes] = deque(maxlen=self._settings.preroll + self._settings.onset)
         self._voiced = 0
@@ -94,18 +94,22 @@ class SpeechGate:
 
     @property
     def waiting(self) -> int:
-        """Samples that wait for the end of their frame."""
+        """Samples of the incomplete frame."""
         return len(self._rest) // 2
 
     def push(self, samples: Samples) -> tuple[bytes, list[SpeechEvent]]:
-        """Any number of int16 samples -> those that are speech, as bytes, and events."""
+        """Process int16 samples, any number of them.
+
+        Returns:
+            The samples that are speech, as bytes, and the events in order.
+        """
         data = self._rest + samples.tobytes()
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
         self._rest = data[whole:]
         pieces: list[bytes] = []
         events: list[SpeechEvent] = []
         settings, is_speech = self._settings, self._is_speech
-        begun = 0  # where the running piece begins
+        piece_start = 0
         for start in range(0, whole, _FRAME_BYTES):
             frame = data[start : start + _FRAME_BYTES]
             self.position += FRAME
@@ -118,7 +122,7 @@ class SpeechGate:
             if self.speaking:
                 if self._unvoiced >= settings.hangover:
                     self.speaking = False
-                    pieces.append(data[begun : start + _FRAME_BYTES])
+                    pieces.append(data[piece_start : start + _FRAME_BYTES])
                     events.append(SpeechEvent(started=False, position=self.position))
                 continue
             self._recent.append(frame)
@@ -128,17 +132,17 @@ class SpeechGate:
                 self._recent.clear()
                 onset = settings.onset * FRAME
                 events.append(SpeechEvent(started=True, position=self.position - onset))
-                begun = start + _FRAME_BYTES
-        if self.speaking and begun < whole:
-            pieces.append(data[begun:whole])
+                piece_start = start + _FRAME_BYTES
+        if self.speaking and piece_start < whole:
+            pieces.append(data[piece_start:whole])
         return b"".join(pieces), events
 
     def skip(self, samples: int) -> None:
-        """Audio that is not listened to (lost, on hold) passed by: only the position moves."""
+        """Move the position past audio that is not processed: lost, or on hold."""
         self.position += samples
 
     def snapshot(self) -> GateState:
-        """All that it remembers."""
+        """State of the gate."""
         return GateState(
             vad=read_vad(self._vad),
             rest=np.frombuffer(self._rest, np.int16),
@@ -150,13 +154,13 @@ class SpeechGate:
         )
 
     def restore(self, state: GateState) -> None:
-        """Go on as the gate of ``state`` would.
+        """Continue from ``state``.
 
         Raises:
             ValueError: no gate of these settings can have been in that state.
         """
-        most = (self._settings.preroll + self._settings.onset) * FRAME
-        if len(state.rest) >= FRAME or len(state.recent) % FRAME or len(state.recent) > most:
+        longest = (self._settings.preroll + self._settings.onset) * FRAME
+        if len(state.rest) >= FRAME or len(state.recent) % FRAME or len(state.recent) > longest:
             raise ValueError(f"a gate with {len(state.rest)} and {len(state.recent)} samples")
         if min(state.voiced, state.unvoiced, state.position) < 0:
             raise ValueError("a gate with negative counters")
@@ -168,7 +172,11 @@ class SpeechGate:
         self.position, self.speaking = state.position, state.speaking
 
     def flush(self) -> tuple[bytes, list[SpeechEvent]]:
-        """The call ended or was put on hold: hear the rest of running speech, close the gate."""
+        """Close the gate at the end of a call or before a hold.
+
+        Returns:
+            The rest of running speech, as bytes, and the event that ends it, if speech was running.
+        """
         speech, events = b"", []
         self.position += self.waiting
         if self.speaking:
@@ -182,6 +190,6 @@ class SpeechGate:
 
 
 def speech_of(samples: Samples, settings: GateSettings | None = None) -> Samples:
-    """All speech of one utterance, joined, as a server would hear it: int16 [n] -> int16 [m]."""
+    """Speech of one utterance, joined, as on a server: int16 [n] -> int16 [m] at 8 kHz."""
     gate = SpeechGate(settings)
     return np.frombuffer(bytearray(gate.push(samples)[0] + gate.flush()[0]), np.int16)

@@ -1,8 +1,8 @@
-"""The memory of a WebRTC VAD, which the Python package hides, as bytes that can be carried away.
+"""Read and write the state of a WebRTC VAD, which the Python package does not expose.
 
 Behind ``webrtcvad.Vad`` lies one C struct without pointers, ``VadInstT`` of WebRTC's
-common_audio/vad/vad_core.h. It is copied as it lies. That it lies as declared here is not
-assumed but looked at, see :func:`check_vad_state`.
+common_audio/vad/vad_core.h. It is copied whole; :func:`check_vad_state` verifies at start that
+its layout is the one declared here.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class _VadInst(ctypes.Structure):
 
 
 VAD_BYTES = ctypes.sizeof(_VadInst)
-"""Length of a VAD's memory: 736."""
+"""Bytes of a VAD's state: 736."""
 _SETTINGS = slice(_VadInst.over_hang_max_1.offset, VAD_BYTES)
-"""The part that the aggressiveness decides and nothing changes."""
+"""The part that the aggressiveness sets and nothing changes."""
 _FRESH: dict[str, int] = {
     "vad": 1,
     "downsampling_filter_states": 0,
@@ -86,16 +86,16 @@ def _address(vad: webrtcvad.Vad) -> int:
 
 
 def read_vad(vad: webrtcvad.Vad) -> bytes:
-    """Its whole memory, :data:`VAD_BYTES` long."""
+    """State of a VAD, :data:`VAD_BYTES` long."""
     return ctypes.string_at(_address(vad), VAD_BYTES)
 
 
 def write_vad(vad: webrtcvad.Vad, memory: bytes) -> None:
-    """Make ``vad`` remember what the VAD of ``memory`` did.
+    """Set the state of ``vad``.
 
     Raises:
-        ValueError: not the memory of a VAD, or of one with another aggressiveness; ``vad`` is
-            untouched.
+        ValueError: not the state of a VAD, or of one with another aggressiveness; ``vad`` is
+            unchanged.
     """
     if len(memory) != VAD_BYTES:
         raise ValueError(f"{len(memory)} bytes, a VAD has {VAD_BYTES}")
@@ -105,12 +105,12 @@ def write_vad(vad: webrtcvad.Vad, memory: bytes) -> None:
 
 
 def check_vad_state() -> None:
-    """See for ourselves that a VAD can be copied.
+    """Verify that the state of a VAD can be copied.
 
     Every field of a fresh VAD must hold what WebRTC's initialisation writes there, and the
     allocation must end where the struct does, so that nothing lies behind it. Then a copy made
-    in the middle of a signal must go on as the original, to the last bit of memory, and one
-    without the filters' memory must not.
+    in the middle of a signal must continue as the original, to the last bit, and one without the
+    state of the filters must not.
 
     Raises:
         VadStateError: it cannot.
@@ -118,11 +118,11 @@ def check_vad_state() -> None:
     fresh = webrtcvad.Vad(2)
     _check_size(fresh)
     found = _VadInst.from_buffer_copy(read_vad(fresh))
-    for name, wanted in _FRESH.items():
+    for name, expected in _FRESH.items():
         value = getattr(found, name)
         values = [value] if isinstance(value, int) else list(value)
-        if set(values) != {wanted}:
-            raise VadStateError(f"webrtcvad: {name} of a fresh VAD is {values}, not {wanted}")
+        if set(values) != {expected}:
+            raise VadStateError(f"webrtcvad: {name} of a fresh VAD is {values}, not {expected}")
     signal = _signal()
     for cut in (1, len(signal) // 2, len(signal) - 4):
         original, copy, part = (webrtcvad.Vad(2) for _ in range(3))
@@ -141,7 +141,7 @@ def check_vad_state() -> None:
 
 
 def _check_size(vad: webrtcvad.Vad) -> None:
-    """Nothing can lie behind the struct: its allocation is no longer."""
+    """Verify that nothing lies behind the struct: its allocation is no longer."""
     try:
         usable = ctypes.CDLL(None).malloc_usable_size
     except (OSError, AttributeError) as error:

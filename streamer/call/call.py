@@ -20,7 +20,7 @@ from streamer.inference.registry import ServedModel
 from streamer.observability.metrics import Metrics, ReportedTotals
 from streamer.observability.tracing import NO_TRACE, CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig, CallSession
 from streamer.session.state import CallState
 from streamer.transport import converters as messages

@@ -11,7 +11,7 @@ from streamer.inference.decision import Decider
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.state import CallState
 from streamer.transport import converters as messages
 from streamer.transport.stream import Writer

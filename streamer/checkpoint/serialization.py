@@ -209,7 +209,7 @@ def _packed(identity: CallIdentity, state: CallState) -> bytes:
         call_id=identity.call_id,
         config=config,
         sequence=state.sequence,
-        heard=state.heard,
+        heard=state.position,
         lost=state.lost,
         duplicates=state.duplicates,
         next_update=state.next_update,
@@ -247,7 +247,7 @@ def _unpacked(student: str, memory: inner.CallMemory) -> tuple[CallIdentity, Cal
     )
     state = CallState(
         sequence=memory.sequence,
-        heard=_count(memory.heard),
+        position=_count(memory.heard),
         lost=_count(memory.lost),
         duplicates=_count(memory.duplicates),
         next_update=_count(memory.next_update),

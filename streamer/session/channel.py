@@ -1,48 +1,37 @@
-"""One classified channel of a call: its gate, its stream and the block being filled."""
+"""One classified channel of a call: speech gate, block buffer and inference stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from streamer.audio.codec import SAMPLE_RATE, Samples
-from streamer.audio.speech_gate import FRAME, SpeechGate
+from streamer.audio.speech_gate import FRAME, SpeechEvent, SpeechGate
 from streamer.errors import CallError
 from streamer.inference.batch import Posteriors
 from streamer.inference.engine import Engine
 from streamer.inference.metadata import TASKS, Memory
 from streamer.inference.queues import InferenceStream
+from streamer.session.events import Listener, Update
 from streamer.session.state import ChannelState
 
 FRAME_SAMPLES = 160
-"""Shortest tail that holds a whole encoder frame (20 ms); less is not worth a step."""
+"""Shortest tail that holds a whole encoder frame (20 ms); a shorter one is not worth a step."""
 
 POSTERIOR_TOLERANCE = 1e-3
-"""By which the sum of a student's float32 probabilities may differ from 1."""
-
-
-class Update(NamedTuple):
-    """What is known of one channel; times in seconds, see ``Prediction`` in the protocol.
-
-    ``received`` is when the message arrived that made it due, on the clock of who feeds the
-    session; of no meaning in a final one.
-    """
-
-    channel: int
-    sequence: int
-    audio_seconds: float
-    speech_seconds: float
-    lost_seconds: float
-    posteriors: Posteriors | None
-    final: bool
-    received: float = 0.0
+"""By which the sum of a model's float32 probabilities may differ from 1."""
 
 
 class PendingUpdate(NamedTuple):
-    """What is known of an update before the student has heard all that it is to rest on."""
+    """An update that waits for inference; attributes as in :class:`Update`.
 
+    Attributes:
+        blocks: that must be processed first.
+    """
+
+    blocks: int
     sequence: int
     audio_seconds: float
     lost_seconds: float
@@ -50,98 +39,90 @@ class PendingUpdate(NamedTuple):
     received: float
 
 
-class Owner(Protocol):
-    """What a channel tells its call."""
-
-    def event(self, channel: int, started: bool, seconds: float) -> None:
-        """The gate opened or closed."""
-
-    def emit(self, update: Update) -> None:
-        """An update is complete."""
-
-    def on_progress(self) -> None:
-        """A step is done."""
-
-    def on_error(self, error: CallError) -> None:
-        """A step failed."""
-
-
-class _Nobody:
-    """Owns channels that are closed."""
-
-    def event(self, channel: int, started: bool, seconds: float) -> None:
-        """See :class:`Owner`."""
-
-    def emit(self, update: Update) -> None:
-        """See :class:`Owner`."""
-
-    def on_progress(self) -> None:
-        """See :class:`Owner`."""
-
-    def on_error(self, error: CallError) -> None:
-        """See :class:`Owner`."""
-
-
-_NOBODY = _Nobody()
-
-
 class Channel:
-    """One classified channel: its gate, its stream and the block being filled."""
+    """Samples of one channel in, updates and speech events out.
 
-    def __init__(self, index: int, owner: Owner, engine: Engine) -> None:
-        self.index = index
-        self._owner: Owner = owner
+    Args:
+        index: in the call.
+        engine: runs the model.
+        listener: receives what follows.
+        speech_events: notify the listener of speech too.
+
+    Attributes:
+        gate: the speech gate.
+        held: the channel is on hold.
+        submitted: blocks submitted to the engine.
+        completed: blocks processed.
+        speech: samples that the posteriors rest on.
+        posteriors: of the last block; None before the first.
+        finished: the final update is sent.
+    """
+
+    def __init__(
+        self, index: int, engine: Engine, listener: Listener, *, speech_events: bool = False
+    ) -> None:
+        self._index = index
         self._engine = engine
+        self._listener = listener
+        self._speech_events = speech_events
+        self._block_samples = engine.model.metadata.block
         self.gate = SpeechGate()
         self.held = False
-        self._begin()
+        self.finished = False
+        self._reset()
 
-    def _begin(self) -> None:
-        block = self._engine.model.metadata.block
-        self._size = block  # samples
+    def _reset(self) -> None:
         self._block = bytearray()  # being filled, int16: bytes are joined faster than arrays
-        self.submitted = 0  # blocks
+        self.submitted = 0
         self.completed = 0
-        self.speech = 0  # samples that the posteriors rest on
-        self._tail = 0  # heard samples of a short last block
+        self.speech = 0
+        self._tail = 0  # samples of a short last block that count as speech
         self.posteriors: Posteriors | None = None
-        self.due: tuple[int, PendingUpdate] | None = None
-        self._next_due: tuple[int, PendingUpdate] | None = None
-        self._waiting: tuple[int, float] | None = None
-        self.stream: InferenceStream = self._engine.new_stream(self._stepped)
+        self.due: PendingUpdate | None = None
+        self._next_due: PendingUpdate | None = None
+        self._watched: tuple[int, float] | None = None  # a block and since when it is watched
+        self._stream: InferenceStream = self._engine.new_stream(self._on_result)
 
-    def samples_until_next_block(self) -> tuple[bool, int]:
-        """Whether speech may begin with any sample, and how many are nothing to be visited for.
+    @property
+    def detecting_onset(self) -> bool:
+        """Whether any sample may start speech."""
+        return not (self.held or self.gate.speaking)
 
-        Where somebody speaks that is after how many samples at 8 kHz a block is full at the
-        earliest. Elsewhere it is a block's: speech brings what was before it.
+    def samples_until_next_block(self) -> int:
+        """Samples at 8 kHz that can arrive before a block can be full.
+
+        Outside speech these are a whole block's: an onset adds what was before it.
         """
-        if self.held:
-            return False, self._size
-        if not self.gate.speaking:
-            return True, self._size
-        frames = -(-(self._size - len(self._block) // 2) // FRAME)
-        return False, frames * FRAME - self.gate.waiting
+        if self.held or not self.gate.speaking:
+            return self._block_samples
+        frames = -(-(self._block_samples - len(self._block) // 2) // FRAME)
+        return frames * FRAME - self.gate.waiting
 
-    def hear(self, samples: Samples) -> None:
-        """8 kHz samples as they arrive."""
+    def process(self, samples: Samples) -> None:
+        """Process int16 samples at 8 kHz in the order of their arrival."""
         if self.held:
             self.gate.skip(len(samples))
         else:
-            self._heard(*self.gate.push(samples))
+            self._process_speech(*self.gate.push(samples))
 
     def flush(self) -> None:
         """End running speech."""
-        self._heard(*self.gate.flush())
+        self._process_speech(*self.gate.flush())
 
     def close(self) -> None:
-        """Leave the engine; nothing more is told to the owner."""
-        self._engine.close_stream(self.stream)
-        self.stream.on_step = _unheard
-        self._owner = _NOBODY
+        """Leave the engine; the listener is notified of nothing more.
+
+        The channel lets go of what refers to it, so that a call's memory is free when the call
+        ends, not at the next run of the garbage collector.
+        """
+        if self._stream.on_step is _ignore_result:  # closed already
+            return
+        self._engine.close_stream(self._stream)
+        self._stream.on_step = _ignore_result
+        del self._listener
 
     def finish(self) -> None:
-        """Hear what is left, down to the last whole frame."""
+        """Submit what is left, down to the last whole encoder frame."""
         self.flush()
         filled = len(self._block) // 2
         if filled >= FRAME_SAMPLES:
@@ -150,40 +131,40 @@ class Channel:
         self._block.clear()
 
     def discard(self) -> None:
-        """Another person speaks from now on."""
-        self._engine.close_stream(self.stream)
+        """Start again with nothing known: another person speaks from now on."""
+        self._engine.close_stream(self._stream)
         _, events = self.gate.flush()
-        self._heard(b"", events)
+        self._process_speech(b"", events)
         position = self.gate.position
         self.gate = SpeechGate()
         self.gate.skip(position)
-        self._begin()
+        self._reset()
 
-    def snapshot(self, tell: Callable[[ChannelState], None]) -> None:
-        """Tell all that it remembers of what it has heard up to now.
+    def snapshot(self, callback: Callable[[ChannelState], None]) -> None:
+        """Call back with the state after all samples processed so far.
 
-        That is known when the student has heard it too. Never told if the channel is discarded,
-        closed or fails before.
+        That is when inference has reached them; never if the channel is discarded, closed or fails
+        before.
         """
         gate, held = self.gate.snapshot(), self.held
         block = np.frombuffer(bytes(self._block), np.int16)
 
-        def answer(memory: Memory) -> None:
-            # The results of the blocks before are handed out, and none of those behind.
-            tell(ChannelState(gate, held, block, self.speech, self.posteriors, memory))
+        def complete(memory: Memory) -> None:
+            # The results of the blocks before are dispatched, and none of those behind.
+            callback(ChannelState(gate, held, block, self.speech, self.posteriors, memory))
 
-        self._engine.snapshot(self.stream, answer)
+        self._engine.snapshot(self._stream, complete)
 
     def restore(self, state: ChannelState) -> None:
-        """Go on, before anything is heard, as the channel of ``state`` would.
+        """Continue from ``state``; only before anything is processed.
 
         Raises:
-            ValueError: no channel of this student can have been in that state.
+            ValueError: no channel of this model can have been in that state.
         """
         metadata = self._engine.model.metadata
         if len(state.block) >= metadata.block or state.speech < 0:
-            raise ValueError(f"{len(state.block)} samples wait, {state.speech} are heard")
-        if [len(part) for part in state.memory] != [len(part) for part in self.stream.memory]:
+            raise ValueError(f"{len(state.block)} samples wait, speech of {state.speech} samples")
+        if [len(part) for part in state.memory] != [len(part) for part in self._stream.memory]:
             raise ValueError("a memory of another size")
         if not np.isfinite(state.memory.state).all():
             raise ValueError("a state that is not finite")
@@ -197,76 +178,79 @@ class Channel:
         self.held = state.held
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
-        self.stream.remember(state.memory)  # nothing is queued: the engine does not look at it
+        self._stream.remember(state.memory)  # nothing is queued: the engine does not read it
 
-    def _heard(self, speech: bytes, events: Sequence[tuple[bool, int]]) -> None:
-        for started, position in events:
-            self._owner.event(self.index, started, position / SAMPLE_RATE)
+    def request(self, pending: PendingUpdate) -> None:
+        """Send an update when ``pending.blocks`` blocks are processed.
+
+        While one waits, only the newest of those behind it is kept: under load updates become
+        fewer, never late, and audio that arrives faster than inference starves none of them.
+        """
+        if self.due is None:
+            self.due = pending
+        else:
+            self._next_due = pending
+        self._send_due()
+
+    def lag(self, now: float) -> float:
+        """Seconds that a block has waited for inference at least; to be called once a second.
+
+        Blocks carry no times: the newest at one call is watched until it is processed. A lag that
+        lasts is seen within twice its length.
+        """
+        if self._watched is None or self.completed >= self._watched[0]:
+            waits = self.submitted > self.completed
+            self._watched = (self.submitted, now) if waits else None
+        return now - self._watched[1] if self._watched else 0.0
+
+    def _process_speech(self, speech: bytes, events: Sequence[SpeechEvent]) -> None:
+        if self._speech_events:
+            for started, position in events:
+                self._listener.on_speech(self._index, started, position / SAMPLE_RATE)
         self._block += speech
-        while len(self._block) >= 2 * self._size:
-            self._submit(self._size)
+        while len(self._block) >= 2 * self._block_samples:
+            self._submit(self._block_samples)
 
     def _submit(self, samples: int) -> None:
         self.submitted += 1
-        self._engine.submit(self.stream, np.frombuffer(bytes(self._block[: 2 * samples]), np.int16))
+        block = np.frombuffer(bytes(self._block[: 2 * samples]), np.int16)
+        self._engine.submit(self._stream, block)
         del self._block[: 2 * samples]
 
-    def request(self, asked: PendingUpdate) -> None:
-        """Send an update as soon as all blocks submitted so far are done.
-
-        While one waits, of those behind it only the newest is kept: under load updates come less
-        often, never late, and audio that comes faster than the student hears it starves none.
-        """
-        if self.due is None:
-            self.due = (self.submitted, asked)
-        else:
-            self._next_due = (self.submitted, asked)
-        self._emit_if_covered()
-
-    def _stepped(self, result: Posteriors | CallError) -> None:
+    def _on_result(self, result: Posteriors | CallError) -> None:
         if isinstance(result, CallError):
-            self._owner.on_error(result)
+            self._listener.on_error(result)
             return
         self.completed += 1
         last = self.completed == self.submitted
-        self.speech += self._tail if self._tail and last else self._size
+        self.speech += self._tail if self._tail and last else self._block_samples
         self.posteriors = result
-        self._emit_if_covered()
-        self._owner.on_progress()
+        self._send_due()
+        self._listener.on_progress()
 
-    def lag(self, now: float) -> float:
-        """Seconds that a block has waited for the student at least; look once a second.
-
-        Blocks bear no times: the newest at one look is watched until it is done. So a lag that
-        lasts is seen within twice its length.
-        """
-        if self._waiting is None or self.completed >= self._waiting[0]:
-            waits = self.submitted > self.completed
-            self._waiting = (self.submitted, now) if waits else None
-        return now - self._waiting[1] if self._waiting else 0.0
-
-    def _emit_if_covered(self) -> None:
-        while self.due is not None and self.completed >= self.due[0]:
-            asked = self.due[1]
+    def _send_due(self) -> None:
+        while self.due is not None and self.completed >= self.due.blocks:
+            due = self.due
             self.due, self._next_due = self._next_due, None
-            self._owner.emit(
+            self.finished = due.final
+            self._listener.on_prediction(
                 Update(
-                    channel=self.index,
-                    sequence=asked.sequence,
-                    audio_seconds=asked.audio_seconds,
+                    channel=self._index,
+                    sequence=due.sequence,
+                    audio_seconds=due.audio_seconds,
                     speech_seconds=self.speech / SAMPLE_RATE,
-                    lost_seconds=asked.lost_seconds,
+                    lost_seconds=due.lost_seconds,
                     posteriors=self.posteriors,
-                    final=asked.final,
-                    received=asked.received,
+                    final=due.final,
+                    received=due.received,
                 )
             )
 
 
-def _unheard(_result: Posteriors | CallError) -> None:
-    """What the student says of a closed channel."""
+def _ignore_result(_result: Posteriors | CallError) -> None:
+    """Result of a closed channel."""
 
 
 def _are_probabilities(posterior: Sequence[float]) -> bool:
-    """What decisions are made of: none negative, the sum 1 but for rounding."""
+    """Whether none is negative and the sum is 1 but for rounding."""
     return bool(min(posterior) >= 0 and abs(sum(posterior) - 1) < POSTERIOR_TOLERANCE)

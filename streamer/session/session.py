@@ -1,7 +1,7 @@
 """One call: what its messages do to its channels. No gRPC, no batching, no I/O.
 
-Everything a call remembers is in the lanes' state vectors, the gates, the order of its messages and
-the counters here.
+The state of a call is in the inference streams' vectors, the speech gates, the audio ingest and the
+counters here.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streamer.audio.codec import SAMPLE_RATE, Decoder, Encoding
-from streamer.audio.ingest import AudioBuffer, Timeline
-from streamer.errors import CallError, FailedPrecondition, InvalidArgument
+from streamer.audio.codec import SAMPLE_RATE, Encoding
+from streamer.audio.ingest import AudioIngest
+from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.inference.engine import Engine
-from streamer.session.channel import Channel, PendingUpdate, Update
-from streamer.session.events import NOBODY, Listener
+from streamer.session.channel import Channel, PendingUpdate
+from streamer.session.events import Listener
 from streamer.session.state import CallState, PendingSnapshot
 
 
@@ -30,7 +30,7 @@ class CallConfig:
         ignored: per channel, True if it is not classified.
         update_seconds: least audio between two updates of a channel.
         min_speech_seconds: the caller's own minimum before a decision.
-        speech_events: report start and end of speech.
+        speech_events: notify of start and end of speech.
         max_chunk_seconds: longest audio message.
         checkpoint_seconds: audio between two checkpoints; None makes none.
     """
@@ -47,10 +47,19 @@ class CallConfig:
 
 
 class CallSession:
-    """Feed it a call's messages in order; it tells ``listener`` what comes of them.
+    """Receives a call's messages in order and notifies ``listener`` of what follows.
 
-    Every method raises a :class:`CallError` for input that is not acceptable; the session must
-    then be closed. All calls, and the engine's deliveries, must come from one thread.
+    Every method raises a :class:`~streamer.errors.CallError` for input that is not acceptable; the
+    session must then be closed. All calls, and the engine's callbacks, must come from one thread.
+
+    Args:
+        config: validated.
+        engine: runs the model.
+        listener: receives predictions and events.
+        interval_factor: by which the update interval is multiplied now, 1 or more.
+
+    Attributes:
+        finishing: no message is accepted any more.
     """
 
     def __init__(
@@ -62,50 +71,51 @@ class CallSession:
     ) -> None:
         self.config = config
         self._interval_factor = interval_factor
-        self._listener = listener
-        self._decoder = Decoder(config.encoding, config.sample_rate, len(config.ignored))
+        self._ingest = AudioIngest(
+            config.encoding, config.sample_rate, len(config.ignored), config.max_chunk_seconds
+        )
         self._channels = {
-            index: Channel(index, self, engine)
+            index: Channel(index, engine, listener, speech_events=config.speech_events)
             for index, ignored in enumerate(config.ignored)
             if not ignored
         }
-        self._engine = engine
-        self._order = Timeline(config.sample_rate)
-        self._intake = AudioBuffer(self._decoder, config.max_chunk_seconds)
-        self._look()
         self._update_step = round(config.update_seconds * config.sample_rate)
         self._next_update = self._update_step
-        self._asked: PendingSnapshot | None = None
+        self._snapshot: PendingSnapshot | None = None
         self.finishing = False
-        self.finals = 0
-        self.done = False
+        self._plan_processing()
+
+    @property
+    def done(self) -> bool:
+        """Whether every classified channel has sent its final update."""
+        return all(channel.finished for channel in self._channels.values())
 
     @property
     def backlog(self) -> int:
-        """Blocks that wait for the engine, over all channels."""
+        """Blocks that wait for inference, over all channels."""
         blocks = 0
-        for channel in self._channels.values():  # a loop: asked before each message
+        for channel in self._channels.values():  # a loop: read before each message
             blocks += channel.submitted - channel.completed
         return blocks
 
     def lag(self, now: float) -> float:
-        """Seconds that the oldest block has waited for the engine, see :meth:`Channel.lag`."""
+        """Seconds that the oldest block has waited for inference, see :meth:`Channel.lag`."""
         return max(channel.lag(now) for channel in self._channels.values())
 
     @property
     def begun(self) -> bool:
-        """Whether audio has come."""
-        return self._order.sequence is not None
+        """Whether audio was received."""
+        return self._ingest.sequence is not None
 
     @property
     def duplicates(self) -> int:
-        """Messages that came twice."""
-        return self._order.duplicates
+        """Messages that arrived twice."""
+        return self._ingest.duplicates
 
     @property
     def audio_seconds(self) -> float:
         """Length of the call so far, lost audio included."""
-        return self._order.heard / self.config.sample_rate
+        return self._ingest.position / self.config.sample_rate
 
     @property
     def classified_seconds(self) -> float:
@@ -115,63 +125,12 @@ class CallSession:
     @property
     def lost_seconds(self) -> float:
         """Audio that never arrived."""
-        return self._order.lost / self.config.sample_rate
+        return self._ingest.lost / self.config.sample_rate
 
     @property
     def speech_seconds(self) -> float:
         """Speech behind the current posteriors, over all channels."""
         return sum(c.speech for c in self._channels.values()) / SAMPLE_RATE
-
-    def snapshot(self, tell: Callable[[CallState], None]) -> None:
-        """Tell all that the call remembers of what has come up to now, see :class:`CallState`.
-
-        Told when the student has heard it all; never if the call is finished or closed before, or
-        another snapshot is asked for. A discard on the way makes it one of after the discard.
-        """
-        if self.finishing:
-            return
-        self._ask_no_more()
-        self._hear()
-        own = CallState(
-            sequence=self._order.sequence,
-            heard=self._order.heard,
-            lost=self._order.lost,
-            duplicates=self._order.duplicates,
-            next_update=self._next_update,
-            filters=self._decoder.snapshot(),
-            channels={},
-        )
-        self._asked = PendingSnapshot(own, len(self._channels), tell)
-        for index, channel in self._channels.items():
-            channel.snapshot(functools.partial(self._asked.answer, index))
-
-    @property
-    def snapshot_pending(self) -> bool:
-        """Whether one was asked for and is not told yet."""
-        return self._asked is not None and self._asked.waits
-
-    def _ask_no_more(self) -> None:
-        if self._asked is not None:
-            self._asked.waits = False
-
-    def restore(self, state: CallState) -> None:
-        """Go on, before anything is heard, as the call of ``state`` would.
-
-        Audio up to its sequence is dropped until other audio has come.
-
-        Raises:
-            ValueError: no call of this config and student can have been in that state.
-        """
-        if set(state.channels) != set(self._channels):
-            raise ValueError(f"channels {sorted(state.channels)}")
-        if state.next_update < 0:
-            raise ValueError(f"next update at sample {state.next_update}")
-        self._order.restore(state.sequence, state.heard, state.lost, state.duplicates)
-        self._decoder.restore(state.filters)
-        for index, channel in self._channels.items():
-            channel.restore(state.channels[index])
-        self._next_update = state.next_update
-        self._look()
 
     def audio(
         self,
@@ -180,51 +139,144 @@ class CallSession:
         start_sample: int | None = None,
         received: float = 0.0,
     ) -> float:
-        """One audio message, see ``Audio`` in the protocol; its seconds, 0 for a duplicate.
+        """Process one audio message, see ``Audio`` in the protocol.
 
-        ``received`` is its time on the caller's clock: that of the updates that it makes due.
+        Args:
+            sequence: number of the message.
+            data: whole samples of every channel.
+            start_sample: position of the first sample, if the gateway sends it.
+            received: time of arrival, passed on to the updates that the message makes due.
+
+        Returns:
+            Seconds of audio; 0 for a duplicate.
         """
-        self._must_run("audio")
-        samples = self._intake.samples(data)
-        lost = self._order.accept(sequence, samples, start_sample)
-        if lost is None:
+        self._require_running("audio")
+        accepted = self._ingest.accept(sequence, data, start_sample)
+        if accepted is None:
             return 0.0
+        samples, lost = accepted
         if lost:
             self._skip(lost)
-        waiting = self._intake.put(data)
-        update_due = self._order.heard >= self._next_update
-        if waiting >= self._room or (update_due and self._listening):
-            self._hear()
+        update_due = self._ingest.position >= self._next_update
+        if self._ingest.buffered_bytes >= self._process_at or (update_due and self._onset_possible):
+            self._process_buffered()
         if update_due:
             step = self._update_step * self._interval_factor()
-            passed = (self._order.heard - self._next_update) // step + 1
+            passed = (self._ingest.position - self._next_update) // step + 1
             self._next_update += passed * step
             self._request_updates(final=False, received=received)
         return samples / self.config.sample_rate
 
-    def _hear(self) -> None:
-        """Let the channels hear what has come."""
-        for index, samples in enumerate(self._intake.take()):
-            if index in self._channels:
-                self._channels[index].hear(samples)
-        self._look()
+    def discard(self, channels: Sequence[int]) -> None:
+        """Reset the channels (all if none are named) to a call that has not begun."""
+        self._require_running("control.discard")
+        self._process_buffered()
+        for channel in self._selected(channels):
+            channel.discard()
+        self._plan_processing()
+        if self._snapshot is not None and self._snapshot.pending:
+            self.snapshot(self._snapshot.callback)  # the old inference streams will not call back
 
-    def _look(self) -> None:
-        """How long the channels need not be visited: nobody misses anything meanwhile.
+    def hold(self, channels: Sequence[int], *, held: bool) -> None:
+        """Stop or continue processing the channels (all if none are named)."""
+        self._require_running("control.hold" if held else "control.resume")
+        self._process_buffered()
+        for channel in self._selected(channels):
+            if held and not channel.held:
+                channel.flush()
+            channel.held = held
+        self._plan_processing()
 
-        Until a block can be full the posteriors stay what they are, so that an update tells the
-        same whether its audio was heard or not. Speech events are due at once.
-        """
-        room, self._listening = 1 if self.config.speech_events else SAMPLE_RATE, False
+    def finish(self) -> None:
+        """Flush; a final update per classified channel follows, then :attr:`done` is true."""
+        self._require_running("control.finish")
+        self.finishing = True
+        self._cancel_snapshot()
+        self._process_buffered()
         for channel in self._channels.values():
-            listening, samples = channel.samples_until_next_block()
-            room = min(room, samples)
-            self._listening = self._listening or listening
+            channel.finish()
+        self._request_updates(final=True)
+
+    def close(self) -> None:
+        """Leave the engine; the listener is notified of nothing more."""
+        self.finishing = True
+        self._cancel_snapshot()
+        self._snapshot = None
+        for channel in self._channels.values():
+            channel.close()
+
+    def snapshot(self, callback: Callable[[CallState], None]) -> None:
+        """Call back with the state after all messages received so far.
+
+        That is when inference has reached them; never if the call is finished or closed before, or
+        another snapshot is requested. A discard meanwhile makes it one of after the discard.
+        """
+        if self.finishing:
+            return
+        self._cancel_snapshot()
+        self._process_buffered()
+        ingest = self._ingest
+        state = CallState(
+            sequence=ingest.sequence,
+            position=ingest.position,
+            lost=ingest.lost,
+            duplicates=ingest.duplicates,
+            next_update=self._next_update,
+            filters=ingest.filters(),
+            channels={},
+        )
+        self._snapshot = PendingSnapshot(state, len(self._channels), callback)
+        for index, channel in self._channels.items():
+            channel.snapshot(functools.partial(self._snapshot.add_channel, index))
+
+    @property
+    def snapshot_pending(self) -> bool:
+        """Whether a snapshot is requested and not complete yet."""
+        return self._snapshot is not None and self._snapshot.pending
+
+    def restore(self, state: CallState) -> None:
+        """Continue from ``state``; only before any message.
+
+        Audio up to its sequence is dropped until other audio arrives.
+
+        Raises:
+            ValueError: no call of this config and model can have been in that state.
+        """
+        if set(state.channels) != set(self._channels):
+            raise ValueError(f"channels {sorted(state.channels)}")
+        if state.next_update < 0:
+            raise ValueError(f"next update at sample {state.next_update}")
+        self._ingest.restore(
+            state.sequence, state.position, state.lost, state.duplicates, state.filters
+        )
+        for index, channel in self._channels.items():
+            channel.restore(state.channels[index])
+        self._next_update = state.next_update
+        self._plan_processing()
+
+    def _process_buffered(self) -> None:
+        """Have the channels process the buffered audio."""
+        for index, samples in enumerate(self._ingest.decode()):
+            if index in self._channels:
+                self._channels[index].process(samples)
+        self._plan_processing()
+
+    def _plan_processing(self) -> None:
+        """Decide how much audio may be buffered before the channels must process it.
+
+        Until a block can be full the posteriors stay what they are, so an update is the same
+        whether its audio was processed or not. Speech events are due at once.
+        """
+        samples = 1 if self.config.speech_events else SAMPLE_RATE
+        self._onset_possible = False
+        for channel in self._channels.values():
+            samples = min(samples, channel.samples_until_next_block())
+            self._onset_possible = self._onset_possible or channel.detecting_onset
         # One sample less, as half a sample can wait in a filter.
-        self._room = self._intake.bytes_of(room - 1)
+        self._process_at = self._ingest.bytes_of(samples - 1)
 
     def _skip(self, samples: int) -> None:
-        """Lost audio is skipped, not concealed: an invented sound says nothing of the speaker."""
+        """Skip lost audio, never conceal it: an invented sound says nothing of the speaker."""
         for channel in self._channels.values():
             channel.gate.skip(samples * SAMPLE_RATE // self.config.sample_rate)
 
@@ -235,76 +287,25 @@ class CallSession:
                 raise InvalidArgument("control.channels", index, f"the call has {count} channels")
         return [c for i, c in self._channels.items() if not channels or i in channels]
 
-    def discard(self, channels: Sequence[int]) -> None:
-        """Forget everything heard on the channels (all if none are named)."""
-        self._must_run("control.discard")
-        self._hear()
-        for channel in self._selected(channels):
-            channel.discard()
-        self._look()
-        if self._asked is not None and self._asked.waits:
-            self.snapshot(self._asked.tell)  # the old lanes will not answer
-
-    def hold(self, channels: Sequence[int], *, held: bool) -> None:
-        """Stop or start listening on the channels (all if none are named)."""
-        self._must_run("control.hold" if held else "control.resume")
-        self._hear()
-        for channel in self._selected(channels):
-            if held and not channel.held:
-                channel.flush()
-            channel.held = held
-        self._look()
-
-    def finish(self) -> None:
-        """Flush; a final update per classified channel follows, then ``done`` is true."""
-        self._must_run("control.finish")
-        self.finishing = True
-        self._ask_no_more()
-        self._hear()
+    def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
+        ingest = self._ingest
+        audio_seconds, lost_seconds = self.audio_seconds, self.lost_seconds
         for channel in self._channels.values():
-            channel.finish()
-        self._request_updates(final=True)
-        self.done = self.finals == len(self._channels)
+            channel.request(
+                PendingUpdate(
+                    channel.submitted,
+                    ingest.sequence or 0,
+                    audio_seconds,
+                    lost_seconds,
+                    final,
+                    received,
+                )
+            )
 
-    def close(self) -> None:
-        """Leave the engine; nothing more is told to the listener.
+    def _cancel_snapshot(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.pending = False
 
-        What refers to each other lets go, so that the memory of a call is free when the call is
-        over, not when Python next looks for cycles.
-        """
-        self.finishing = True
-        self._ask_no_more()
-        self._asked = None
-        self._listener = NOBODY
-        for channel in self._channels.values():
-            channel.close()
-
-    def _must_run(self, field: str) -> None:
+    def _require_running(self, field: str) -> None:
         if self.finishing:
             raise FailedPrecondition(field, "the call is already finished")
-
-    def _request_updates(self, *, final: bool, received: float = 0.0) -> None:
-        sequence = self._order.sequence or 0
-        asked = PendingUpdate(sequence, self.audio_seconds, self.lost_seconds, final, received)
-        for channel in self._channels.values():
-            channel.request(asked)
-
-    def emit(self, update: Update) -> None:
-        """A channel's update is complete."""
-        if update.final:
-            self.finals += 1
-            self.done = self.finals == len(self._channels)
-        self._listener.on_prediction(update)
-
-    def event(self, channel: int, started: bool, seconds: float) -> None:
-        """A channel's gate opened or closed."""
-        if self.config.speech_events:
-            self._listener.on_speech(channel, started, seconds)
-
-    def on_progress(self) -> None:
-        """A channel's step is done."""
-        self._listener.on_progress()
-
-    def on_error(self, error: CallError) -> None:
-        """A channel's step failed."""
-        self._listener.on_error(error)

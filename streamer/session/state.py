@@ -1,8 +1,8 @@
-"""All that a call remembers, as plain values: what a checkpoint is made of.
+"""State of a call as plain values: the content of a checkpoint.
 
-The student hears a call a little later than its session does. A snapshot is of one moment all the
-same: the session's part is taken when it is asked for, and each channel adds the student's part
-when the student has come to that moment.
+Inference lags behind the session. A snapshot is of one moment all the same: the session's part is
+taken when the snapshot is requested, and each channel adds the model's part when inference has
+reached that moment.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from streamer.inference.metadata import Memory
 
 @dataclass(frozen=True)
 class ChannelState:
-    """All that a channel remembers, as of one moment.
+    """State of one channel at one moment.
 
     Attributes:
         gate: of its speech gate.
-        held: it is on hold.
-        block: int16, speech that does not yet fill a block.
+        held: the channel is on hold.
+        block: int16 at 8 kHz, speech that does not fill a block yet.
         speech: samples that the posteriors rest on.
         posteriors: the last; None before the first.
-        memory: the student's.
+        memory: of the model.
     """
 
     gate: GateState
@@ -39,20 +39,20 @@ class ChannelState:
 
 @dataclass(frozen=True)
 class CallState:
-    """All that a call remembers, as of one moment.
+    """State of a call at one moment.
 
     Attributes:
         sequence: of the last audio message; None before the first.
-        heard: samples of the call's rate, lost ones included.
+        position: samples of the call's rate, lost ones included.
         lost: samples that never arrived.
         duplicates: messages that were dropped.
-        next_update: sample at which the next update is due.
+        next_update: position at which the next update is due.
         filters: of the decoder, see :meth:`streamer.audio.codec.Decoder.snapshot`.
         channels: by index, the classified ones.
     """
 
     sequence: int | None
-    heard: int
+    position: int
     lost: int
     duplicates: int
     next_update: int
@@ -61,27 +61,29 @@ class CallState:
 
 
 class PendingSnapshot:
-    """Waits for the channels of one call.
+    """A requested snapshot that waits for the channels of its call.
 
     Args:
-        own: what the session remembers, with no channels.
-        channels: how many will answer.
-        tell: called with the whole.
+        state: of the session, without channels.
+        channels: number of channels to wait for.
+        callback: called once with the complete state.
 
     Attributes:
-        waits: cleared once it is told or given up.
+        pending: cleared when the snapshot is complete or cancelled.
     """
 
-    def __init__(self, own: CallState, channels: int, tell: Callable[[CallState], None]) -> None:
-        self._own = own
+    def __init__(
+        self, state: CallState, channels: int, callback: Callable[[CallState], None]
+    ) -> None:
+        self._state = state
         self._expected = channels
         self._channels: dict[int, ChannelState] = {}
-        self.tell = tell
-        self.waits = True
+        self.callback = callback
+        self.pending = True
 
-    def answer(self, index: int, state: ChannelState) -> None:
-        """One channel's part."""
+    def add_channel(self, index: int, state: ChannelState) -> None:
+        """Add the state of one channel; the last one completes the snapshot."""
         self._channels[index] = state
-        if self.waits and len(self._channels) == self._expected:
-            self.waits = False
-            self.tell(replace(self._own, channels=self._channels))
+        if self.pending and len(self._channels) == self._expected:
+            self.pending = False
+            self.callback(replace(self._state, channels=self._channels))

@@ -12,7 +12,7 @@ from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.inference.decision import Decider, Undecided
 from streamer.inference.metadata import Metadata
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig
 
 ENCODINGS = {

@@ -135,14 +135,14 @@ def test_a_planted_defect_is_found_and_its_input_kept(tmp_path, monkeypatch):
 
 
 def test_the_witness_notices_another_calls_sound(broken, monkeypatch):
-    hear = Channel.hear
+    process = Channel.process
     mixed = []
 
-    def hear_of_both(channel, samples):
+    def process_both(channel, samples):
         mixed.append(samples)
-        hear(channel, samples if len(samples) < 100 or len(mixed) < 12 else mixed[-2])
+        process(channel, samples if len(samples) < 100 or len(mixed) < 12 else mixed[-2])
 
-    monkeypatch.setattr(Channel, "hear", hear_of_both)
+    monkeypatch.setattr(Channel, "process", process_both)
     with pytest.raises(AssertionError):
         broken.try_call(list(houses.witness_requests())[:8])
 

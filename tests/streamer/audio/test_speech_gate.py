@@ -38,18 +38,18 @@ def burst(voices, pause=1.0, seconds=1.5):
 
 @given(sizes=st.lists(st.one_of(st.integers(1, 400), st.integers(1, 40000)), max_size=60))
 def test_any_chunking_gives_the_same_speech_and_events(dialogue_side, sizes):
-    heard, events = run(dialogue_side, sizes)
+    speech, events = run(dialogue_side, sizes)
     expected, expected_events = run(dialogue_side)
-    np.testing.assert_array_equal(heard, expected)
+    np.testing.assert_array_equal(speech, expected)
     assert events == expected_events
     assert len(events) >= 6
 
 
 def test_sample_by_sample(voices):
     samples = burst(voices)[: 2 * RATE]
-    heard, events = run(samples, [1] * len(samples))
+    speech, events = run(samples, [1] * len(samples))
     expected, expected_events = run(samples)
-    np.testing.assert_array_equal(heard, expected)
+    np.testing.assert_array_equal(speech, expected)
     assert events == expected_events != []
 
 
@@ -69,7 +69,7 @@ def test_events_alternate_within_the_audio_and_bound_the_speech(voices, pieces, 
         "noise": lambda n: (300 * rng.standard_normal(n)).astype(np.int16),
     }
     samples = np.concatenate([sound[kind](length) for kind, length in pieces])
-    heard, events = run(samples, sizes)
+    speech, events = run(samples, sizes)
     positions = [event.position for event in events]
     assert alternate(events)
     assert len(events) % 2 == 0, "flush closes the gate"
@@ -78,18 +78,18 @@ def test_events_alternate_within_the_audio_and_bound_the_speech(voices, pieces, 
     settings = GateSettings()
     between = sum(end - start for start, end in zip(positions[::2], positions[1::2], strict=True))
     preroll = settings.preroll * FRAME * (len(events) // 2)
-    assert between <= len(heard) <= min(between + preroll, len(samples))
+    assert between <= len(speech) <= min(between + preroll, len(samples))
 
 
 def test_speech_is_a_contiguous_cut_with_preroll_and_hangover(voices):
     """Between silences the gate gives one piece: from before the onset to after the end."""
     samples = burst(voices)
-    heard, events = run(samples)
+    speech, events = run(samples)
     settings = GateSettings()
     assert [event.started for event in events] == [True, False]
     start, end = (event.position for event in events)
     first = start - settings.preroll * FRAME
-    np.testing.assert_array_equal(heard, samples[first:end])
+    np.testing.assert_array_equal(speech, samples[first:end])
     # the hangover reaches into the silence, the pre-roll before the first sound
     last_sound = RATE + round(1.5 * RATE)
     assert RATE - 2 * FRAME <= start <= RATE + 0.3 * RATE
@@ -100,9 +100,9 @@ def test_speech_is_a_contiguous_cut_with_preroll_and_hangover(voices):
 @pytest.mark.parametrize("preroll", [0, 1, 5])
 def test_preroll_is_as_set(voices, preroll):
     samples = burst(voices)
-    heard, events = run(samples, settings=GateSettings(preroll=preroll))
+    speech, events = run(samples, settings=GateSettings(preroll=preroll))
     start, end = (event.position for event in events)
-    np.testing.assert_array_equal(heard, samples[start - preroll * FRAME : end])
+    np.testing.assert_array_equal(speech, samples[start - preroll * FRAME : end])
 
 
 def test_longer_hangover_closes_later(voices):
@@ -115,7 +115,7 @@ def test_longer_hangover_closes_later(voices):
 
 
 def test_onset_of_more_frames_opens_no_earlier(voices):
-    """A single voiced frame opens nothing if four in a row are asked for."""
+    """A single voiced frame opens nothing if more in a row are required."""
     samples = burst(voices)
     blip = samples.copy()
     start = run(samples)[1][0].position
@@ -124,19 +124,19 @@ def test_onset_of_more_frames_opens_no_earlier(voices):
 
 
 def test_silence_gives_nothing():
-    heard, events = run(np.zeros(20 * RATE, np.int16), [777] * 50)
-    assert heard.size == 0
+    speech, events = run(np.zeros(20 * RATE, np.int16), [777] * 50)
+    assert speech.size == 0
     assert events == []
 
 
 def test_quiet_line_noise_gives_nothing():
     noise = np.random.default_rng(0).integers(-8, 9, 10 * RATE).astype(np.int16)
-    heard, events = run(noise[2 * RATE :])
-    assert (heard.size, events) == (0, [])
+    speech, events = run(noise[2 * RATE :])
+    assert (speech.size, events) == (0, [])
 
 
 def test_two_gates_share_nothing(voices):
-    """A gate hears the same beside another that is fed something else in between."""
+    """A gate is not affected by another that is fed something else in between."""
     mine, other = voices.caller[4 * RATE : 9 * RATE], voices.agent[8 * RATE : 13 * RATE]
     expected, expected_events = run(mine)
     gate, neighbour = SpeechGate(), SpeechGate()
@@ -170,19 +170,19 @@ def test_position_counts_what_was_skipped(voices):
     assert [e.position - 12345 for e in later] == [e.position for e in events]
 
 
-def test_flush_hears_the_rest_and_starts_afresh(voices):
-    speech = voices.caller[5 * RATE : 6 * RATE + 100]  # 100 samples are no whole frame
+def test_flush_returns_the_rest_and_resets(voices):
+    samples = voices.caller[5 * RATE : 6 * RATE + 100]  # 100 samples are no whole frame
     gate = SpeechGate()
-    heard, events = gate.push(speech)
+    speech, events = gate.push(samples)
     assert gate.speaking
     rest, ends = gate.flush()
-    assert rest == speech[len(speech) // FRAME * FRAME :].tobytes()
-    assert ends == [(False, len(speech))]
+    assert rest == samples[len(samples) // FRAME * FRAME :].tobytes()
+    assert ends == [(False, len(samples))]
     assert not gate.speaking
     assert gate.flush() == (b"", [])
-    assert gate.position == len(speech)
+    assert gate.position == len(samples)
     assert len(events) == 1
-    assert heard
+    assert speech
 
 
 def test_flush_in_silence_gives_nothing():

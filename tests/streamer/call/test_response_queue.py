@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from streamer.call.responses import ResponseQueue
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 
 
 def update(channel, sequence):

@@ -10,7 +10,7 @@ from streamer.inference.decision import Decider
 from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import NO_TRACE
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 
 
 @dataclass

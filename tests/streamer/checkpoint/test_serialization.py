@@ -117,7 +117,7 @@ channels = st.builds(
 states = st.builds(
     CallState,
     sequence=st.integers(0, 2**64 - 1),
-    heard=count,
+    position=count,
     lost=count,
     duplicates=count,
     next_update=count,

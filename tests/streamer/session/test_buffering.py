@@ -1,4 +1,4 @@
-"""A call is visited when there is something to find, and nobody can tell from what it says."""
+"""Audio is processed when a result may change, and no prediction depends on the buffering."""
 
 import numpy as np
 import pytest
@@ -20,21 +20,21 @@ ACTIONS = st.lists(
 
 
 @pytest.fixture
-def visits(monkeypatch):
-    """Counts how often a channel hears something."""
+def processed(monkeypatch):
+    """Samples of each time that a channel processes audio."""
     lengths = []
-    heard = Channel.hear
+    original = Channel.process
 
-    def hear(channel, samples):
+    def process(channel, samples):
         lengths.append(len(samples))
-        heard(channel, samples)
+        original(channel, samples)
 
-    monkeypatch.setattr(Channel, "hear", hear)
+    monkeypatch.setattr(Channel, "process", process)
     return lengths
 
 
 def play(bench, speech, actions, **config):
-    """Actions on a call of this audio; what it says, and the states that it would move with."""
+    """Play actions on a call of this audio; its recorder, and the states of its snapshots."""
     recorder = bench.session(**config)
     session, states, at, lost = recorder.session, [], 0, 0
     for sequence, (action, samples) in enumerate(actions, start=1):
@@ -55,43 +55,43 @@ def play(bench, speech, actions, **config):
     return recorder, states
 
 
-def told(recorder):
-    """Of a final update and of running ones; those that a busy engine left out are missing."""
+def updates_of(recorder):
+    """Updates by time; those that a busy engine left out are missing."""
     return {
         (u.final, u.audio_seconds): (u.sequence, u.speech_seconds, u.posteriors)
         for u in recorder.updates
     }
 
 
-def remembered(state):
+def values(state):
     channel = state.channels[0]
     samples = (channel.gate.rest.tolist(), channel.gate.recent.tolist(), channel.block.tolist())
-    heard = (
+    rest = (
         channel.gate.position,
         channel.speech,
         channel.posteriors,
         channel.memory.state.tolist(),
     )
-    return (state.heard, state.next_update, *samples, *heard)
+    return (state.position, state.next_update, *samples, *rest)
 
 
 @given(actions=ACTIONS)
-def test_gathering_changes_nothing_that_is_told(bench, speech, actions):
+def test_buffering_changes_no_update(bench, speech, actions):
     config = {"update_seconds": 0.1}
-    gathered, states = play(bench, speech, actions, **config)
+    buffered, states = play(bench, speech, actions, **config)
     at_once, expected = play(bench, speech, actions, speech_events=True, **config)
-    got, wanted = told(gathered), told(at_once)
+    got, reference = updates_of(buffered), updates_of(at_once)
     assert [final for final, _ in got].count(True) == 1
-    for key in {*got, *wanted}:
-        if key[0] or (key in got and key in wanted):
-            assert got[key] == wanted[key]
-    assert [remembered(state) for state in states] == [remembered(state) for state in expected]
+    for key in {*got, *reference}:
+        if key[0] or (key in got and key in reference):
+            assert got[key] == reference[key]
+    assert [values(state) for state in states] == [values(state) for state in expected]
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
 @pytest.mark.parametrize("milliseconds", [20, 30, 100, 200])
-def test_running_speech_is_heard_when_a_block_may_be_full(bench, audio, visits, rate, milliseconds):
-    """Updates ten times a second call for no visit of their own."""
+def test_speech_is_processed_when_a_block_may_be_full(bench, audio, processed, rate, milliseconds):
+    """Updates ten times a second need no processing of their own."""
     noise = np.random.default_rng(1).integers(-9000, 9000, 10 * RATE).astype(np.int16)
     data = audio.wire([noise], Encoding.LINEAR16, rate)
     recorder = bench.session(encoding=Encoding.LINEAR16, sample_rate=rate, update_seconds=0.1)
@@ -99,39 +99,39 @@ def test_running_speech_is_heard_when_a_block_may_be_full(bench, audio, visits, 
         recorder.session.audio(sequence, part)
     blocks = recorder.session._channels[0].submitted
     assert blocks == 10 * RATE // 1280
-    most = 10_000 // milliseconds  # a message is heard at once
-    assert min(blocks, most) <= len(visits) <= min(blocks + 2, most)
+    messages = 10_000 // milliseconds  # a message is processed whole
+    assert min(blocks, messages) <= len(processed) <= min(blocks + 2, messages)
     bench.finish(recorder)
-    assert sum(visits) == 10 * RATE
+    assert sum(processed) == 10 * RATE
 
 
 @pytest.mark.parametrize(
-    ("update_seconds", "visited"), [(60.0, [1600] * 25), (0.5, [1600, 1600, 800] * 10)]
+    ("update_seconds", "lengths"), [(60.0, [1600] * 25), (0.5, [1600, 1600, 800] * 10)]
 )
-def test_silence_is_heard_every_block_and_for_each_update(bench, visits, update_seconds, visited):
+def test_silence_is_processed_per_block_and_update(bench, processed, update_seconds, lengths):
     recorder = bench.session(update_seconds=update_seconds)
     for sequence in range(1, 51):
         recorder.session.audio(sequence, bytes([0xFF]) * 800)
-    assert visits == visited
+    assert processed == lengths
     bench.finish(recorder)
 
 
-def test_who_is_on_hold_is_not_visited_for_an_update(bench, visits):
+def test_held_channel_is_not_processed_for_an_update(bench, processed):
     recorder = bench.session(update_seconds=0.1)
     recorder.session.hold([], held=True)
     for sequence in range(1, 51):
         recorder.session.audio(sequence, bytes([0xFF]) * 800)
-    assert visits == [1600] * 25
+    assert processed == [1600] * 25
     recorder.session.hold([], held=False)
     recorder.session.audio(51, bytes([0xFF]) * 800)
-    assert visits[25:] == [800]
+    assert processed[25:] == [800]
     bench.finish(recorder)
 
 
-def test_speech_events_are_told_with_the_message_that_brings_them(bench, speech, visits):
+def test_speech_events_come_with_their_message(bench, speech, processed):
     recorder = bench.session(speech_events=True)
     for sequence in range(1, 21):
         recorder.session.audio(sequence, speech[160 * (sequence - 1) : 160 * sequence])
-        assert sum(visits) == 160 * sequence
+        assert sum(processed) == 160 * sequence
     bench.finish(recorder)
     assert recorder.events

@@ -24,7 +24,7 @@ def test_discard_forgets_speaker_but_not_time(bench, speech, voices, audio):
 
 
 def test_discard_with_steps_in_flight(make_bench, make_student, speech):
-    """Answers to blocks from before the discard are never heard of."""
+    """Results of blocks from before the discard are dropped."""
     student = make_student()
     bench = make_bench(student)
     recorder = bench.session()

@@ -26,11 +26,11 @@ def test_finals_are_a_plain_loop_over_the_speech(bench, audio, sides, encoding, 
         audio.cut(data, [rate // 10], frame), **configured(encoding, rate, channels)
     )
     assert set(result.finals) == set(range(channels))
-    for channel, heard in enumerate(audio.as_heard(data, encoding, rate, channels)):
-        posteriors, samples = audio.direct(bench.student, heard)
+    for channel, samples in enumerate(audio.as_heard(data, encoding, rate, channels)):
+        posteriors, speech_samples = audio.direct(bench.student, samples)
         final = result.finals[channel]
         assert final.posteriors == tuple(posteriors)
-        assert final.speech_seconds == samples / RATE > 0.5
+        assert final.speech_seconds == speech_samples / RATE > 0.5
         assert final.audio_seconds == pytest.approx(3.0)
         assert final.lost_seconds == 0.0
 
@@ -66,7 +66,7 @@ def test_any_chunking_gives_the_same_posteriors(
         assert many.finals[channel].posteriors == final.posteriors
         assert many.finals[channel].speech_seconds == final.speech_seconds > 0.5
     assert sorted(many.events) == sorted(one.events) != []
-    # and on the way there: what is said after so much speech is always the same
+    # and before: the posteriors after so much speech are always the same
     common = many.course.keys() & fine.course.keys()
     assert all(many.course[point] == fine.course[point] for point in common)
     assert len(common) >= channels
@@ -94,9 +94,9 @@ def test_long_call_in_chunks_up_to_five_seconds(bench, audio, voices, demo_call)
     for samples in (160, 800, 5 * RATE):
         result = bench.play(audio.cut(demo_call.data, [samples], 2), **config)
         for channel, side in enumerate((voices.caller, voices.agent)):
-            posteriors, heard = audio.direct(bench.student, side)
+            posteriors, speech_samples = audio.direct(bench.student, side)
             assert result.finals[channel].posteriors == tuple(posteriors)
-            assert result.finals[channel].speech_seconds == heard / RATE > 10
+            assert result.finals[channel].speech_seconds == speech_samples / RATE > 10
 
 
 @settings(max_examples=4)
@@ -107,10 +107,10 @@ def test_real_student_any_chunking(real_bench, audio, voices, sizes):
     samples = voices.caller[5 * RATE : 7 * RATE]
     data = audio.wire([samples], Encoding.MULAW)
     result = real_bench.play(audio.cut(data, sizes), update_seconds=0.1)
-    posteriors, heard = audio.direct(real_bench.student, samples)
-    assert result.finals[0].speech_seconds == heard / RATE
-    for got, wanted in zip(result.finals[0].posteriors, posteriors, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+    posteriors, speech_samples = audio.direct(real_bench.student, samples)
+    assert result.finals[0].speech_seconds == speech_samples / RATE
+    for got, expected in zip(result.finals[0].posteriors, posteriors, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("encoding", "rate", "channels"), FORMATS)
@@ -119,13 +119,13 @@ def test_real_student_every_format(real_bench, audio, sides, encoding, rate, cha
     frame = encoding.width * channels
     config = configured(encoding, rate, channels)
     result = real_bench.play(audio.cut(data, [37, 5000, 1, 811], frame), **config)
-    for channel, heard in enumerate(audio.as_heard(data, encoding, rate, channels)):
-        posteriors, _ = audio.direct(real_bench.student, heard)
-        for got, wanted in zip(result.finals[channel].posteriors, posteriors, strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+    for channel, samples in enumerate(audio.as_heard(data, encoding, rate, channels)):
+        posteriors, _ = audio.direct(real_bench.student, samples)
+        for got, expected in zip(result.finals[channel].posteriors, posteriors, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-# --- the calls in a batch do not hear each other ---
+# --- calls in one batch do not affect each other ---
 
 
 def interleaved(bench, calls, turns):
@@ -173,8 +173,8 @@ def test_real_student_calls_in_one_batch_are_independent(real_bench, crowd, turn
     assert together[-1].posteriors is None
     for chunks, final in zip(crowd[:-1], together[:-1], strict=True):
         alone = real_bench.play(chunks).finals[0]
-        for got, wanted in zip(final.posteriors, alone.posteriors, strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+        for got, expected in zip(final.posteriors, alone.posteriors, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
 def test_crowd_differs(bench, crowd):

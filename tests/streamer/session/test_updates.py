@@ -61,7 +61,7 @@ def test_overtaken_updates_are_left_out(make_bench, make_student, speech, audio)
 
 
 def test_audio_faster_than_the_student_starves_no_update(bench, speech, audio):
-    """A second per block heard: an update is always waiting when the next is asked for."""
+    """A second per block: an update always waits when the next is requested."""
     recorder = bench.session(update_seconds=0.1)
     parts = audio.cut(speech, [RATE // 10])
     for sequence, part in enumerate(parts * 5, start=1):
@@ -108,9 +108,9 @@ def test_tail_counts_whole_frames_only(bench, audio, voices):
     """1 s + 50 ms of speech: 6 blocks and the tail's whole 20 ms frames."""
     samples = voices.caller[5 * RATE : 5 * RATE + 8400]
     recorder = bench.play([audio.wire([samples], Encoding.MULAW)])
-    posteriors, heard = audio.direct(bench.student, samples)
-    assert heard % FRAME_SAMPLES == 0
-    assert recorder.finals[0].speech_seconds == heard / RATE
+    posteriors, speech_samples = audio.direct(bench.student, samples)
+    assert speech_samples % FRAME_SAMPLES == 0
+    assert recorder.finals[0].speech_seconds == speech_samples / RATE
     assert recorder.finals[0].posteriors == tuple(posteriors)
 
 

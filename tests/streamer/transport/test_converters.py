@@ -7,7 +7,7 @@ from streamer.audio.codec import Encoding
 from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.inference.decision import Decider
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.channel import Update
+from streamer.session.events import Update
 from streamer.session.session import CallConfig
 from streamer.transport import converters as messages
 

@@ -1,4 +1,4 @@
-"""Another server, and what is said in the calls that move to it."""
+"""Another server, and the audio of the calls that move to it."""
 
 import functools
 

@@ -26,7 +26,7 @@ def messages(steps, data, form):
     """Steps to the messages of a call: (sequence, bytes, start_sample) or (control, channels)."""
     encoding, _, channels = form
     frame = encoding.width * channels
-    made, sequence, at, heard = [], 10, 0, 0
+    made, sequence, at, position = [], 10, 0, 0
     for kind, value in steps:
         if kind in CONTROLS:
             made.append((kind, [c for c in value if c < channels]))
@@ -44,12 +44,12 @@ def messages(steps, data, form):
             audio = [m for m in made if m[0] not in CONTROLS]
             if audio and kind == "audio":
                 made_up = (sequence - audio[-1][0]) * size  # as long as the one after the gap
-            heard += made_up + missing
+            position += made_up + missing
             sequence += 1
-            start = heard if kind == "jump" else None
+            start = position if kind == "jump" else None
             made.append((sequence, data[at : at + size * frame], start))
             at += size * frame
-            heard += size
+            position += size
     return made
 
 
@@ -87,10 +87,10 @@ def config_of(form):
 
 
 def snapshot(bench, recorder):
-    told = []
-    recorder.session.snapshot(told.append)
-    bench.wait(lambda: told or recorder.errors)
-    return told[0]
+    states = []
+    recorder.session.snapshot(states.append)
+    bench.wait(lambda: states or recorder.errors)
+    return states[0]
 
 
 def plain(value):

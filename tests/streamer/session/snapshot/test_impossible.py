@@ -24,7 +24,7 @@ def memory(state, cached=4):
 
 WRONG = [
     ("call", {"channels": {}}),
-    ("call", {"heard": -1}),
+    ("call", {"position": -1}),
     ("call", {"lost": 10**9}),
     ("call", {"lost": -1}),
     ("call", {"duplicates": -1}),

@@ -14,19 +14,19 @@ def test_snapshot_is_of_the_moment_it_was_asked_for(make_bench, make_student, sp
     bench = make_bench(student)
     before = elsewhere.session()
     before.session.audio(1, speech[:RATE])
-    wanted = snapshot(elsewhere, before)
+    expected = snapshot(elsewhere, before)
     student.gate.clear()
-    recorder, told = bench.session(), []
+    recorder, states = bench.session(), []
     recorder.session.audio(1, speech[:RATE])
     assert student.stepping.wait(10)
-    recorder.session.snapshot(told.append)
+    recorder.session.snapshot(states.append)
     recorder.session.audio(2, speech[RATE:])
     bench.pump()
-    assert told == [], "the student has not heard it yet"
+    assert states == [], "inference has not reached it yet"
     student.gate.set()
     bench.settle(recorder)
-    (state,) = told
-    assert plain(state) == plain(wanted)
+    (state,) = states
+    assert plain(state) == plain(expected)
 
 
 def test_updates_for_what_is_in_a_snapshot_come_before_it(make_bench, speech):
@@ -45,15 +45,15 @@ def test_discard_on_the_way_makes_it_one_of_after_the_discard(make_bench, make_s
     student = make_student()
     bench = make_bench(student)
     student.gate.clear()
-    recorder, told = bench.session(ignored=(False, False)), []
+    recorder, states = bench.session(ignored=(False, False)), []
     recorder.session.audio(1, speech)
     assert student.stepping.wait(10)
-    recorder.session.snapshot(told.append)
+    recorder.session.snapshot(states.append)
     recorder.session.discard([0])
     student.gate.set()
-    bench.wait(lambda: told)
+    bench.wait(lambda: states)
     bench.quiet()
-    (state,) = told
+    (state,) = states
     assert state.channels[0].speech == 0
     assert not state.channels[0].memory.state.any()
     assert state.channels[1].speech > 0
@@ -77,25 +77,25 @@ def test_newer_snapshot_replaces_one_on_its_way(make_bench, make_student, speech
 
 @pytest.mark.parametrize("end", ["close", "finish"])
 def test_no_snapshot_of_a_call_that_is_over(bench, speech, end):
-    recorder, told = bench.session(), []
+    recorder, states = bench.session(), []
     recorder.session.audio(1, speech)
     getattr(recorder.session, end)()
-    recorder.session.snapshot(told.append)
+    recorder.session.snapshot(states.append)
     bench.quiet()
-    assert told == []
+    assert states == []
 
 
 def test_no_snapshot_behind_a_failure(make_bench, make_student):
     student = make_student()
     bench = make_bench(student)
-    recorder, told = bench.session(encoding=Encoding.LINEAR16), []
+    recorder, states = bench.session(encoding=Encoding.LINEAR16), []
     noise = np.random.default_rng(1).integers(-9000, 9000, RATE).astype("<i2")
     student.step = lambda *_: (_ for _ in ()).throw(ArithmeticError("marker"))
     recorder.session.audio(1, noise.tobytes())
-    recorder.session.snapshot(told.append)
+    recorder.session.snapshot(states.append)
     bench.wait(lambda: recorder.errors)
     bench.quiet()
-    assert told == []
+    assert states == []
     assert isinstance(recorder.errors[0], InferenceFailed)
 
 

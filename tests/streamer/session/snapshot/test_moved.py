@@ -19,35 +19,35 @@ from tests.streamer.session.snapshot.steps import (
 
 def moved(bench, elsewhere, messages, cut, back, config):
     """Finals, and speech events from the cut on, of the call that stayed and the one that moved."""
-    stayed, told = bench.session(**config), []
+    stayed, states = bench.session(**config), []
     ask, moment = stayed.session.snapshot, []
 
-    def asked(tell):  # by the session itself too, after a discard
+    def snapshot_later(callback):  # by the session itself too, after a discard
         moment[:] = number, len(stayed.events)
-        ask(tell)
+        ask(callback)
 
-    stayed.session.snapshot = asked
+    stayed.session.snapshot = snapshot_later
     for number, message in enumerate([*messages, ()]):
         if number == cut:
-            stayed.session.snapshot(told.append)
+            stayed.session.snapshot(states.append)
         if message:
-            # Only now has the session done with it, should it ask in the midst of it.
+            # Only now is the message processed, should the session request one meanwhile.
             number += 1  # noqa: PLW2901
             send(stayed, message)
         if number % 3 == 0:
             bench.pump()
-    bench.wait(lambda: told)
-    cut, heard = moment
+    bench.wait(lambda: states)
+    cut, events_before = moment
     bench.finish(stayed)
-    (state,) = told
+    (state,) = states
     other = elsewhere.session(**config)
     other.session.restore(state)
-    assert other.session.audio_seconds == state.heard / config["sample_rate"]
+    assert other.session.audio_seconds == state.position / config["sample_rate"]
     for message in resumed(messages, cut, back, state):
         send(other, message)
         elsewhere.pump()
     elsewhere.finish(other)
-    return stayed.finals, stayed.events[heard:], other.finals, other.events
+    return stayed.finals, stayed.events[events_before:], other.finals, other.events
 
 
 @settings(max_examples=120)
@@ -129,10 +129,10 @@ def test_updates_stay_on_their_grid(make_bench, audio, voices):
     stayed = here.session(update_seconds=0.7)
     play(here, stayed, 0, 10)  # the second is due at 1.4 s, not 0.7 s after the snapshot
     state = snapshot(here, stayed)
-    told = len(stayed.updates)
+    before = len(stayed.updates)
     play(here, stayed, 10, 30)
     moved = there.session(update_seconds=0.7)
     moved.session.restore(state)
     play(there, moved, 10, 30)
-    assert there.finish(moved).updates == here.finish(stayed).updates[told:]
+    assert there.finish(moved).updates == here.finish(stayed).updates[before:]
     assert [round(u.audio_seconds, 6) for u in moved.updates] == [1.4, 2.1, 2.8, 3.0]
