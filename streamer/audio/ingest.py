@@ -7,6 +7,7 @@ bytes and decoded together.
 
 from __future__ import annotations
 
+import math
 from typing import NoReturn
 
 from streamer.audio.codec import SAMPLE_RATE, Decoder, Encoding, Samples
@@ -14,6 +15,7 @@ from streamer.errors import InvalidArgument, LimitExceeded
 
 MAX_GAP_SECONDS = 3600.0
 """A longer gap in the sequence numbers is taken for a mistake of the gateway."""
+NEVER = math.inf
 
 
 class AudioIngest:
@@ -30,7 +32,9 @@ class AudioIngest:
         position: samples per channel so far, lost ones included.
         lost: samples per channel that never arrived.
         duplicates: messages that arrived twice.
-        buffered_bytes: that :meth:`decode` will return.
+        buffered_bytes: that are not decoded yet.
+        decode_at_bytes: :meth:`accept` decodes when so many are buffered.
+        decode_at_position: or when the call is so long.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class AudioIngest:
         self._max_samples = max_chunk_seconds * sample_rate
         self._messages: list[bytes] = []
         self.buffered_bytes = 0
+        self.decode_at_bytes = 0
+        self.decode_at_position = NEVER
         self.sequence: int | None = None
         self.position = 0
         self.lost = 0
@@ -51,8 +57,8 @@ class AudioIngest:
 
     def accept(
         self, sequence: int, data: bytes, start_sample: int | None = None
-    ) -> tuple[int, int] | None:
-        """Buffer one message, see ``Audio`` in the protocol.
+    ) -> tuple[int, int, list[Samples]] | None:
+        """Receive one message, see ``Audio`` in the protocol.
 
         Args:
             sequence: number of the message.
@@ -60,8 +66,8 @@ class AudioIngest:
             start_sample: position of the first sample, if the gateway sends it.
 
         Returns:
-            Samples per channel in the message and samples lost before it; None for a message that
-            was received before.
+            Samples per channel in the message, samples lost before it, and the buffered audio if it
+            is time to decode it; None for a message that was received before.
 
         Raises:
             InvalidArgument: no whole samples, or not in order; nothing has changed then.
@@ -81,7 +87,9 @@ class AudioIngest:
         self.position += lost + samples
         self._messages.append(data)
         self.buffered_bytes += len(data)
-        return samples, lost
+        if self.buffered_bytes >= self.decode_at_bytes or self.position >= self.decode_at_position:
+            return samples, lost, self.decode()
+        return samples, lost, []
 
     def bytes_of(self, samples: int) -> int:
         """Bytes that so many samples of every channel at 8 kHz take in the call's format."""

@@ -85,17 +85,14 @@ class SpeechGate:
         self._is_speech = partial(_webrtcvad.process, self._vad._vad, SAMPLE_RATE)
         # Bytes: they are cut and joined at a third of the cost of arrays.
         self._rest = b""
+        self.waiting = 0
+        """Samples of the incomplete frame."""
         self._recent: deque[bytes] = deque(maxlen=self._settings.preroll + self._settings.onset)
         self._voiced = 0
         self._unvoiced = 0
         self.position = 0
         """Samples decided so far."""
         self.speaking = False
-
-    @property
-    def waiting(self) -> int:
-        """Samples of the incomplete frame."""
-        return len(self._rest) // 2
 
     def push(self, samples: Samples) -> tuple[bytes, list[SpeechEvent]]:
         """Process int16 samples, any number of them.
@@ -106,6 +103,7 @@ class SpeechGate:
         data = self._rest + samples.tobytes()
         whole = len(data) // _FRAME_BYTES * _FRAME_BYTES
         self._rest = data[whole:]
+        self.waiting = (len(data) - whole) // 2
         pieces: list[bytes] = []
         events: list[SpeechEvent] = []
         settings, is_speech = self._settings, self._is_speech
@@ -165,7 +163,7 @@ class SpeechGate:
         if min(state.voiced, state.unvoiced, state.position) < 0:
             raise ValueError("a gate with negative counters")
         write_vad(self._vad, state.vad)
-        self._rest = state.rest.tobytes()
+        self._rest, self.waiting = state.rest.tobytes(), len(state.rest)
         self._recent.clear()
         self._recent.extend(frame.tobytes() for frame in state.recent.reshape(-1, FRAME))
         self._voiced, self._unvoiced = state.voiced, state.unvoiced
@@ -182,7 +180,7 @@ class SpeechGate:
         if self.speaking:
             speech = self._rest
             events = [SpeechEvent(started=False, position=self.position)]
-        self._rest = b""
+        self._rest, self.waiting = b"", 0
         self._recent.clear()
         self._voiced = self._unvoiced = 0
         self.speaking = False

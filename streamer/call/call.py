@@ -269,7 +269,7 @@ class Call:
                 return
             if self.handle(request):
                 return
-            while self.session.backlog > self._max_backlog:
+            while self.session.backlog.blocks > self._max_backlog:
                 self._progress.clear()
                 await self._progress.wait()
 
@@ -278,7 +278,7 @@ class Call:
         if (
             self._moving
             or request.WhichOneof("message") != "audio"
-            or self.session.backlog > self._max_backlog
+            or self.session.backlog.blocks > self._max_backlog
         ):
             return False
         self.hear(request.audio)

@@ -39,6 +39,15 @@ class PendingUpdate(NamedTuple):
     received: float
 
 
+class Backlog:
+    """Blocks of a call that wait for inference, over all its channels."""
+
+    __slots__ = ("blocks",)
+
+    def __init__(self) -> None:
+        self.blocks = 0
+
+
 class Channel:
     """Samples of one channel in, updates and speech events out.
 
@@ -46,11 +55,15 @@ class Channel:
         index: in the call.
         engine: runs the model.
         listener: receives what follows.
+        backlog: of the call.
         speech_events: notify the listener of speech too.
 
     Attributes:
         gate: the speech gate.
         held: the channel is on hold.
+        detecting_onset: any sample may start speech.
+        samples_until_next_block: that can arrive, at 8 kHz, before a block can be full. Outside
+            speech these are a whole block's: an onset adds what was before it.
         submitted: blocks submitted to the engine.
         completed: blocks processed.
         speech: samples that the posteriors rest on.
@@ -59,11 +72,18 @@ class Channel:
     """
 
     def __init__(
-        self, index: int, engine: Engine, listener: Listener, *, speech_events: bool = False
+        self,
+        index: int,
+        engine: Engine,
+        listener: Listener,
+        backlog: Backlog,
+        *,
+        speech_events: bool = False,
     ) -> None:
         self._index = index
         self._engine = engine
         self._listener = listener
+        self._backlog = backlog
         self._speech_events = speech_events
         self._block_samples = engine.model.metadata.block
         self.gate = SpeechGate()
@@ -82,21 +102,15 @@ class Channel:
         self._next_due: PendingUpdate | None = None
         self._watched: tuple[int, float] | None = None  # a block and since when it is watched
         self._stream: InferenceStream = self._engine.new_stream(self._on_result)
+        self._look_ahead()
 
-    @property
-    def detecting_onset(self) -> bool:
-        """Whether any sample may start speech."""
-        return not (self.held or self.gate.speaking)
-
-    def samples_until_next_block(self) -> int:
-        """Samples at 8 kHz that can arrive before a block can be full.
-
-        Outside speech these are a whole block's: an onset adds what was before it.
-        """
-        if self.held or not self.gate.speaking:
-            return self._block_samples
-        frames = -(-(self._block_samples - len(self._block) // 2) // FRAME)
-        return frames * FRAME - self.gate.waiting
+    def _look_ahead(self) -> None:
+        speaking = self.gate.speaking and not self.held
+        self.detecting_onset = not (speaking or self.held)
+        self.samples_until_next_block = self._block_samples
+        if speaking:
+            frames = -(-(self._block_samples - len(self._block) // 2) // FRAME)
+            self.samples_until_next_block = frames * FRAME - self.gate.waiting
 
     def process(self, samples: Samples) -> None:
         """Process int16 samples at 8 kHz in the order of their arrival."""
@@ -105,9 +119,12 @@ class Channel:
         else:
             self._process_speech(*self.gate.push(samples))
 
-    def flush(self) -> None:
-        """End running speech."""
-        self._process_speech(*self.gate.flush())
+    def hold(self, *, held: bool) -> None:
+        """Stop or continue processing; a hold ends running speech."""
+        if held and not self.held:
+            self._process_speech(*self.gate.flush())
+        self.held = held
+        self._look_ahead()
 
     def close(self) -> None:
         """Leave the engine; the listener is notified of nothing more.
@@ -123,7 +140,7 @@ class Channel:
 
     def finish(self) -> None:
         """Submit what is left, down to the last whole encoder frame."""
-        self.flush()
+        self._process_speech(*self.gate.flush())
         filled = len(self._block) // 2
         if filled >= FRAME_SAMPLES:
             self._tail = filled // FRAME_SAMPLES * FRAME_SAMPLES
@@ -135,6 +152,7 @@ class Channel:
         self._engine.close_stream(self._stream)
         _, events = self.gate.flush()
         self._process_speech(b"", events)
+        self._backlog.blocks -= self.submitted - self.completed
         position = self.gate.position
         self.gate = SpeechGate()
         self.gate.skip(position)
@@ -179,6 +197,7 @@ class Channel:
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
         self._stream.remember(state.memory)  # nothing is queued: the engine does not read it
+        self._look_ahead()
 
     def request(self, pending: PendingUpdate) -> None:
         """Send an update when ``pending.blocks`` blocks are processed.
@@ -210,9 +229,11 @@ class Channel:
         self._block += speech
         while len(self._block) >= 2 * self._block_samples:
             self._submit(self._block_samples)
+        self._look_ahead()
 
     def _submit(self, samples: int) -> None:
         self.submitted += 1
+        self._backlog.blocks += 1
         block = np.frombuffer(bytes(self._block[: 2 * samples]), np.int16)
         self._engine.submit(self._stream, block)
         del self._block[: 2 * samples]
@@ -222,6 +243,7 @@ class Channel:
             self._listener.on_error(result)
             return
         self.completed += 1
+        self._backlog.blocks -= 1
         last = self.completed == self.submitted
         self.speech += self._tail if self._tail and last else self._block_samples
         self.posteriors = result

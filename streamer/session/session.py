@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streamer.audio.codec import SAMPLE_RATE, Encoding
-from streamer.audio.ingest import AudioIngest
+from streamer.audio.codec import SAMPLE_RATE, Encoding, Samples
+from streamer.audio.ingest import NEVER, AudioIngest
 from streamer.errors import FailedPrecondition, InvalidArgument
 from streamer.inference.engine import Engine
-from streamer.session.channel import Channel, PendingUpdate
+from streamer.session.channel import Backlog, Channel, PendingUpdate
 from streamer.session.events import Listener
 from streamer.session.state import CallState, PendingSnapshot
 
@@ -59,6 +59,7 @@ class CallSession:
         interval_factor: by which the update interval is multiplied now, 1 or more.
 
     Attributes:
+        backlog: blocks that wait for inference, over all channels.
         finishing: no message is accepted any more.
     """
 
@@ -74,8 +75,12 @@ class CallSession:
         self._ingest = AudioIngest(
             config.encoding, config.sample_rate, len(config.ignored), config.max_chunk_seconds
         )
+        self._bytes_per_sample = self._ingest.bytes_of(1)
+        self.backlog = Backlog()
         self._channels = {
-            index: Channel(index, engine, listener, speech_events=config.speech_events)
+            index: Channel(
+                index, engine, listener, self.backlog, speech_events=config.speech_events
+            )
             for index, ignored in enumerate(config.ignored)
             if not ignored
         }
@@ -89,14 +94,6 @@ class CallSession:
     def done(self) -> bool:
         """Whether every classified channel has sent its final update."""
         return all(channel.finished for channel in self._channels.values())
-
-    @property
-    def backlog(self) -> int:
-        """Blocks that wait for inference, over all channels."""
-        blocks = 0
-        for channel in self._channels.values():  # a loop: read before each message
-            blocks += channel.submitted - channel.completed
-        return blocks
 
     def lag(self, now: float) -> float:
         """Seconds that the oldest block has waited for inference, see :meth:`Channel.lag`."""
@@ -154,16 +151,17 @@ class CallSession:
         accepted = self._ingest.accept(sequence, data, start_sample)
         if accepted is None:
             return 0.0
-        samples, lost = accepted
+        samples, lost, decoded = accepted
         if lost:
             self._skip(lost)
-        update_due = self._ingest.position >= self._next_update
-        if self._ingest.buffered_bytes >= self._process_at or (update_due and self._onset_possible):
-            self._process_buffered()
-        if update_due:
+        if decoded:
+            self._process(decoded)
+        late = self._ingest.position - self._next_update
+        if late >= 0:
             step = self._update_step * self._interval_factor()
-            passed = (self._ingest.position - self._next_update) // step + 1
-            self._next_update += passed * step
+            self._next_update += (late // step + 1) * step
+            if self._ingest.decode_at_position is not NEVER:
+                self._ingest.decode_at_position = self._next_update
             self._request_updates(final=False, received=received)
         return samples / self.config.sample_rate
 
@@ -182,9 +180,7 @@ class CallSession:
         self._require_running("control.hold" if held else "control.resume")
         self._process_buffered()
         for channel in self._selected(channels):
-            if held and not channel.held:
-                channel.flush()
-            channel.held = held
+            channel.hold(held=held)
         self._plan_processing()
 
     def finish(self) -> None:
@@ -255,25 +251,30 @@ class CallSession:
         self._plan_processing()
 
     def _process_buffered(self) -> None:
-        """Have the channels process the buffered audio."""
-        for index, samples in enumerate(self._ingest.decode()):
+        self._process(self._ingest.decode())
+
+    def _process(self, decoded: list[Samples]) -> None:
+        """Have the channels process audio at 8 kHz, an array for each."""
+        for index, samples in enumerate(decoded):
             if index in self._channels:
                 self._channels[index].process(samples)
         self._plan_processing()
 
     def _plan_processing(self) -> None:
-        """Decide how much audio may be buffered before the channels must process it.
+        """Set how much audio may be buffered before the channels must process it.
 
         Until a block can be full the posteriors stay what they are, so an update is the same
         whether its audio was processed or not. Speech events are due at once.
         """
         samples = 1 if self.config.speech_events else SAMPLE_RATE
-        self._onset_possible = False
+        decode_at_position: float = NEVER
         for channel in self._channels.values():
-            samples = min(samples, channel.samples_until_next_block())
-            self._onset_possible = self._onset_possible or channel.detecting_onset
+            samples = min(samples, channel.samples_until_next_block)
+            if channel.detecting_onset:
+                decode_at_position = self._next_update
         # One sample less, as half a sample can wait in a filter.
-        self._process_at = self._ingest.bytes_of(samples - 1)
+        self._ingest.decode_at_bytes = (samples - 1) * self._bytes_per_sample
+        self._ingest.decode_at_position = decode_at_position
 
     def _skip(self, samples: int) -> None:
         """Skip lost audio, never conceal it: an invented sound says nothing of the speaker."""

@@ -176,7 +176,7 @@ class House:
         async def turn(number: int) -> None:
             if self._calm or number > 2 * third:
                 await over.wait()
-            while self._calm and any(c.session.backlog for c in self.service._calls):
+            while self._calm and any(c.session.backlog.blocks for c in self.service._calls):
                 await asyncio.sleep(0.001)
 
         before = asyncio.all_tasks()

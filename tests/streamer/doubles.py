@@ -146,7 +146,7 @@ class Bench:
 
     def settle(self, recorder):
         """Hand out until a call's backlog is done."""
-        self.wait(lambda: recorder.session.backlog == 0)
+        self.wait(lambda: recorder.session.backlog.blocks == 0)
 
     def session(self, **config):
         """A call on this engine and the recorder that listens to it."""

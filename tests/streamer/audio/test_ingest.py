@@ -21,10 +21,11 @@ def test_decoded_parts_equal_the_whole(encoding, rate, channels, messages, seed)
     frame = encoding.width * channels
     data = np.random.default_rng(seed).bytes(sum(samples for samples, _ in messages) * frame)
     ingest = AudioIngest(encoding, rate, channels, 10.0)
+    ingest.decode_at_bytes = len(data) + 1
     parts, buffered, at = [], 0, 0
     for sequence, (samples, decoded) in enumerate(messages):
         message = data[at * frame : (at + samples) * frame]
-        assert ingest.accept(sequence, message) == (samples, 0)
+        assert ingest.accept(sequence, message) == (samples, 0, [])
         at, buffered = at + samples, buffered + samples
         assert ingest.buffered_bytes == buffered * frame
         if decoded:
@@ -43,7 +44,8 @@ def test_decoded_parts_equal_the_whole(encoding, rate, channels, messages, seed)
 def test_message_length_is_checked(encoding, rate, channels):
     frame = encoding.width * channels
     ingest = AudioIngest(encoding, rate, channels, 0.1)
-    assert ingest.accept(1, bytes(rate // 10 * frame)) == (rate // 10, 0)
+    ingest.decode_at_bytes = 1 << 20
+    assert ingest.accept(1, bytes(rate // 10 * frame)) == (rate // 10, 0, [])
     assert ingest.bytes_of(100) == rate // 80 * frame
     with pytest.raises(LimitExceeded, match=r"audio\.data: 0\.2 s .* 0\.1 s a message"):
         ingest.accept(2, bytes(rate // 5 * frame))
@@ -57,12 +59,22 @@ def test_message_length_is_checked(encoding, rate, channels):
 
 def test_replayed_messages_are_dropped_until_a_new_one():
     ingest = AudioIngest(Encoding.MULAW, 8000, 1, 10.0)
+    ingest.decode_at_bytes = 1000
     ingest.restore(7, 800, 0, 0, ())
     assert ingest.accept(3, bytes(100)) is None
     assert ingest.accept(7, bytes(100)) is None
     assert ingest.duplicates == 0
-    assert ingest.accept(8, bytes(100)) == (100, 0)
+    assert ingest.accept(8, bytes(100)) == (100, 0, [])
     assert ingest.accept(8, bytes(100)) is None
     assert ingest.duplicates == 1
     with pytest.raises(InvalidArgument, match="must rise; the last was 8"):
         ingest.accept(7, bytes(100))
+
+
+def test_decodes_at_a_number_of_bytes_or_a_position():
+    ingest = AudioIngest(Encoding.MULAW, 8000, 1, 10.0)
+    ingest.decode_at_bytes, ingest.decode_at_position = 200, 350
+    decoded = [ingest.accept(sequence, bytes(100)) for sequence in range(4)]
+    assert [(samples, lost) for samples, lost, _ in decoded] == [(100, 0)] * 4
+    assert [[len(part) for part in parts] for _, _, parts in decoded] == [[], [200], [], [200]]
+    assert ingest.buffered_bytes == 0

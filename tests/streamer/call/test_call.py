@@ -98,16 +98,16 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
         desk.student.gate.clear()
         desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
         reader = asyncio.create_task(desk.call.read_all(desk))
-        await until(lambda: desk.call.session.backlog > MOST)
+        await until(lambda: desk.call.session.backlog.blocks > MOST)
         await asyncio.sleep(0.05)
         read = desk.reads
-        assert desk.call.session.backlog <= MOST + 7  # the last second's blocks
+        assert desk.call.session.backlog.blocks <= MOST + 7  # the last second's blocks
         assert read < 10
         desk.student.gate.set()
         await reader
         assert desk.reads == 61
         await desk.call.finish()
-        assert desk.call.session.backlog == 0
+        assert desk.call.session.backlog.blocks == 0
         assert desk.call.session.speech_seconds == pytest.approx(60, abs=0.1)
 
     run(scenario)
@@ -219,7 +219,7 @@ def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
         desk.now += 0.25
         desk.student.gate.set()
         desk.may_send.clear()
-        await until(lambda: not desk.call.session.backlog and not desk.call.responses.queue)
+        await until(lambda: not desk.call.session.backlog.blocks and not desk.call.responses.queue)
         desk.now += 0.5
         desk.may_send.set()
         await until(desk.predictions)
@@ -308,14 +308,14 @@ def test_only_audio_that_nothing_stands_in_the_way_of_is_heard_at_once(run):
         assert desk.at_once(pb.StreamClassifyRequest()) is False
         desk.student.gate.clear()
         sequence = 2
-        while desk.call.session.backlog <= MOST:
+        while desk.call.session.backlog.blocks <= MOST:
             assert desk.at_once(audio(sequence, noise(1.0, sequence))) is True
             sequence += 1
         heard = desk.call.session.audio_seconds
         assert desk.at_once(audio(sequence, noise(1.0))) is False
         assert desk.call.session.audio_seconds == heard
         desk.student.gate.set()
-        await until(lambda: desk.call.session.backlog == 0)
+        await until(lambda: desk.call.session.backlog.blocks == 0)
         with pytest.raises(InvalidArgument):
             desk.at_once(audio(sequence, b""))
         assert desk.at_once(audio(sequence, noise(0.1))) is True

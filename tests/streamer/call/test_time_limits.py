@@ -139,11 +139,11 @@ def test_the_predictions_that_there_are_come_before_the_status(in_process, loud)
         clock = Clock(local)
         stream = await opened(local, LINEAR, *loud)
         clock.now += 1.0
-        await until(lambda: all(c.session.backlog == 0 for c in local.service._calls))
+        await until(lambda: all(c.session.backlog.blocks == 0 for c in local.service._calls))
         local.student.gate.clear()
         await stream.write(sound(6, loud[0].audio.data))
         await stream.write(sound(7, loud[0].audio.data))
-        await until(lambda: all(c.session.backlog for c in local.service._calls))
+        await until(lambda: all(c.session.backlog.blocks for c in local.service._calls))
         await clock.run(13)
         read, code, _, _ = await ended(stream)
         assert code is Code.RESOURCE_EXHAUSTED

@@ -172,7 +172,7 @@ def test_nothing_follows_the_last_checkpoint(run):
         reason = await desk.call.stopped
         assert reason.status == "UNAVAILABLE"
         desk.hear(3.0)  # the reader had it in its hands
-        await until(lambda: desk.call.session.backlog == 0)
+        await until(lambda: desk.call.session.backlog.blocks == 0)
         desk.call.request_checkpoint()
         desk.call.close_responses()
         await until(lambda: desk.sequences)

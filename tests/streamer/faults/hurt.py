@@ -145,7 +145,7 @@ async def neighbour(local, noise):
     stream = local.open(config(), sound(1, noise[:RATE]))
 
     def received():
-        return any(c.messages == 1 and not c.session.backlog for c in local.service._calls)
+        return any(c.messages == 1 and not c.session.backlog.blocks for c in local.service._calls)
 
     await until(received)
     yield

@@ -32,7 +32,7 @@ def test_discard_with_steps_in_flight(make_bench, make_student, speech):
     recorder.session.audio(1, speech)
     assert student.stepping.wait(10)
     recorder.session.discard([0])
-    assert recorder.session.backlog == 0
+    assert recorder.session.backlog.blocks == 0
     student.gate.set()
     bench.quiet()
     assert recorder.updates == []

@@ -37,7 +37,7 @@ def test_update_waits_for_the_audio_it_speaks_of(make_bench, make_student, speec
     assert student.stepping.wait(10)
     bench.pump()
     assert recorder.updates == []
-    assert recorder.session.backlog == RATE // 1280
+    assert recorder.session.backlog.blocks == RATE // 1280
     student.gate.set()
     bench.wait(lambda: recorder.updates)
     (update,) = recorder.updates
