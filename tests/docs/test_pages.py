@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from streamer.settings import ServerSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -128,8 +130,6 @@ def test_commands_and_their_flags_exist(page, words):
 
 def test_server_flags_in_the_text_exist():
     """A flag of the server that a page of operations names is one."""
-    from streamer.settings import ServerSettings
-
     known = {f"--{name.replace('_', '-')}" for name in ServerSettings.model_fields}
     known |= {f"--no-{flag[2:]}" for flag in known}
     others = {"--ca", "--certificate", "--key", "--config-path", "--token-file", "--target"}

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
+from streamer.errors import CallError
+from streamer.observability.metrics import Metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
@@ -43,8 +46,6 @@ def test_every_flag_is_on_the_settings_page(reference, page):
 
 
 def test_every_exported_metric_is_on_the_metrics_page(reference, page):
-    from streamer.observability.metrics import Metrics
-
     text = generate_latest(Metrics().registry).decode()
     families = re.findall(r"^# TYPE (voicecohort_\w+) ", text, re.M)
     rows = re.findall(r"^\| `(voicecohort_\w+)` \|", page("metrics"), re.M)
@@ -53,8 +54,12 @@ def test_every_exported_metric_is_on_the_metrics_page(reference, page):
 
 
 def test_labels_of_metrics_are_on_the_page(page):
-    assert re.search(r"\| `voicecohort_calls_total` \| counter \| `status`, `reason` \|", page("metrics"))
-    assert re.search(r"\| `voicecohort_decisions_total` \| counter \| `task`, `label` \|", page("metrics"))
+    assert re.search(
+        r"\| `voicecohort_calls_total` \| counter \| `status`, `reason` \|", page("metrics")
+    )
+    assert re.search(
+        r"\| `voicecohort_decisions_total` \| counter \| `task`, `label` \|", page("metrics")
+    )
 
 
 def test_every_log_event_is_on_the_log_page(reference, page):
@@ -87,8 +92,6 @@ def test_event_that_is_not_a_literal_fails_the_build(reference, tmp_path, monkey
 
 
 def test_every_status_and_reason_is_on_the_errors_page(reference, page):
-    from streamer.errors import CallError
-
     table = page("errors")
     classes, known = [CallError], set()
     while classes:
