@@ -188,7 +188,7 @@ def reason_codes() -> dict[str, set[str]]:
     """Reason codes by name of the error class: its own, and those given where it is raised."""
     base = _load(ERRORS)
     module = sys.modules[base.__module__]
-    classes = {
+    classes: dict[str, Any] = {
         name: kind
         for name, kind in vars(module).items()
         if inspect.isclass(kind) and issubclass(kind, base) and kind is not base
