@@ -24,7 +24,7 @@ check: .venv/train.stamp ## style, types, architecture, documentation
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 train-setup: .venv/train.stamp ## what training, tests and benchmarks need (torch: 5 GB)
 
