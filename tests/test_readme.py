@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from streamer.client import Client, Prediction
-from streamer.client.audio_file import read_as_call
+from streamer.client.telephone_file import read_as_call
 from streamer.demo.__main__ import CALL
-from streamer.process.local_server import local_server
+from streamer.local import local_server
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -15,10 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from streamer.client import Client, Prediction
-from streamer.client.audio_file import read_as_call
-from streamer.client.live_view import CallView
+from streamer.client.telephone_file import read_as_call
+from streamer.client.view import CallView
 from streamer.demo.__main__ import CALL
-from streamer.process.local_server import local_server
+from streamer.local import local_server
 
 PICTURE = Path(__file__).resolve().parents[1] / "images" / "live-view.svg"
 AUDIO_SECONDS = 12.0

@@ -24,8 +24,9 @@ from annotated_types import Ge, Gt, Le, Lt
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "streamer"
 EXPLANATIONS = ROOT / "docs" / "reference" / "log-events.toml"
+# Where the described classes are; the only import paths of this script.
 SETTINGS = ("streamer.settings", "ServerSettings")
-METRICS = ("streamer.observability.metrics", "Metrics")
+METRICS = ("streamer.operation.metrics", "Metrics")
 ERRORS = ("streamer.errors", "CallError")
 MARKER = re.compile(r"<!-- generated: ([a-z-]+) -->")
 PREFIX = "VOICECOHORT_"
@@ -48,7 +49,8 @@ class LogEvent:
     fields: set[str] = field(default_factory=set)
 
 
-def _load(place: tuple[str, str]) -> Any:  # noqa: ANN401 - a class of the server
+def load(place: tuple[str, str]) -> Any:  # noqa: ANN401 - a class of the server
+    """Import a class by module and name."""
     module, name = place
     return getattr(importlib.import_module(module), name)
 
@@ -68,7 +70,7 @@ def _calls() -> Iterator[tuple[Path, ast.Call]]:
 
 def flags() -> list[str]:
     """Every flag of the server, in the order of its settings."""
-    return [f"--{name.replace('_', '-')}" for name in _load(SETTINGS).model_fields]
+    return [f"--{name.replace('_', '-')}" for name in load(SETTINGS).model_fields]
 
 
 def _range(metadata: list[Any]) -> str:
@@ -86,7 +88,7 @@ def _type(annotation: Any) -> str:  # noqa: ANN401 - what an annotation can be
 def settings_table() -> str:
     """Flags of the server with environment variable, type, range and default."""
     rows = []
-    for name, info in _load(SETTINGS).model_fields.items():
+    for name, info in load(SETTINGS).model_fields.items():
         flag = f"`--{name.replace('_', '-')}`<br>`{PREFIX}{name.upper()}`"
         kind = f"{_type(info.annotation)} {_range(info.metadata)}".strip()
         default = "none" if info.default in {None, ""} else f"`{info.default}`"
@@ -98,7 +100,7 @@ def settings_table() -> str:
 
 def metric_families() -> list[Any]:
     """The metric families of a new server that are its own, sorted by name."""
-    families = _load(METRICS)().registry.collect()
+    families = load(METRICS)().registry.collect()
     ours = [family for family in families if family.name.startswith("voicecohort_")]
     return sorted(ours, key=lambda family: str(family.name))
 
@@ -111,7 +113,7 @@ def exported_name(family: Any) -> str:  # noqa: ANN401 - a metric family
 
 def _labels() -> dict[str, tuple[str, ...]]:
     """Label names by name of the metric; the registry's samples lack those without a value."""
-    registry = _load(METRICS)().registry
+    registry = load(METRICS)().registry
     collectors = registry._collector_to_names
     return {
         name: tuple(getattr(collector, "_labelnames", ()))
@@ -186,7 +188,7 @@ def log_events_table() -> str:
 
 def reason_codes() -> dict[str, set[str]]:
     """Reason codes by name of the error class: its own, and those given where it is raised."""
-    base = _load(ERRORS)
+    base = load(ERRORS)
     module = sys.modules[base.__module__]
     classes: dict[str, Any] = {
         name: kind
@@ -210,7 +212,7 @@ def reason_codes() -> dict[str, set[str]]:
 
 def errors_table() -> str:
     """Errors of a call with status, reason codes and behaviour."""
-    base = _load(ERRORS)
+    base = load(ERRORS)
     module = sys.modules[base.__module__]
     rows = []
     for name, codes in reason_codes().items():

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from streamer.observability.metrics import Metrics
-
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "docs" / "operations"
 DEPLOY = ROOT / "deploy"
@@ -56,9 +54,9 @@ def test_secrets_are_those_of_the_manifests():
     assert mounted == set(re.findall(r"^\| `(voicecohort-[\w-]+)` \| `", page("deploy"), re.M))
 
 
-def test_metrics_in_the_text_are_exported():
-    families = Metrics().registry.collect()
-    exported = {name for f in families for name in (f.name, f"{f.name}_total", f"{f.name}_info")}
+def test_metrics_in_the_text_are_exported(load_hook):
+    reference = load_hook("reference")
+    exported = {reference.exported_name(family) for family in reference.metric_families()}
     for path in OPERATIONS.glob("*.md"):
         named = set(re.findall(r"`(voicecohort_[a-z_]+)`", path.read_text()))
         assert named <= exported, path.name

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from streamer.settings import ServerSettings
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -130,14 +128,22 @@ def test_commands_and_their_flags_exist(words):
     assert used <= flags_of(file), used - flags_of(file)
 
 
-def test_server_flags_in_the_text_exist():
+def test_server_flags_in_the_text_exist(load_hook):
     """A flag of the server that a page of operations names is one."""
-    known = {f"--{name.replace('_', '-')}" for name in ServerSettings.model_fields}
+    known = set(load_hook("reference").flags())
     known |= {f"--no-{flag[2:]}" for flag in known}
     others = {"--ca", "--certificate", "--key", "--config-path", "--token-file", "--target"}
     for path in [*DOCS.glob("operations/*.md"), *DOCS.glob("reference/*.md"), ROOT / "SECURITY.md"]:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose(path)))
         assert named - others <= known, (name_of(path), named - others - known)
+
+
+def test_extras_in_install_commands_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "".join(path.read_text() for path in [*FRONT, *PAGES])
+    named = re.findall(r"voicecohort(?:-\*\.whl\))?\[([a-z,]+)\]", text)
+    assert named
+    assert set(",".join(named).split(",")) <= project["optional-dependencies"].keys()
 
 
 def test_changelog_has_the_version():

@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from streamer.errors import CallError
-from streamer.observability.metrics import Metrics
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
@@ -34,8 +31,8 @@ def test_every_flag_is_on_the_settings_page(reference, page):
     assert len(rows) > 30
 
 
-def test_every_exported_metric_is_on_the_metrics_page(page):
-    text = generate_latest(Metrics().registry).decode()
+def test_every_exported_metric_is_on_the_metrics_page(reference, page):
+    text = generate_latest(reference.load(reference.METRICS)().registry).decode()
     families = re.findall(r"^# TYPE (voicecohort_\w+) ", text, re.M)
     rows = re.findall(r"^\| `(voicecohort_\w+)` \|", page("metrics"), re.M)
     assert sorted(rows) == sorted(families)
@@ -80,9 +77,9 @@ def test_event_that_is_not_a_literal_fails_the_build(reference, tmp_path, monkey
         reference.log_events()
 
 
-def test_every_status_and_reason_is_on_the_errors_page(page):
+def test_every_status_and_reason_is_on_the_errors_page(reference, page):
     table = page("errors")
-    classes, known = [CallError], set()
+    classes, known = [reference.load(reference.ERRORS)], set()
     while classes:
         subclasses = classes.pop().__subclasses__()
         classes += subclasses
