@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 GPU_RUNTIME := 1.31.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CHECKED := streamer model train proto benchmarks tests
+CHECKED := streamer model train proto benchmarks tests docs
 
 .PHONY: help demo test check train-setup lock clean
 
@@ -18,12 +18,13 @@ demo: .venv/serve.stamp ## set up, start the server, stream a call, show running
 test: .venv/train.stamp check ## set up, run everything CI runs
 	$(BIN)/python -m pytest --numprocesses 2
 
-check: .venv/train.stamp ## style, types, architecture
+check: .venv/train.stamp ## style, types, architecture, documentation
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
 	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 train-setup: .venv/train.stamp ## what training, tests and benchmarks need (torch: 5 GB)
 

@@ -1,0 +1,1 @@
+"""Scripts that MkDocs runs when it builds the site."""
