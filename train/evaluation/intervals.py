@@ -1,13 +1,13 @@
 """95 % confidence intervals by bootstrap over speakers.
 
-The calls of one speaker resemble each other, so calls are not drawn but speakers, with replacement
-and with all their calls (a cluster bootstrap: Field and Welsh 2007); an interval over calls would
-be too narrow. What is drawn are counts: each speaker is reduced to a confusion matrix first, a draw
-is a weighted sum of these, and a thousand draws are one matrix product.
+The calls of one speaker are correlated, so speakers are drawn with replacement and with all their
+calls (a cluster bootstrap: Field and Welsh 2007); an interval over calls would be too narrow. The
+draws are of counts: each speaker is first reduced to a confusion matrix, a draw is a weighted sum
+of these, and a thousand draws are one matrix product.
 
-The interval is from percentile to percentile of the draws (Efron 1979). It is None where the
-draws do not vary: of one speaker, or where everything is right or wrong, resampling says nothing
-about who was not recorded.
+The interval is the percentile interval of the draws (Efron 1979). It is None where the draws do
+not vary: with one speaker, or where everything is right or wrong, resampling does not estimate
+the variation between speakers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 DRAWS = 1000
 LEVEL = 0.95
 SEED = 1
-_AT_ONCE = 1 << 22
-"""Numbers drawn at a time: memory stays below 100 MB however many speakers there are."""
+_NUMBERS_PER_BATCH = 1 << 22
+"""Random numbers drawn at a time: keeps memory below 100 MB for any number of speakers."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer[Any]]
@@ -93,7 +93,7 @@ def resampled(per_speaker: NDArray[Any], *, draws: int = DRAWS, seed: int = SEED
     random = np.random.default_rng(seed)
     flat = per_speaker.reshape(count, -1).astype(np.float64)
     sums = []
-    step = max(1, _AT_ONCE // count)
+    step = max(1, _NUMBERS_PER_BATCH // count)
     for start in range(0, draws, step):
         rows = min(step, draws - start)
         drawn = random.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
@@ -154,10 +154,10 @@ def measures(tables: Floats) -> Measures:
     classes = tables.shape[-2]
     hits = np.diagonal(tables, axis1=-2, axis2=-1)
     occur = tables.sum(axis=-1)
-    said = tables.sum(axis=-2)[..., :classes]
+    predicted = tables.sum(axis=-2)[..., :classes]
     present = occur > 0
-    precision = np.where(said > 0, ratio(hits, said), 0.0)
-    f1 = ratio(2 * hits, occur + said)
+    precision = np.where(predicted > 0, ratio(hits, predicted), 0.0)
+    f1 = ratio(2 * hits, occur + predicted)
     recall = ratio(hits, occur)
 
     def macro(values: Floats) -> Floats:

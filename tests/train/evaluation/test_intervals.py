@@ -1,19 +1,14 @@
-"""benchmarks/intervals.py against cases that can be worked out by hand."""
+"""Bootstrap intervals against cases worked out by hand."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import intervals
-
+from train.evaluation import intervals
 from train.judging.metrics import macro_scores
 
 
@@ -151,7 +146,7 @@ def test_seed_and_chunks(monkeypatch):
     whole = intervals.resampled(per_speaker)
     assert np.array_equal(whole, intervals.resampled(per_speaker))
     assert not np.array_equal(whole, intervals.resampled(per_speaker, seed=2))
-    monkeypatch.setattr(intervals, "_AT_ONCE", 1000)
+    monkeypatch.setattr(intervals, "_NUMBERS_PER_BATCH", 1000)
     assert np.array_equal(whole, intervals.resampled(per_speaker))
 
 

@@ -1,0 +1,1 @@
+"""What a student is worth: scores, calibration, class prior, and its release as a file."""
