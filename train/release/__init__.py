@@ -1,0 +1,1 @@
+"""Release of a model: its model card."""
