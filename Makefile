@@ -22,7 +22,7 @@ check: .venv/train.stamp ## style, types, architecture
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks
+	MYPYPATH=benchmarks $(BIN)/mypy --strict --explicit-package-bases benchmarks
 	$(BIN)/lint-imports
 
 train-setup: .venv/train.stamp ## what training, tests and benchmarks need (torch: 5 GB)

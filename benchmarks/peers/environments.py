@@ -1,4 +1,7 @@
-"""Environments and child processes of what we compare with; failures are :class:`Unavailable`."""
+"""Virtual environments and child processes of the systems compared.
+
+A system that cannot be installed or run raises :class:`Unavailable`.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neighbours.catalogue import Environment
+from peers.child import request
+from peers.rows import Environment, System
+
+from streamer.codec import Encoding
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 THREADS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
 )
 INSTALL_SECONDS = 1200
 ANSWER_SECONDS = 900
 
 
 class Unavailable(Exception):
-    """A peer cannot run; the message is its row's reason, one line."""
+    """A system cannot run; the message is the reason in its row, one line."""
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """The last line that says something, without paths of this machine's folders."""
+    """Return the last line that names an error, without folders of this machine."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     line = (errors or lines or ["no message"])[-1]
@@ -44,8 +46,8 @@ def one_line(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def command_environment() -> dict[str, str]:
-    """One thread for every library, our packages in reach, nothing else of the caller's paths."""
+def process_environment() -> dict[str, str]:
+    """Return the variables of a child: one thread for every library, our packages importable."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONHOME"}
     paths = os.pathsep.join((str(BENCHMARKS), str(BENCHMARKS.parent)))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
@@ -56,7 +58,7 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter
             command,
-            env=command_environment(),
+            env=process_environment(),
             capture_output=True,
             text=True,
             timeout=INSTALL_SECONDS,
@@ -69,7 +71,7 @@ def _run(command: list[str]) -> None:
 
 
 def interpreter(environment: Environment | None, folder: Path) -> Path:
-    """Python of ``environment`` under ``folder``, made there if it is not yet.
+    """Return the Python of an environment under ``folder``, made there once.
 
     Raises:
         Unavailable: pip or venv failed.
@@ -79,8 +81,8 @@ def interpreter(environment: Environment | None, folder: Path) -> Path:
     home = folder.resolve() / environment.name
     python = home / "bin" / "python"
     stamp = home / "installed.json"
-    wanted = json.dumps([*environment.pins, *environment.bare, sys.version.split()[0]])
-    if stamp.is_file() and stamp.read_text() == wanted:
+    pins = json.dumps([*environment.pins, *environment.bare, sys.version.split()[0]])
+    if stamp.is_file() and stamp.read_text() == pins:
         return python
     shutil.rmtree(home, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(home)])
@@ -93,25 +95,13 @@ def interpreter(environment: Environment | None, folder: Path) -> Path:
         _run([*pip, *environment.pins])
     if environment.bare:
         _run([*pip, "--no-deps", *environment.bare])
-    stamp.write_text(wanted)
+    stamp.write_text(pins)
     return python
 
 
-def ecapa_file(environment: Environment, folder: Path) -> Path:
-    """The ONNX file that the embedding runtimes are fed, made once.
-
-    Raises:
-        Unavailable: SpeechBrain cannot be installed, or cannot be exported.
-    """
-    path = folder.resolve() / "ecapa512.onnx"
-    if not path.is_file():
-        _run([str(interpreter(environment, folder)), "-m", "neighbours.make_ecapa", str(path)])
-    return path
-
-
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Processes started inside inherit this core, from before their first import."""
+def _on_core(core: int) -> Iterator[None]:
+    """Keep this process, and those started inside, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -121,71 +111,76 @@ def on_core(core: int) -> Iterator[None]:
 
 
 class Child:
-    """A peer's process, loaded; ``ready`` is the first thing it said.
+    """The process of a system, loaded and kept to one core; ``ready`` is its first line.
 
     Args:
-        module: under ``neighbours``.
-        python: interpreter of the peer's environment.
-        arguments: command line after the module.
-        core: that it is kept to.
+        system: to run.
+        environments: folder of the virtual environments.
+        model: our model, None for the one that the server takes on a CPU.
+        core: number of the core.
 
     Raises:
-        Unavailable: it could not load; also from :meth:`ask`.
+        Unavailable: it cannot be installed or loaded; also from :meth:`ask`.
     """
 
-    def __init__(self, module: str, python: Path, arguments: list[str], core: int) -> None:
-        self._complaints = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until stop
-        with on_core(core):
+    def __init__(self, system: System, environments: Path, model: Path | None, core: int) -> None:
+        python = interpreter(system.environment, environments)
+        words = [f"peers.{system.module}", "--variant", system.variant]
+        if system.ecapa:
+            path = environments.resolve() / "ecapa512.onnx"
+            if not path.is_file():
+                maker = str(interpreter(system.ecapa, environments))
+                _run([maker, "-m", "peers.recompute", str(path)])
+            words += ["--model", str(path)]
+        elif system.environment is None and model is not None:
+            words += ["--model", str(model.resolve())]
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until stop
+        with _on_core(core):
             self._process = subprocess.Popen(  # noqa: S603 - as above
-                [str(python), "-m", f"neighbours.{module}", *arguments],
-                env=command_environment(),
+                [str(python), "-m", "peers.child", *words],
+                env=process_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._complaints,
+                stderr=self._errors,
                 text=True,
             )
         try:
-            self.ready = self._answer()
+            self.ready = self._reply()
         except Unavailable:
             self.stop()
             raise
-        assert self.ready["cores"] == [core], "a library widened what its process inherited"
+        assert self.ready["cores"] == [core], "a library changed the cores of its process"
         self.version: str = self.ready["version"]
 
-    def round(self) -> dict[str, Any]:
-        """One round over all calls: ``cpu_s``, ``call_s`` and ``predictions``."""
-        return self.ask("go")
-
-    def ask(self, line: str) -> dict[str, Any]:
-        """A line in, a line of JSON out."""
+    def ask(self, path: Path, encoding: Encoding, rate: int, calls: int = 1) -> dict[str, Any]:
+        """Request answers to the calls in a file, see ``child.answer``."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(request(path, encoding, rate, calls) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise Unavailable("its process died") from error
-        return self._answer()
+        return self._reply()
 
-    def _answer(self) -> dict[str, Any]:
+    def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        watch = threading.Timer(ANSWER_SECONDS, self._process.kill)
-        watch.start()
+        timer = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        timer.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            watch.cancel()
+            timer.cancel()
         if not line:
             code = self._process.wait()
-            self._complaints.seek(0)
-            complaint = one_line(self._complaints.read())
-            raise Unavailable(f"its process ended with {code}: {complaint}")
-        answer: dict[str, Any] = json.loads(line)
-        if "reason" in answer:
-            raise Unavailable(one_line(answer["reason"]))
-        return answer
+            self._errors.seek(0)
+            raise Unavailable(f"its process ended with {code}: {one_line(self._errors.read())}")
+        reply: dict[str, Any] = json.loads(line)
+        if "reason" in reply:
+            raise Unavailable(one_line(reply["reason"]))
+        return reply
 
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
-        with self._process, self._complaints:
+        with self._process, self._errors:
             pass
