@@ -30,8 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scoring.calls import Outcome, make_calls
 from scoring.manifest import CallPlan, plan_calls, read_manifest
-from scoring.plots import calibration_picture, picture
-from scoring.report import markdown, show
+from scoring.report import calibration_picture, markdown, picture, show
 from scoring.result import FORMAT, assemble
 from scoring.scores import Classes
 

@@ -14,16 +14,14 @@ from scoring.calls import TASKS, Outcome
 from scoring.scores import (
     CHILD,
     Classes,
-    Scores,
-    brief,
     final_choice,
     final_scores,
-    recall_of,
     score,
     speaker_count,
 )
 
 from train.evaluation.intervals import Interval, by_speaker, percentiles, ratio, resampled
+from train.evaluation.speaker_scores import Scores, brief, recall_of
 
 LEAST_SPEAKERS = 5
 """Speakers that a language, or a cell within a corpus, needs for a row of its own."""

@@ -64,15 +64,15 @@ from scoring.calls import TASKS, Outcome
 from scoring.scores import (
     CHILD,
     Classes,
-    Scores,
     by_speech,
-    calibration,
+    calibrated,
     decided,
     final_scores,
     speaker_count,
 )
 
 from train.evaluation.intervals import DRAWS, LEVEL, SEED
+from train.evaluation.speaker_scores import Scores
 
 FAILURES_SHOWN = 20
 FORMAT = (__doc__ or "").partition("age_band):\n\n")[2]
@@ -108,8 +108,8 @@ def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
     known_age = [o for o in finished if o.plan.age_band]
     adult = [o for o in known_age if o.plan.age_band != CHILD]
     child = [o for o in known_age if o.plan.age_band == CHILD]
-    calibrated = {task: calibration(finished, classes, task) for task in TASKS}
-    bins = {task: calibrated[task].pop("bins") for task in TASKS}
+    confidences = {task: calibrated(finished, classes, task) for task in TASKS}
+    bins = {task: confidences[task].pop("bins") for task in TASKS}
     result = {
         "calls": len(outcomes),
         "failed": len(failures),
@@ -130,8 +130,8 @@ def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
         },
         "age_group": final_scores(finished, classes, "age_group"),
         "age_band": final_scores(finished, classes, "age_band"),
-        "ece": {task: calibrated[task]["ece"] for task in TASKS},
-        "calibration": calibrated,
+        "ece": {task: confidences[task]["ece"] for task in TASKS},
+        "calibration": confidences,
         "reliability": bins,
         "decided": {task: decided(finished, classes, task) for task in TASKS},
         "by_speech": {task: by_speech(finished, classes, task) for task in TASKS},

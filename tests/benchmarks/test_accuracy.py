@@ -13,10 +13,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each
 
 import accuracy
 from accuracy_outcomes import CLASSES, failed, outcome, prediction, running
-from scoring import calls, groups, plots, report, scores
+from scoring import calls, groups, report, scores
 from scoring.calls import Outcome
 from scoring.manifest import CallPlan
 from scoring.result import assemble
+
+from train.evaluation.accuracy_tables import tables
 
 
 class TestScores:
@@ -100,7 +102,7 @@ class TestScores:
         head = {"model": "m", "manifest": "x", "split": "s", "per_speaker": False, "band": "full"}
         page = report.markdown({**head, **result}, "command")
         assert "| gender | 0 | 0 | – | – | – | – |" in page  # noqa: RUF001
-        for draw in (plots.picture, plots.calibration_picture):
+        for draw in (report.picture, report.calibration_picture):
             draw({**head, **result}, tmp_path / "p.png")
             assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -110,7 +112,7 @@ def test_the_corpus_probe_of_the_model_file_has_a_table():
     row = {"band": "20s", "corpora": 3, "chance": 0.333, "shuffled": 0.31, "audio": 0.4}
     row |= {"accuracy": 0.52, "low": 0.4, "high": 0.6}
     result["shortcut"] = {"corpus_probe": [row], "reading": "how to read it"}
-    (table,) = [t for t in report.tables(result) if t.title.startswith("Corpus predicted")]
+    (table,) = [t for t in tables(result) if t.title.startswith("Corpus predicted")]
     assert table.rows == [("20s", "3", "0.333", "0.310", "0.400", "0.520 (0.40 to 0.60)")]
     assert "how to read it" in table.note
 
@@ -186,7 +188,7 @@ def test_decided_calls_are_those_with_a_label():
 
 
 def test_calibration_error_and_bins():
-    found = scores.calibration(
+    found = scores.calibrated(
         [
             outcome("male", "male", confidence=0.9),
             outcome("male", "female", confidence=0.65),

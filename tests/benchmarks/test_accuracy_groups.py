@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each
 from accuracy_outcomes import CLASSES, NAMES, failed, outcome
 from scoring import groups, scores
 from scoring.groups import fairness
-from scoring.report import facts, tables
+from scoring.report import facts
 from scoring.result import assemble
+
+from train.evaluation.accuracy_tables import tables
 
 
 def crowd(count, wrong, gender="male", band="20s", **kwargs):
@@ -73,7 +75,7 @@ def test_what_abstaining_gains():
 
 def test_calibration_intervals_hold_their_figures():
     calls = crowd(40, 10, confidence=0.9) + crowd(30, 3, "female", confidence=0.7)
-    found = scores.calibration(calls, CLASSES, "gender")
+    found = scores.calibrated(calls, CLASSES, "gender")
     assert found["ece"] == pytest.approx((40 * 0.15 + 30 * 0.2) / 70)
     assert found["overconfidence"] == pytest.approx((40 * 0.15 - 30 * 0.2) / 70)
     for key in ("ece", "overconfidence"):

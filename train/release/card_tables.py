@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.labels import TASKS
-from train.evaluation.tables import NO_FIGURE, Table, cells, figure, plural, ranged
+from train.evaluation.accuracy_tables import by_cell, by_task, gender_gap, per_class
+from train.evaluation.tables import Table, cells, figure, ranged
 
 SCORES = {"f1": "macro F1", "recall": "macro recall (UAR)", "precision": "macro precision"}
 
@@ -100,50 +101,6 @@ def _labels(sources: Sources) -> Table:
     return Table("", ("age group", "age bands", "years"), rows)
 
 
-def _classes(sources: Sources) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for name, scores in _macro(sources.values["accuracy"]).items():
-        for label, at in scores["per_class"].items() if name != "gender, children" else ():
-            wrong = {k or "none": n for k, n in scores["confusion"][label].items() if k != label}
-            likely = max(wrong, key=wrong.__getitem__, default="")
-            taken = f"{likely} ({wrong[likely] / at['n']:.2f})" if likely else NO_FIGURE
-            recall = ranged(at["recall"], at["interval"]["recall"])
-            counts = (f"{at['n']:,}", str(at["speakers"]))
-            rows.append((f"{name}: {label}", *counts, recall, figure(at["precision"]), taken))
-    header = ("class", "calls", "speakers", "recall", "precision", "most often taken for (share)")
-    return Table("", header, rows)
-
-
-def _gender_gap(sources: Sources) -> Table:
-    rows: list[tuple[str, ...]] = []
-    found = sources.values["accuracy"]["fairness"]
-    whole = sources.values["per_speaker"]["fairness"]["bands"]
-    for band, at in found["bands"].items():
-        recalls = [
-            ranged(one["recall"], one["interval"]) + f", {plural(one['speakers'], 'speaker')}"
-            for one in at["gender"].values()
-        ]
-        gaps = [ranged(r["gap_points"], r["interval"], 1) for r in (at, whole.get(band)) if r]
-        rows.append((band, *recalls, *gaps))
-    names = [f"recall of {name}" for name in found["genders"]]
-    return Table("", ("age band", *names, "gap, points", "gap in whole calls"), rows)
-
-
-def _cells(sources: Sources) -> Table:
-    keys = [f"{task}_recall" for task in TASKS]
-    rows = [
-        (
-            f"{at['gender']}, {at['age_band']}",
-            str(at["calls"]),
-            str(at["speakers"]),
-            *cells(at, keys),
-        )
-        for at in sources.values["accuracy"]["per_cell"]
-    ]
-    header = ("speakers", "calls", "speakers", *(f"{_name(task)} recall" for task in TASKS))
-    return Table("", ("labels", *header[1:]), rows)
-
-
 def _speech(sources: Sources) -> Table:
     rows: list[tuple[str, ...]] = []
     for number, first in enumerate(sources.values["accuracy"]["by_speech"]["gender"]):
@@ -170,22 +127,12 @@ def _corpora(sources: Sources) -> Table:
     return Table("", ("corpus", "calls", "speakers", *map(_name, TASKS)), rows)
 
 
-def _decisions(sources: Sources) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for task in TASKS:
-        rule = sources.values["model"]["decision"][task]
-        decided = sources.values["accuracy"]["decided"][task]
-        calibration = sources.values["accuracy"]["calibration"][task]
-        rows.append(
-            (
-                _name(task),
-                f"{rule['min_speech_seconds']:g} s, {rule['min_confidence']:.3f}",
-                *cells(decided, ["coverage", "accuracy", "accuracy_all"]),
-                *cells(calibration, ["ece", "overconfidence"]),
-            )
-        )
-    header = ("task", "needs speech, confidence", "decided", "right of decided", "right of all")
-    return Table("", (*header, "ECE", "overconfidence"), rows)
+def _rules(sources: Sources) -> Table:
+    rows = [
+        (_name(task), f"{rule['min_speech_seconds']:g} s", figure(rule["min_confidence"]))
+        for task, rule in sources.values["model"]["decision"].items()
+    ]
+    return Table("", ("task", "least speech", "least confidence"), rows)
 
 
 def _probe(sources: Sources) -> Table:
@@ -233,12 +180,15 @@ TABLES: dict[str, Callable[[Sources], Table]] = {
     "headline": _headline,
     "facts": _facts,
     "labels": _labels,
-    "classes": _classes,
-    "gender gap": _gender_gap,
-    "cells": _cells,
+    "classes": lambda sources: per_class(sources.values["accuracy"]),
+    "gender gap": lambda sources: gender_gap(sources.values["accuracy"]),
+    "gender gap, whole calls": lambda sources: gender_gap(sources.values["per_speaker"]),
+    "cells": lambda sources: by_cell(sources.values["accuracy"]),
     "speech": _speech,
     "corpora": _corpora,
-    "decisions": _decisions,
+    "rules": _rules,
+    "decisions": lambda sources: by_task(sources.values["accuracy"])[0],
+    "calibration": lambda sources: by_task(sources.values["accuracy"])[1],
     "probe": _probe,
     "licences": _licences,
     "training": _training,
