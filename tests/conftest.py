@@ -39,7 +39,7 @@ _UNDER_LOAD = tuple(
         *(f"streamer/{name}" for name in ["client/", "deploy/", "operation/test_workers."]),
         *(f"streamer/test_{name}." for name in ["survival", "swap"]),
         *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
-        *(f"benchmarks/test_{name}" for name in ["peer_cost", "soak", "throughput", "training"]),
+        *(f"benchmarks/test_{name}" for name in ["peers", "soak", "throughput", "training"]),
         "fuzz/",
     )
 )

@@ -31,7 +31,6 @@ Both also give ``device`` and ``commit``. Exit status: 0; 2 for arguments that c
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -95,7 +94,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         if key not in keys:
             made.error(f"--only {key}: no such row; there are {', '.join(keys)}")
     for name in ("limit", "seconds", "rounds", "calls"):
-        if (getattr(options, name, None) or 1) < 1 or getattr(options, name, None) == 0:
+        number = getattr(options, name, None)
+        if number is not None and number < 1:
             made.error(f"--{name} starts at 1")
     if options.verb == "gender" and options.split == options.tune_split:
         made.error("--split and --tune-split must differ")
@@ -112,11 +112,11 @@ def main(words: Sequence[str] | None = None) -> int:
     options.environments.mkdir(parents=True, exist_ok=True)
     every: Any = GENDER_ROWS if options.verb == "gender" else COST_ROWS
     rows = [row for row in every if not options.only or row.key in options.only]
+    measure = gender.measure if options.verb == "gender" else cost.measure
     try:
-        measure = gender.measure if options.verb == "gender" else cost.measure
         result = measure(rows, options, Console(stderr=True))
-    except (OSError, csv.Error, ValueError) as error:
-        print(f"--manifest: {error}", file=sys.stderr)
+    except gender.Unusable as error:
+        print(error, file=sys.stderr)
         return 2
     result |= {"device": device_name(), "commit": code_version()}
     if options.verb == "gender":

@@ -80,13 +80,13 @@ def answer(process: Process, line: str) -> dict[str, Any]:
         ``answers``, empty if the system failed; ``error``, None if it did not; ``cpu_s``, user and
         system time of this process and its children.
     """
-    wanted = json.loads(line)
-    data = Path(wanted["path"]).read_bytes()
-    size = len(data) // wanted["calls"]
-    encoding = Encoding(wanted["encoding"])
+    given = json.loads(line)
+    data = Path(given["path"]).read_bytes()
+    size = len(data) // given["calls"]
+    encoding = Encoding(given["encoding"])
     sounds = [
-        Sound(data[n * size : (n + 1) * size], encoding, wanted["rate"])
-        for n in range(wanted["calls"])
+        Sound(data[n * size : (n + 1) * size], encoding, given["rate"])
+        for n in range(given["calls"])
     ]
     answers: list[Answer] = []
     error = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import random
 import statistics
 import tempfile
@@ -28,6 +29,10 @@ Row = dict[str, Any]
 
 CONDITIONS = ("telephone", "wideband")
 WIDE_RATE = 16_000
+
+
+class Unusable(Exception):
+    """A manifest with which nothing can be measured; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +88,22 @@ def read(plan: CallPlan, band: Band) -> Recording:
 
 
 def recordings(split: str, options: argparse.Namespace, progress: Progress) -> list[Recording]:
-    """Read the adult calls of a split; raises ValueError if there are none."""
-    adults = [
-        u
-        for u in read_manifest(options.manifest, split)
-        if u.gender in GENDERS and u.age_band not in ("", "child")
-    ]
-    plans = plan_calls(
-        sampled(adults, options.limit, options.seed), per_speaker=options.per_speaker
-    )
-    if not plans:
-        raise ValueError(f"split {split} has no adult of known gender and age")
-    return [read(plan, options.band) for plan in progress.track(plans, description="reading audio")]
+    """Read the adult calls of a split; raises Unusable if there are none."""
+    try:
+        adults = [
+            u
+            for u in read_manifest(options.manifest, split)
+            if u.gender in GENDERS and u.age_band not in ("", "child")
+        ]
+        drawn = sampled(adults, options.limit, options.seed)
+        plans = plan_calls(drawn, per_speaker=options.per_speaker)
+        track = progress.track(plans, description="reading audio")
+        found = [read(plan, options.band) for plan in track]
+    except (OSError, csv.Error, ValueError) as error:
+        raise Unusable(f"--manifest: {error}") from error
+    if not found:
+        raise Unusable(f"--manifest: split {split} has no adult of known gender and age")
+    return found
 
 
 def ask_gender(
@@ -125,13 +134,9 @@ def ask_gender(
         for condition in CONDITIONS:
             bar = f"{system.key}, {condition}"
             if tuning and any(r.read == "tuned" for r in GENDER_ROWS if r.system is system):
-                heights = [
-                    reply["answers"][0]["hertz"] if reply["answers"] else None
-                    for reply in (
-                        ask(r, condition) for r in progress.track(tuning, description=bar)
-                    )
-                ]
-                found["thresholds"][condition] = best_threshold([r.truth for r in tuning], heights)
+                replies = [ask(call, condition) for call in progress.track(tuning, description=bar)]
+                hertz = [r["answers"][0]["hertz"] if r["answers"] else None for r in replies]
+                found["thresholds"][condition] = best_threshold([r.truth for r in tuning], hertz)
             found["replies"][condition] = [
                 ask(recording, condition) for recording in progress.track(calls, description=bar)
             ]
@@ -150,13 +155,13 @@ def read_answers(
     return by_pitch([answer.get("hertz") for answer in answers], hertz), hertz
 
 
-def gender_rows(rows: Sequence[GenderRow], asked: Row, calls: Sequence[Recording]) -> list[Row]:
-    """Make the rows of the table; ``asked`` has by system what it answered, or a reason."""
+def gender_rows(rows: Sequence[GenderRow], collected: Row, calls: Sequence[Recording]) -> list[Row]:
+    """Make the rows of the table; ``collected`` has the replies of each system, or a reason."""
     truth, speakers = [c.truth for c in calls], [c.speaker for c in calls]
     ours: dict[str, list[str]] = {}
     made: list[Row] = []
     for row in rows:
-        found = asked[row.system.key]
+        found = collected[row.system.key]
         replies = found.get("replies", {})
         errors = [reply["error"] for each in replies.values() for reply in each]
         reason = found.get("reason", "")
@@ -190,8 +195,8 @@ def gender_rows(rows: Sequence[GenderRow], asked: Row, calls: Sequence[Recording
 
 
 def measure(rows: Sequence[GenderRow], options: argparse.Namespace, console: Console) -> Row:
-    """Measure the gender rows; raises OSError or ValueError for a manifest that cannot be used."""
-    asked: Row = {}
+    """Measure the gender rows; raises Unusable for a manifest that cannot be used."""
+    collected: Row = {}
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
         calls = recordings(options.split, options, progress)
         tunes = any(row.read == "tuned" for row in rows)
@@ -202,8 +207,8 @@ def measure(rows: Sequence[GenderRow], options: argparse.Namespace, console: Con
                 found = ask_gender(system, calls, tuning, options, scratch, progress)
             except Unavailable as error:
                 found = {"reason": str(error)}
-            asked[system.key] = found
-    made = gender_rows(rows, asked, calls)
+            collected[system.key] = found
+    made = gender_rows(rows, collected, calls)
     seconds = [call.seconds("wideband") for call in calls]
     given = ("split", "tune_split", "band", "per_speaker", "limit", "seed")
     return {

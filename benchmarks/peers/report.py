@@ -149,9 +149,9 @@ def picture(result: Row, path: Path) -> None:
             cost = row["cpu_ms_per_call_s"]
             axes.barh(place, cost, color=COLOURS[row["group"] != "ours"])
             times = "" if row["ratio"] is None else f"   {row['ratio']:,g} times ours"
-            axes.annotate(f" {cost:.3g} ms{times}", (cost, place), va="center")
+            axes.annotate(f"  {cost:.3g} ms{times}", (cost, place), va="center")
         axes.set_xscale("log")
-        axes.margins(x=0.4)
+        axes.set_xlim(right=20 * max([1.0, *(row["cpu_ms_per_call_s"] for row in ran)]))
         axes.set_xlabel("CPU milliseconds per second of call, one core")
     axes.set_yticks(range(len(ran)), [row["title"] for row in ran])
     axes.grid(axis="x", color="#dddddd")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -124,116 +124,78 @@ PYAUDIOANALYSIS = Environment(
 
 OURS = System("ours", "ours")
 PRAAT = System("pitch", "classifiers", "pitch", PITCH)
-SEGMENTER = System("inaspeechsegmenter", "classifiers", "ina", INA, telephone_rate=16_000)
-SVM = System(
-    "pyaudioanalysis", "classifiers", "pyaudioanalysis", PYAUDIOANALYSIS, telephone_rate=16_000
-)
-TREES = System("voice2gender", "classifiers", "voice2gender", VOICE2GENDER, telephone_rate=8_000)
-TREES_44K = System(
-    "voice2gender_44k",
-    "classifiers",
-    "voice2gender",
-    VOICE2GENDER,
-    telephone_rate=44_100,
-    wideband_rate=44_100,
-)
+SEGMENTER = System("inaspeechsegmenter", "classifiers", "ina", INA, None, 16_000)
+SVM = System("pyaudioanalysis", "classifiers", "pyaudioanalysis", PYAUDIOANALYSIS, None, 16_000)
+TREES = System("voice2gender", "classifiers", "voice2gender", VOICE2GENDER, None, 8_000)
+TREES_44K = replace(TREES, key="voice2gender_44k", telephone_rate=44_100, wideband_rate=44_100)
 
 TEXTBOOK_HERTZ = 165.0
+_MEDIAN = "Praat's median pitch of the call against"
 GENDER_ROWS = (
     GenderRow("ours", "voicecohort", OURS, "speech gate, streaming model; likeliest class"),
     GenderRow(
-        "ours_decided",
-        "voicecohort, decided only",
-        OURS,
-        "the same; “undecided” counts as no answer",
-        "decided",
+        *("ours_decided", "voicecohort, decided only", OURS),
+        *("the same; “undecided” counts as no answer", "decided"),
     ),
     GenderRow(
-        "pitch_textbook",
-        f"pitch above {TEXTBOOK_HERTZ:g} Hz",
-        PRAAT,
-        "Praat's median pitch of the call against a common threshold",
-        TEXTBOOK_HERTZ,
+        *("pitch_textbook", f"pitch above {TEXTBOOK_HERTZ:g} Hz", PRAAT),
+        *(f"{_MEDIAN} a common threshold", TEXTBOOK_HERTZ),
     ),
     GenderRow(
-        "pitch_tuned",
-        "pitch, threshold tuned",
-        PRAAT,
-        "Praat's median pitch of the call against the threshold that is best on dev",
-        "tuned",
+        *("pitch_tuned", "pitch, threshold tuned", PRAAT),
+        *(f"{_MEDIAN} the threshold that is best on dev", "tuned"),
     ),
     GenderRow(
-        "inaspeechsegmenter",
-        "inaSpeechSegmenter",
-        SEGMENTER,
+        *("inaspeechsegmenter", "inaSpeechSegmenter", SEGMENTER),
         "speech/music/noise and gender networks; gender of most speech",
     ),
     GenderRow(
-        "pyaudioanalysis",
-        "pyAudioAnalysis, SVM",
-        SVM,
+        *("pyaudioanalysis", "pyAudioAnalysis, SVM", SVM),
         "svm_rbf_speaker_male_female of the package over mid-term features",
     ),
     GenderRow(
-        "voice2gender",
-        "voice2gender, rate of the call",
-        TREES,
+        *("voice2gender", "voice2gender, rate of the call", TREES),
         "20 acoustic features and boosted trees, at the call's own rate",
     ),
     GenderRow(
-        "voice2gender_44k",
-        "voice2gender, 44.1 kHz",
-        TREES_44K,
+        *("voice2gender_44k", "voice2gender, 44.1 kHz", TREES_44K),
         "the same, calls resampled to the rate of its documentation",
     ),
 )
 
-EVERY = "last 3 s of speech every 0.5 s"
+_EVERY = "random weights, last 3 s of speech every 0.5 s"
 PIPELINE = "recompute_speechbrain"
 COST_ROWS = (
     CostRow(
-        "ours",
-        "voicecohort",
-        System("ours", "ours", "together"),
-        "sessions, speech gates, engine and model, calls side by side; no gRPC",
-        group="ours",
+        *("ours", "voicecohort", System("ours", "ours", "together")),
+        *("sessions, speech gates, engine and model, calls side by side; no gRPC", "ours"),
     ),
     CostRow(
-        "ours_alone",
-        "voicecohort, one call at a time",
-        System("ours_alone", "ours"),
-        "the same, one call after the other: nothing to batch",
-        group="ours",
+        *("ours_alone", "voicecohort, one call at a time", System("ours_alone", "ours")),
+        *("the same, one call after the other: nothing to batch", "ours"),
     ),
     CostRow(
-        "sherpa_onnx",
-        "sherpa-onnx, ECAPA-512",
+        *("sherpa_onnx", "sherpa-onnx, ECAPA-512"),
         System("sherpa_onnx", "recompute", "sherpa", SHERPA, SPEECHBRAIN),
-        f"SpeakerEmbeddingExtractor, ECAPA-TDNN C=512, random weights, {EVERY}",
+        f"SpeakerEmbeddingExtractor, ECAPA-TDNN C=512, {_EVERY}",
     ),
     CostRow(
-        "wespeaker",
-        "WeSpeaker runtime, ECAPA-512",
+        *("wespeaker", "WeSpeaker runtime, ECAPA-512"),
         System("wespeaker", "recompute", "wespeaker", WESPEAKER, SPEECHBRAIN),
-        f"torchaudio fbank, ECAPA-TDNN C=512 in ONNX Runtime, random weights, {EVERY}",
+        f"torchaudio fbank, ECAPA-TDNN C=512 in ONNX Runtime, {_EVERY}",
     ),
     CostRow(
-        PIPELINE,
-        "recompute pipeline, SpeechBrain ECAPA-1024",
+        *(PIPELINE, "recompute pipeline, SpeechBrain ECAPA-1024"),
         System(PIPELINE, "recompute", "speechbrain", SPEECHBRAIN),
-        f"torchaudio fbank, ECAPA-TDNN C=1024 in PyTorch, random weights, {EVERY}",
+        f"torchaudio fbank, ECAPA-TDNN C=1024 in PyTorch, {_EVERY}",
     ),
     CostRow(
-        "inaspeechsegmenter",
-        "inaSpeechSegmenter, whole file",
-        SEGMENTER,
+        *("inaspeechsegmenter", "inaSpeechSegmenter, whole file", SEGMENTER),
         "speech/music/noise and gender networks, once a call; gender only",
         running=False,
     ),
     CostRow(
-        "voice2gender",
-        "voice2gender, whole file",
-        TREES,
+        *("voice2gender", "voice2gender, whole file", TREES),
         "20 acoustic features and boosted trees, once a call; gender only",
         running=False,
         neural=False,

@@ -137,7 +137,7 @@ class TestReadSound:
 
 
 class FakeCall:
-    """A call whose server answers each message with two events, and ends as told."""
+    """A call whose server answers each message with two events, and ends as requested."""
 
     def __init__(self, *, end="final", error=None, leave_out=0):
         self.started = pb.Started(model=pb.ModelInfo(model_id="fake-1"))

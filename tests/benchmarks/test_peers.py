@@ -299,7 +299,7 @@ def result():
     right = replies_of([c.truth for c in calls], [200.0] * 12)
     pitch = replies_of([""] * 12, [170.0 + 5 * n for n in range(12)])
     both = dict.fromkeys(gender.CONDITIONS)
-    asked = {
+    collected = {
         "ours": {"replies": dict.fromkeys(both, right), "thresholds": {}},
         "pitch": {
             "replies": dict.fromkeys(both, pitch),
@@ -307,10 +307,10 @@ def result():
         },
         "inaspeechsegmenter": {"reason": "OSError: no | weights"},
     }
-    for found in asked.values():
+    for found in collected.values():
         found |= {"version": "1", "load_cpu_s": 0.5}
     keys = ("ours", "pitch_textbook", "pitch_tuned", "inaspeechsegmenter")
-    made = gender.gender_rows([GENDER_ROWS[key] for key in keys], asked, calls)
+    made = gender.gender_rows([GENDER_ROWS[key] for key in keys], collected, calls)
     facts = {"manifest": "m.tsv", "split": "test", "band": "full", "per_speaker": False}
     facts |= {"calls": 12, "speakers": 12, "female": 6, "male": 6, "seconds_of_audio": 12.0}
     found = figures.findings(made, gender.CONDITIONS)
