@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--environments", type=Path, default=folder, help="folder (%(default)s)")
     last = max(os.sched_getaffinity(0))
     shared.add_argument("--core", type=int, default=last, help="that all share (%(default)s)")
-    for name, what in (("json", "all figures"), ("markdown", "the tables"), ("picture", "a PNG")):
+    for name, what in (("json", "all figures"), ("markdown", "the tables")):
         shared.add_argument(f"--{name}", type=Path, metavar="OUT", help=f"write {what}")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="gender|cost")
     ask = verbs.add_parser("gender", parents=[shared], help="accuracy on labelled adult calls")
@@ -99,7 +99,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
             made.error(f"--{name} starts at 1")
     if options.verb == "gender" and options.split == options.tune_split:
         made.error("--split and --tune-split must differ")
-    for name in ("json", "markdown", "picture"):
+    for name in ("json", "markdown"):
         path: Path | None = getattr(options, name)
         if path is not None and not path.parent.is_dir():
             made.error(f"--{name} {path}: no such folder")
@@ -131,8 +131,6 @@ def main(words: Sequence[str] | None = None) -> int:
         options.json.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(page, encoding="utf-8")
-    if options.picture:
-        report.picture(result, options.picture)
     print(page)
     return 0
 

@@ -1,12 +1,9 @@
-"""Show both comparisons: tables in Markdown, and a picture."""
+"""Show both comparisons as tables in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from train.evaluation.tables import NO_FIGURE, Table, ranged
 
@@ -19,8 +16,6 @@ COLUMNS = {
     "male_recall": "recall, men",
     "accuracy_of_answered": "right of answered",
 }
-COLOURS = ("#0072b2", "#d55e00")
-"""Okabe and Ito's palette, distinct for colour-blind readers too."""
 CAVEAT = (
     "Labels are binary gender as the corpora state it; the telephone is simulated: recordings "
     "coded as 8 kHz mu-law, no real line. Ours was trained, and the pitch threshold tuned, on "
@@ -123,37 +118,3 @@ def gender_facts(result: Row) -> list[str]:
                 f"{_shown(found['lead'], signed=True)}."
             )
     return lines
-
-
-def picture(result: Row, path: Path) -> None:
-    """Draw macro F1 of both conditions with intervals, or CPU time on a logarithmic scale."""
-    ran = [row for row in result["rows"] if not row["reason"]]
-    drawn = Figure(figsize=(9.5, 1.9 + 0.45 * len(ran)), layout="constrained")
-    axes = drawn.subplots()
-    if ran and "conditions" in ran[0]:
-        ran.sort(key=lambda row: row["conditions"]["telephone"]["f1"]["value"] or 0.0)
-        for shift, (condition, title), colour in zip(
-            (0.14, -0.14), TITLES.items(), COLOURS, strict=True
-        ):
-            for place, row in enumerate(ran):
-                figure = row["conditions"][condition]["f1"]
-                label = title if place == 0 else None
-                axes.plot(figure["value"] or 0.0, place + shift, "o", color=colour, label=label)
-                if figure["interval"]:
-                    axes.plot(figure["interval"], [place + shift] * 2, color=colour)
-        axes.set_xlabel("macro F1, 95 % by bootstrap over speakers")
-        axes.legend(frameon=False)
-    else:
-        ran.sort(key=lambda row: -float(row["cpu_ms_per_call_s"]))
-        for place, row in enumerate(ran):
-            cost = row["cpu_ms_per_call_s"]
-            axes.barh(place, cost, color=COLOURS[row["group"] != "ours"])
-            times = "" if row["ratio"] is None else f"   {row['ratio']:,g} times ours"
-            axes.annotate(f"  {cost:.3g} ms{times}", (cost, place), va="center")
-        axes.set_xscale("log")
-        axes.set_xlim(right=20 * max([1.0, *(row["cpu_ms_per_call_s"] for row in ran)]))
-        axes.set_xlabel("CPU milliseconds per second of call, one core")
-    axes.set_yticks(range(len(ran)), [row["title"] for row in ran])
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
-    drawn.savefig(path, dpi=150)
