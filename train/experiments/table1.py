@@ -193,23 +193,29 @@ def make_all(
 ) -> dict[str, str]:
     """Make the runs in order and return the reasons of those that failed, by name."""
     failed: dict[str, str] = {}
+    busy: set[str] = set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task("runs", total=len(runs))
         for run in runs:
             progress.update(bar, description=run.name)
             seed = run.seed if run.row.source else FIRST_SEED
-            lost = [name for name in run.row.needs if f"{name}-s{seed}" in failed]
+            needed = {f"{name}-s{seed}" for name in run.row.needs}
             try:
-                if lost:
+                if lost := sorted(needed & set(failed)):
                     raise RunFailed(f"needs {lost[0]}, which failed")  # noqa: TRY301
+                if needed & busy:
+                    raise Busy  # noqa: TRY301
                 make(run, folders, options)
             except Busy:
-                console.print(f"{run.name}: another process trains it, skipped", markup=False)
+                busy.add(run.name)
             except RunFailed as error:
                 failed[run.name] = str(error)
                 console.print(f"FAILED {run.name}: {error}", markup=False, highlight=False)
             progress.advance(bar)
+    if busy:
+        names = ", ".join(sorted(busy))
+        console.print(f"left to another process that trains now: {names}", markup=False)
     return failed
 
 

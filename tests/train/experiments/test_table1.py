@@ -189,12 +189,17 @@ class TestCommand:
         assert table1.main([str(word) for word in words]) == 1
         printed = capsys.readouterr().err
         assert "FAILED ecapa-clean-s1: exit status" in printed
-        assert "FAILED ecapa-ch-s1: needs ecapa-clean, which failed" in printed
+        assert "FAILED ecapa-ch-s1: needs ecapa-clean-s1, which failed" in printed
 
-    def test_a_run_of_another_process_is_skipped(self, tmp_path):
-        with table1.lock(tmp_path / "a.lock") as held, table1.lock(tmp_path / "a.lock") as other:
+    def test_a_run_of_another_process_is_left_to_it_with_those_that_need_it(self, tmp_path, capsys):
+        words = ["--only", "ecapa-ch", "--seeds", 1, "--work", tmp_path / "work"]
+        words += ["--clean", tmp_path, "--telephone", tmp_path]
+        (tmp_path / "work").mkdir()
+        with table1.lock(tmp_path / "work/ecapa-clean-s1.lock") as held:
             assert held is not None
-            assert other is None
+            assert table1.main([str(word) for word in words]) == 0
+        printed = capsys.readouterr().err
+        assert "left to another process that trains now: ecapa-ch-s1, ecapa-clean-s1" in printed
 
     def test_a_row_from_training_to_page(self, prepared, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
