@@ -22,7 +22,7 @@ check: .venv/train.stamp ## style, types, architecture, documentation
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks
+	MYPYPATH=benchmarks $(BIN)/mypy --strict --explicit-package-bases benchmarks
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

@@ -1,12 +1,12 @@
-"""How good the predictions are: labelled speech through the real server, as telephone calls.
+"""Measure the accuracy: labelled speech through the real server, as telephone calls.
 
 Every utterance of a manifest's split becomes an 8 kHz mu-law call in messages of 100 ms; with
 ``--per-speaker`` the utterances of a speaker are joined into one call of up to 60 s with pauses of
 0.6 s. The prediction of a call is the likeliest class of its final calibrated posterior, whether
-the server decided or not; a call in which no speech was heard counts as wrong.
+the server decided or not; a call in which the server found no speech counts as wrong.
 
-Beside every figure stands its 95 % interval, by resampling speakers with all their calls. What
-``--json`` writes is explained by ``--help`` and in ``scoring/result.py``.
+Beside every figure stands its 95 % interval, by resampling speakers with all their calls. The keys
+of ``--json`` are described by ``--help`` and in ``scoring/result.py``.
 
 Exit status: 0, 1 if every call failed, 2 for arguments or a manifest that cannot be used.
 """
@@ -29,21 +29,20 @@ import grpc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scoring.calls import Outcome, make_calls
-from scoring.manifest import read_manifest
-from scoring.pictures import calibration_picture, picture
-from scoring.plans import Plan, plans
-from scoring.report import markdown, show
+from scoring.manifest import CallPlan, plan_calls, read_manifest
+from scoring.report import calibration_picture, markdown, picture, show
 from scoring.result import FORMAT, assemble
 from scoring.scores import Classes
 
 from streamer.client import Client
-from streamer.inference.model import DEFAULT_MODEL, Student
+from streamer.inference.model import DEFAULT_MODEL, OnnxModel
 from streamer.process.local_server import local_server
+from train.evaluation.machine import code_version, device_name
 
 OUTPUTS = {
     "json": "all figures",
     "markdown": "the tables",
-    "picture": "a PNG of accuracy by speech heard and of calibration",
+    "picture": "a PNG of accuracy by amount of speech and of calibration",
     "calibration_picture": "a PNG of the reliability diagrams of all tasks, with intervals",
 }
 OUTPUT_FLAGS = {name: f"--{name.replace('_', '-')}" for name in OUTPUTS}
@@ -51,7 +50,7 @@ PATH_FLAGS = ("--manifest", "--model", *OUTPUT_FLAGS.values())
 
 
 class Unusable(Exception):
-    """Arguments, manifest or model with which nothing can be measured; one line, says which."""
+    """Arguments, manifest or model that cannot be used; the message is one line."""
 
 
 def _positive(text: str) -> int:
@@ -61,7 +60,7 @@ def _positive(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     made = argparse.ArgumentParser(
         prog="python benchmarks/accuracy.py",
         description="Measure the accuracy of a voicecohort server: labelled utterances become\n"
@@ -72,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         + FORMAT
         + "\nExample, a quick look at the dev split with 100 calls:\n"
         "  python benchmarks/accuracy.py --manifest manifest.tsv --split dev --limit 100\n"
-        "\nThe model card is made of what this writes: see benchmarks/card.py --help.\n",
+        "\nThe model card is made from this JSON: python -m train.release.model_card --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # the command is shown in the results as it was typed
     )
@@ -94,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         help="telephone: cut to 300-3400 Hz before coding (%(default)s)",
     )
     made.add_argument(
-        "--limit", type=_positive, help="at most so many calls, spread evenly over the split"
+        "--limit", type=_positive, help="at most so many calls, spread evenly over the split (all)"
     )
     made.add_argument(
         "--target", metavar="HOST:PORT", help="a running server; without it one is started"
@@ -112,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """The command line with every path reduced to its name and the target to a placeholder."""
+    """Format the command line without machine paths and addresses, for publication."""
     words: list[str] = []
     flag = ""
     for word in argv:
@@ -131,11 +130,11 @@ def _public(flag: str, value: str) -> str:
     return "HOST:PORT" if flag == "--target" else value
 
 
-def planned(arguments: argparse.Namespace) -> list[Plan]:
-    """Calls to make; raises Unusable for a manifest that is none."""
+def planned(arguments: argparse.Namespace) -> list[CallPlan]:
+    """Plan the calls; raises Unusable for a manifest that cannot be used."""
     try:
         utterances = read_manifest(arguments.manifest, arguments.split)
-        return plans(utterances, per_speaker=arguments.per_speaker, limit=arguments.limit)
+        return plan_calls(utterances, per_speaker=arguments.per_speaker, limit=arguments.limit)
     except OSError as error:
         raise Unusable(f"--manifest {arguments.manifest}: {error.strerror}") from error
     except csv.Error as error:
@@ -145,7 +144,7 @@ def planned(arguments: argparse.Namespace) -> list[Plan]:
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise Unusable for an output in no folder: better now than after an hour."""
+    """Raise Unusable for an output in a missing folder, before the calls are made."""
     for name, flag in OUTPUT_FLAGS.items():
         path: Path | None = getattr(arguments, name)
         if path is not None and not path.parent.is_dir():
@@ -154,7 +153,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def server(arguments: argparse.Namespace) -> Iterator[str]:
-    """HOST:PORT of the server to measure; raises Unusable if none can be started."""
+    """Yield HOST:PORT of the server to measure; raises Unusable if none can be started."""
     if arguments.target:
         yield arguments.target
         return
@@ -168,7 +167,7 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 async def measure(
-    target: str, todo: Sequence[Plan], arguments: argparse.Namespace, console: Console
+    target: str, plans: Sequence[CallPlan], arguments: argparse.Namespace, console: Console
 ) -> dict[str, Any]:
     """Make all calls and score them.
 
@@ -181,18 +180,22 @@ async def measure(
         async with client.call() as probe:
             classes = Classes.of(probe.started)
             await probe.finish()
-        for wrong in filter(None, map(classes.wrong, todo)):
+        for wrong in filter(None, map(classes.unknown_label, plans)):
             raise Unusable(f"--manifest: {wrong}")
         off = not console.is_terminal
         with Progress(*columns, console=console, transient=True, disable=off) as progress:
-            bar = progress.add_task("calls", total=len(todo))
+            bar = progress.add_task("calls", total=len(plans))
 
-            def done(_: Outcome) -> None:
+            def advance(_: Outcome) -> None:
                 progress.advance(bar)
 
             began = time.monotonic()
             outcomes = await make_calls(
-                client, todo, band=arguments.band, concurrency=arguments.concurrency, done=done
+                client,
+                plans,
+                band=arguments.band,
+                concurrency=arguments.concurrency,
+                on_outcome=advance,
             )
             wall = time.monotonic() - began
     result = {
@@ -202,24 +205,28 @@ async def measure(
         "per_speaker": arguments.per_speaker,
         "band": arguments.band,
         "limit": arguments.limit,
+        "device": device_name(),
+        "commit": code_version(),
         **assemble(outcomes, classes),
-        "shortcut": None if arguments.target else shortcut_of(arguments.model or DEFAULT_MODEL),
+        "shortcut": None if arguments.target else corpus_probe_of(arguments.model or DEFAULT_MODEL),
     }
     rate = result["seconds_of_audio"] / wall
-    console.print(f"{wall:.1f} s: {len(todo) / wall:.1f} calls/s, {rate:.0f} s of audio per second")
+    console.print(
+        f"{wall:.1f} s: {len(plans) / wall:.1f} calls/s, {rate:.0f} s of audio per second"
+    )
     return result
 
 
-def shortcut_of(model: Path) -> dict[str, Any] | None:
-    """What the file says of how well its embedding tells corpora apart."""
-    found: dict[str, Any] | None = Student(model, provider="cpu").metadata.provenance.get(
+def corpus_probe_of(model: Path) -> dict[str, Any] | None:
+    """Read the model file's corpus probe: can the corpus be predicted from the embedding?"""
+    found: dict[str, Any] | None = OnnxModel(model, provider="cpu").metadata.provenance.get(
         "shortcut"
     )
     return found
 
 
 def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -> None:
-    """Write the files that were asked for."""
+    """Write the requested files."""
     if arguments.json:
         text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
         arguments.json.write_text(text + "\n", encoding="utf-8")
@@ -232,7 +239,7 @@ def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see the module's first lines for the exit status."""
+    """Run the command; the module's docstring lists the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     made = parser()
     arguments = made.parse_args(words)
@@ -241,9 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         check_outputs(arguments)
-        todo = planned(arguments)
+        plans = planned(arguments)
         with server(arguments) as target:
-            result = asyncio.run(measure(target, todo, arguments, console))
+            result = asyncio.run(measure(target, plans, arguments, console))
     except Unusable as error:
         print(error, file=sys.stderr)
         return 2
@@ -252,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    # Files first: the terminal may be a pipe that somebody closed.
+    # Files first: the terminal may be a closed pipe.
     write(result, arguments, shown_command(words))
     show(result, Console())
     return 1 if result["failed"] == result["calls"] else 0

@@ -40,7 +40,7 @@ _UNDER_LOAD = tuple(
         *(f"streamer/{name}" for name in ["client/", "process/test_workers."]),
         *(f"streamer/{name}." for name in ["checkpoint/test_survival", "inference/test_hot_swap"]),
         *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
-        *(f"benchmarks/test_{name}" for name in ["peer_cost", "soak", "throughput", "training"]),
+        *(f"benchmarks/test_{name}" for name in ["peers", "soak", "throughput", "training"]),
         "fuzz/",
     )
 )

@@ -1,4 +1,4 @@
-"""From planned calls to audio, and through the server to predictions."""
+"""Turn planned calls into audio, stream them through the server, collect the predictions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Literal
 import grpc
 import numpy as np
 import soundfile
+from scoring.manifest import CallPlan
 
-from scoring.plans import Plan
 from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.client import Call, Client, Prediction
 from streamer.client.audio_file import TelephoneCall, read_as_call
@@ -25,27 +25,27 @@ Band = Literal["full", "telephone"]
 
 TASKS = ("gender", "age_group", "age_band")
 CHUNK_SECONDS = 0.1
-"""Audio per message; also the least update interval of the protocol."""
+"""Audio per message; also the shortest update interval of the protocol."""
 PAUSE_SECONDS = 0.6
 """Silence between two utterances of one speaker's call."""
-LONGEST_CALL_SECONDS = 60.0
+MAX_CALL_SECONDS = 60.0
 TRUNK = TrunkBand(300.0, 3400.0)
-PATIENCE_SECONDS = 120.0
-"""A server that answers nothing for so long has lost the call; one that is full is asked again."""
-GRACE_SECONDS = 1.0
-"""A running prediction that does not come for so long was left out by a server that is behind."""
+CALL_TIMEOUT_SECONDS = 120.0
+"""Limit for the end of a call, and for retrying a server that refuses calls because it is full."""
+PREDICTION_TIMEOUT_SECONDS = 1.0
+"""An overloaded server leaves out running predictions: one that is this late counts as lost."""
 RETRY_SECONDS = 2.0
 
-_CHUNK = round(CHUNK_SECONDS * SAMPLE_RATE)
+_CHUNK_BYTES = round(CHUNK_SECONDS * SAMPLE_RATE)
 _PAUSE = encode(np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.int16), Encoding.MULAW)
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What the server held likeliest at one moment of a call.
+class RunningPrediction:
+    """The likeliest classes at one moment of a call.
 
     Attributes:
-        speech_seconds: that it rests on, above 0.
+        speech_seconds: speech that they rest on, above 0.
         best: likeliest class by task.
     """
 
@@ -55,22 +55,23 @@ class Heard:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call went.
+    """Result of a call.
 
     Attributes:
         plan: the call.
-        seconds: of audio sent.
-        running: one entry per new posterior, oldest first, the final one included; empty if no
-            speech was heard.
+        seconds: audio that was sent.
+        running: one entry per new posterior, oldest first, the final one included; empty if the
+            server found no speech.
         final: the final prediction, or None if the call failed.
         model: the server's model id.
-        updates_due: running predictions that the server owed; updates: those that came.
-        reason: why it failed, empty if it did not.
+        updates_due: running predictions that the protocol promises.
+        updates: running predictions that were received.
+        reason: why the call failed, empty if it did not.
     """
 
-    plan: Plan
+    plan: CallPlan
     seconds: float = 0.0
-    running: tuple[Heard, ...] = ()
+    running: tuple[RunningPrediction, ...] = ()
     final: Prediction | None = None
     model: str = ""
     updates_due: int = 0
@@ -79,7 +80,7 @@ class Outcome:
 
 
 def read_sound(path: Path, band: Band) -> bytes:
-    """First channel of a sound file as 8 kHz mu-law.
+    """Read the first channel of a sound file as 8 kHz mu-law.
 
     Args:
         path: soundfile-readable.
@@ -95,182 +96,172 @@ def read_sound(path: Path, band: Band) -> bytes:
         samples = TRUNK(read_audio(str(path), SAMPLE_RATE), np.random.default_rng(0))
         return encode(samples, Encoding.MULAW)
     except (ValueError, OSError, soundfile.SoundFileError) as error:
-        # Results are published, folders of the machine they were made on are not.
+        # Results are published; folders of the machine that made them are not.
         reason = str(error).replace(str(path), path.name)
         raise ValueError(reason if path.name in reason else f"{path.name}: {reason}") from error
 
 
 def join(parts: Iterable[bytes]) -> bytes:
-    """Utterances (mu-law) with pauses between, cut at the longest call; parts behind are unread."""
+    """Join mu-law utterances with pauses, up to the longest call; later parts stay unread."""
     data = bytearray()
-    most = round(LONGEST_CALL_SECONDS * SAMPLE_RATE)
+    longest = round(MAX_CALL_SECONDS * SAMPLE_RATE)
     for part in parts:
         if data:
             data += _PAUSE
         data += part
-        if len(data) >= most:
+        if len(data) >= longest:
             break
-    return bytes(data[:most])
+    return bytes(data[:longest])
 
 
-def build(plan: Plan, band: Band) -> TelephoneCall:
-    """Audio of a call; raises ValueError naming a file that cannot be read."""
+def build_audio(plan: CallPlan, band: Band) -> TelephoneCall:
+    """Build the audio of a call; raises ValueError naming a file that cannot be read."""
     sounds = (read_sound(path, band) for path in plan.paths)
     data = next(sounds) if len(plan.paths) == 1 else join(sounds)
     return TelephoneCall(data, channels=1)
 
 
-class _Record:
-    """Collects the predictions of one call."""
+def likeliest(prediction: Prediction, task: str) -> str:
+    """Return the class of greatest calibrated probability, decided or not."""
+    posterior: dict[str, float] = getattr(prediction, task).posterior
+    return max(posterior, key=posterior.__getitem__)
 
-    def __init__(self) -> None:
-        self.running: list[Heard] = []
+
+class _Receiver:
+    """Receives a call in its own task, so that a wait that times out does not end the call."""
+
+    def __init__(self, call: Call) -> None:
+        self.running: list[RunningPrediction] = []
         self.updates = 0
         self.final: Prediction | None = None
+        self._sequence = -1
+        self._received = asyncio.Event()
+        self._task = asyncio.create_task(self._receive(call))
+        self._task.add_done_callback(lambda _: self._received.set())
 
-    def add(self, prediction: Prediction) -> None:
-        """Next prediction of channel 0."""
+    async def _receive(self, call: Call) -> None:
+        async for event in call:
+            if isinstance(event, Prediction):
+                self._record(event)
+                self._sequence = event.sequence
+                self._received.set()
+
+    def _record(self, prediction: Prediction) -> None:
         if prediction.final:
             self.final = prediction
         else:
             self.updates += 1
         before = self.running[-1].speech_seconds if self.running else 0.0
-        # The same amount of speech is the same posterior: nothing was heard in between.
+        # The same amount of speech is the same posterior.
         if prediction.speech_time > before:
             best = {task: likeliest(prediction, task) for task in TASKS}
-            self.running.append(Heard(prediction.speech_time, best))
+            self.running.append(RunningPrediction(prediction.speech_time, best))
 
-
-def likeliest(prediction: Prediction, task: str) -> str:
-    """Class of greatest calibrated probability, decided or not."""
-    posterior: dict[str, float] = getattr(prediction, task).posterior
-    return max(posterior, key=posterior.__getitem__)
-
-
-class _Listener:
-    """Hears a call in a task of its own, so that giving up a wait does not end the call."""
-
-    def __init__(self, call: Call, record: _Record) -> None:
-        self._acknowledged = -1
-        self._news = asyncio.Event()
-        self._task = asyncio.create_task(self._hear(call, record))
-        self._task.add_done_callback(lambda _: self._news.set())
-
-    async def _hear(self, call: Call, record: _Record) -> None:
-        async for event in call:
-            if isinstance(event, Prediction):
-                record.add(event)
-                self._acknowledged = event.sequence
-                self._news.set()
-
-    async def prediction_of(self, sequence: int) -> None:
-        """Wait for the prediction of a message, or for as long as it may take.
+    async def wait_for(self, sequence: int) -> None:
+        """Wait for the prediction of a message, at most PREDICTION_TIMEOUT_SECONDS.
 
         Raises:
             ConnectionError: the server ended the call.
             grpc.aio.AioRpcError: with an error.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_SECONDS):
-                while self._acknowledged < sequence:
+            async with asyncio.timeout(PREDICTION_TIMEOUT_SECONDS):
+                while self._sequence < sequence:
                     if self._task.done():
                         self._task.result()
                         raise ConnectionError("the server ended the call early")
-                    self._news.clear()
-                    await self._news.wait()
+                    self._received.clear()
+                    await self._received.wait()
 
-    async def end(self) -> None:
-        """Hear the rest; raises TimeoutError or what the server ended the call with."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+    async def finish(self) -> None:
+        """Receive the rest; raises TimeoutError or the error that ended the call."""
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             await self._task
 
     async def stop(self) -> None:
-        """Stop hearing, whatever the reason; nothing is raised."""
+        """Stop receiving; raises nothing."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def _send_paced(call: Call, audio: TelephoneCall, record: _Record) -> int:
-    """Send a call in lock-step and hear its end; returns the number of updates that were due.
+async def _stream(call: Call, audio: TelephoneCall) -> tuple[_Receiver, int]:
+    """Stream a call in lock-step; returns what was received and the number of updates due.
 
-    The server drops an update that a newer one overtakes, so a gateway that sends faster than
-    people talk sees few of them. Waiting for each message's own prediction before the next is
-    sent gives exactly those that a live call gets; other calls fill the time. A server that is
-    behind predicts less often: what does not come in time is not waited for, or nothing would ever
-    be sent again, and counts as lost.
+    The server replaces an update by a newer one, so a client that sends faster than real time
+    receives few of them. Waiting for the prediction of each message before sending the next gives
+    exactly those of a live call. An overloaded server predicts less often: a prediction that is
+    late counts as lost, otherwise the call would stop there.
     """
     due = 0
-    listener = _Listener(call, record)
+    receiver = _Receiver(call)
     try:
         for chunk in audio.chunks(CHUNK_SECONDS):
             sequence = await call.send(chunk)
-            if len(chunk) < _CHUNK:
+            if len(chunk) < _CHUNK_BYTES:
                 continue  # the last one: too short to make an update due
             due += 1
-            await listener.prediction_of(sequence)
+            await receiver.wait_for(sequence)
         await call.end_of_audio()
-        await listener.end()
+        await receiver.finish()
     finally:
-        await listener.stop()
-    return due
+        await receiver.stop()
+    return receiver, due
 
 
-async def make_call(client: Client, plan: Plan, band: Band) -> Outcome:
-    """Make one call; whatever happens to it is in the outcome, nothing is raised."""
+async def make_call(client: Client, plan: CallPlan, band: Band) -> Outcome:
+    """Make one call; an error becomes the reason of the outcome, nothing is raised."""
     try:
-        audio = await asyncio.to_thread(build, plan, band)
+        audio = await asyncio.to_thread(build_audio, plan, band)
     except ValueError as error:
         return Outcome(plan, reason=str(error))
     began = time.monotonic()
     while True:
-        record = _Record()
         try:
             async with client.call(update_seconds=CHUNK_SECONDS) as call:
-                due = await _send_paced(call, audio, record)
+                received, due = await _stream(call, audio)
                 model = call.started.model.model_id
             break
         except grpc.aio.AioRpcError as error:
             full = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            if not full or time.monotonic() - began > PATIENCE_SECONDS:
+            if not full or time.monotonic() - began > CALL_TIMEOUT_SECONDS:
                 return Outcome(plan, reason=f"{error.code().name}: {error.details()}")
         except TimeoutError:
-            return Outcome(plan, reason=f"no answer within {PATIENCE_SECONDS:g} s")
+            return Outcome(plan, reason=f"no answer within {CALL_TIMEOUT_SECONDS:g} s")
         except (ConnectionError, ValueError, asyncio.InvalidStateError) as error:
             return Outcome(plan, reason=str(error) or type(error).__name__)
         await asyncio.sleep(RETRY_SECONDS)
-    if record.final is None:
+    if received.final is None:
         return Outcome(plan, reason="the call ended without a final prediction")
-    return Outcome(
-        plan, audio.seconds, tuple(record.running), record.final, model, due, record.updates
-    )
+    running = tuple(received.running)
+    return Outcome(plan, audio.seconds, running, received.final, model, due, received.updates)
 
 
 async def make_calls(
     client: Client,
-    todo: Sequence[Plan],
+    plans: Sequence[CallPlan],
     *,
     band: Band,
     concurrency: int,
-    done: Callable[[Outcome], None],
+    on_outcome: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Make all calls, ``concurrency`` at a time; outcomes in the order of ``todo``.
+    """Make all calls, ``concurrency`` at a time; outcomes in the order of ``plans``.
 
     Args:
         client: connection that the calls share.
-        todo: calls to make.
+        plans: calls to make.
         band: see :func:`read_sound`.
         concurrency: calls at a time.
-        done: told of each outcome as it comes, for a progress bar.
+        on_outcome: called with each outcome as it arrives, for a progress bar.
     """
     outcomes: dict[int, Outcome] = {}
-    waiting = iter(enumerate(todo))
+    waiting = iter(enumerate(plans))
 
     async def work() -> None:
         for number, plan in waiting:
             outcomes[number] = await make_call(client, plan, band)
-            done(outcomes[number])
+            on_outcome(outcomes[number])
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(concurrency):
             workers.create_task(work())
-    return [outcomes[number] for number in range(len(todo))]
+    return [outcomes[number] for number in range(len(plans))]

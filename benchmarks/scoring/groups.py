@@ -1,7 +1,7 @@
-"""The same scores for parts of the calls: by gender and age, by corpus, by language.
+"""Score parts of the calls: by corpus, language, age band, gender and age; the gender gap.
 
-A part of few people says nothing of others like them and could say something of *them*: languages
-and cells with fewer than :data:`LEAST_SPEAKERS` are put together or left out, and counted.
+A part of few speakers estimates nothing about others and could reveal something about them:
+languages and cells with fewer than :data:`LEAST_SPEAKERS` are merged or left out, and counted.
 """
 
 from __future__ import annotations
@@ -9,25 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
+import numpy as np
 from scoring.calls import TASKS, Outcome
 from scoring.scores import (
     CHILD,
     Classes,
-    Scores,
-    brief,
+    final_choice,
     final_scores,
-    people,
-    recall_of,
     score,
+    speaker_count,
 )
 
+from train.evaluation.intervals import Interval, by_speaker, percentiles, ratio, resampled
+from train.evaluation.speaker_scores import Scores, brief, recall_of
+
 LEAST_SPEAKERS = 5
-"""Speakers of a language, and of a cell within a corpus, that stands by itself."""
+"""Speakers that a language, or a cell within a corpus, needs for a row of its own."""
+GAP_SPEAKERS = 20
+"""Speakers that an age band needs for a figure of the gender gap."""
 OTHERS = "others"
 NOT_GIVEN = "not given"
 PAIR = (CHILD, "20s")
 PAIR_CORPUS = "speechocean762"
-"""The one corpus with children; see ``child_vs_20s``."""
+"""The one corpus with children; see :func:`child_vs_20s`."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -41,12 +45,105 @@ def _grouped(
     return groups
 
 
-def child_vs_20s(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
-    """Children against people in their twenties inside the one corpus that has both.
+def _all_tasks(inside: Sequence[Outcome], classes: Classes) -> Scores:
+    """Return ``calls``, ``speakers`` and brief scores of every task."""
+    scores = {task: brief(final_scores(inside, classes, task)) for task in TASKS}
+    return {"calls": len(inside), "speakers": speaker_count(inside), **scores}
 
-    All children come from one corpus, so a model can learn the corpus instead of the age; inside
-    it that does not help. ``age_band`` and ``age_group`` are the free choice among all classes;
-    ``forced`` takes the likelier of the two bands. None where the corpus lacks either.
+
+def per_corpus(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
+    """Score each corpus: ``calls``, ``speakers`` and brief scores by task."""
+    groups = _grouped(outcomes, lambda o: o.plan.corpus or NOT_GIVEN)
+    return {corpus: _all_tasks(groups[corpus], classes) for corpus in sorted(groups)}
+
+
+def per_language(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
+    """Score each language as :func:`per_corpus`, most speakers first; small ones as "others".
+
+    Empty if the manifest has no such column.
+    """
+    named = [o for o in outcomes if o.plan.language is not None]
+    groups = _grouped(named, lambda o: o.plan.language or NOT_GIVEN)
+    small = [name for name, inside in groups.items() if speaker_count(inside) < LEAST_SPEAKERS]
+    large = groups.keys() - set(small)
+    order = sorted(large, key=lambda name: (-speaker_count(groups[name]), name))
+    table = {name: _all_tasks(groups[name], classes) for name in order}
+    if small:
+        rest = [o for name in small for o in groups[name]]
+        table[OTHERS] = {"languages": sorted(small), **_all_tasks(rest, classes)}
+    return table
+
+
+def _recalls(inside: Sequence[Outcome], classes: Classes, tasks: Sequence[str]) -> Scores:
+    """Return ``calls``, ``speakers`` and the recalls of calls that have one label per task."""
+    scores = {f"{task}_recall": final_scores(inside, classes, task) for task in tasks}
+    return {
+        "calls": len(inside),
+        "speakers": speaker_count(inside),
+        **{key: at["accuracy"] for key, at in scores.items()},
+        "interval": {key: at["interval"]["accuracy"] for key, at in scores.items()},
+    }
+
+
+def per_band(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
+    """Score each age band: counts, ``corpora``, recall of age group, band and each gender."""
+    table: dict[str, Scores] = {}
+    for band in classes.names["age_band"]:
+        inside = [o for o in outcomes if o.plan.age_band == band]
+        if inside:
+            gender = final_scores(inside, classes, "gender")
+            table[band] = {
+                **_recalls(inside, classes, ("age_group", "age_band")),
+                "corpora": sorted({o.plan.corpus or NOT_GIVEN for o in inside}),
+                "gender": {name: recall_of(gender, name) for name in classes.names["gender"]},
+            }
+    return table
+
+
+def per_cell(outcomes: Sequence[Outcome], classes: Classes) -> list[Scores]:
+    """Score each gender and age band that occur together, whatever the number of speakers."""
+    groups = _grouped(outcomes, lambda o: (o.plan.gender, o.plan.age_band))
+    return [
+        {"gender": gender, "age_band": band, **_recalls(groups[gender, band], classes, TASKS)}
+        for band in classes.names["age_band"]
+        for gender in classes.names["gender"]
+        if (gender, band) in groups
+    ]
+
+
+def per_corpus_cell(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
+    """Score gender by age band by corpus by language, if there are enough speakers.
+
+    Returns:
+        ``cells``: as :func:`per_cell`, with ``corpus`` and ``language`` (None if the manifest has
+        no such column); ``least_speakers``; ``left_out``: cells and calls that are too small.
+    """
+    known = [o for o in outcomes if o.plan.gender and o.plan.age_band]
+    groups = _grouped(
+        known, lambda o: (o.plan.corpus, o.plan.language, o.plan.gender, o.plan.age_band)
+    )
+    bands, genders = classes.names["age_band"], classes.names["gender"]
+    order = sorted(groups, key=lambda k: (k[0], k[1] or "", bands.index(k[3]), genders.index(k[2])))
+    cells, small = [], []
+    for corpus, language, gender, band in order:
+        inside = groups[corpus, language, gender, band]
+        if speaker_count(inside) < LEAST_SPEAKERS:
+            small.append(len(inside))
+            continue
+        spoken = NOT_GIVEN if language == "" else language
+        where = {"corpus": corpus or NOT_GIVEN, "language": spoken}
+        labels = {"gender": gender, "age_band": band}
+        cells.append({**where, **labels, **_recalls(inside, classes, TASKS)})
+    left_out = {"cells": len(small), "calls": sum(small)}
+    return {"least_speakers": LEAST_SPEAKERS, "cells": cells, "left_out": left_out}
+
+
+def child_vs_20s(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
+    """Score children against people in their twenties inside the one corpus that has both.
+
+    All children are in one corpus, so a model can learn the corpus instead of the age; inside it
+    that does not help. ``age_band`` and ``age_group`` are the free choice among all classes;
+    ``forced`` takes the likelier of the two bands. None if the corpus lacks either.
     """
     inside = [o for o in outcomes if o.plan.corpus == PAIR_CORPUS and o.plan.age_band in PAIR]
     if {o.plan.age_band for o in inside} != set(PAIR):
@@ -60,111 +157,71 @@ def child_vs_20s(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None
     return {
         "corpus": PAIR_CORPUS,
         "n": len(inside),
-        "speakers": people(inside),
+        "speakers": speaker_count(inside),
         "age_band": final_scores(inside, classes, "age_band"),
         "age_group": final_scores(inside, classes, "age_group"),
         "forced": score(inside, classes, "age_band", forced),
     }
 
 
-def _all_tasks(inside: Sequence[Outcome], classes: Classes) -> Scores:
-    """``calls``, ``speakers`` and per task what ``brief`` keeps."""
-    scores = {task: brief(final_scores(inside, classes, task)) for task in TASKS}
-    return {"calls": len(inside), "speakers": people(inside), **scores}
+def fairness(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
+    """Compare the recall of both genders in every adult band with enough speakers.
 
-
-def per_corpus(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
-    """Corpus -> ``calls``, ``speakers`` and per task ``n``, accuracy, macro recall, F1."""
-    groups = _grouped(outcomes, lambda o: o.plan.corpus or NOT_GIVEN)
-    return {corpus: _all_tasks(groups[corpus], classes) for corpus in sorted(groups)}
-
-
-def per_language(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
-    """Language -> as :func:`per_corpus`, most speakers first; small ones together under "others".
-
-    Empty where the manifest has no such column.
+    Returns:
+        ``genders``, both names; ``least_speakers``; ``bands`` by name: ``calls``, ``speakers``,
+        ``gender`` (see ``recall_of``), ``gap_points``, recall of the first gender less that of
+        the second in percentage points, and its ``interval``; ``largest``: the band with the
+        widest gap, or None; ``left_out``: band -> reason. None if the model has not two genders.
     """
-    named = [o for o in outcomes if o.plan.language is not None]
-    groups = _grouped(named, lambda o: o.plan.language or NOT_GIVEN)
-    small = [name for name, inside in groups.items() if people(inside) < LEAST_SPEAKERS]
-    order = sorted(groups.keys() - set(small), key=lambda name: (-people(groups[name]), name))
-    table = {name: _all_tasks(groups[name], classes) for name in order}
-    if small:
-        rest = [o for name in small for o in groups[name]]
-        table[OTHERS] = {"languages": sorted(small), **_all_tasks(rest, classes)}
-    return table
-
-
-def per_band(outcomes: Sequence[Outcome], classes: Classes) -> dict[str, Scores]:
-    """Age band -> counts, ``corpora``, recall of age group and band, and of each gender."""
-    table: dict[str, Scores] = {}
+    genders = classes.names["gender"]
+    if len(genders) != 2:
+        return None
+    bands: dict[str, Scores] = {}
+    left_out: dict[str, str] = {}
     for band in classes.names["age_band"]:
-        inside = [o for o in outcomes if o.plan.age_band == band]
-        if inside:
-            gender = final_scores(inside, classes, "gender")
-            table[band] = {
-                **_age_recalls(inside, classes),
-                "corpora": sorted({o.plan.corpus or NOT_GIVEN for o in inside}),
-                "gender": {name: recall_of(gender, name) for name in classes.names["gender"]},
+        inside = [o for o in outcomes if o.plan.age_band == band and o.plan.gender]
+        if band == CHILD or not inside:
+            continue
+        absent = [name for name in genders if all(o.plan.gender != name for o in inside)]
+        speakers = speaker_count(inside)
+        if speakers < GAP_SPEAKERS:
+            left_out[band] = f"{speakers} speakers, needs {GAP_SPEAKERS}"
+        elif absent:
+            left_out[band] = f"no {absent[0]} speaker"
+        else:
+            scores = final_scores(inside, classes, "gender")
+            recalls = {name: recall_of(scores, name) for name in genders}
+            first, second = (recalls[name]["recall"] for name in genders)
+            bands[band] = {
+                "calls": len(inside),
+                "speakers": speakers,
+                "gender": recalls,
+                "gap_points": 100 * (first - second),
+                "interval": _gap_interval(inside, genders),
             }
-    return table
-
-
-def _age_recalls(inside: Sequence[Outcome], classes: Classes) -> Scores:
-    """Of calls of one age band: ``calls``, ``speakers``, recalls of its group and of itself."""
-    group, band = (final_scores(inside, classes, task) for task in ("age_group", "age_band"))
+    widest = max(bands, key=lambda band: abs(bands[band]["gap_points"]), default=None)
     return {
-        "calls": len(inside),
-        "speakers": people(inside),
-        "age_group_recall": group["accuracy"],
-        "age_band_recall": band["accuracy"],
-        "interval": {
-            "age_group_recall": group["interval"]["accuracy"],
-            "age_band_recall": band["interval"]["accuracy"],
+        "genders": list(genders),
+        "least_speakers": GAP_SPEAKERS,
+        "bands": bands,
+        "largest": widest
+        and {
+            "age_band": widest,
+            **{key: bands[widest][key] for key in ("gap_points", "interval", "speakers")},
         },
+        "left_out": left_out,
     }
 
 
-def _cell(inside: Sequence[Outcome], classes: Classes) -> Scores:
-    """As :func:`_age_recalls`, with the recall of the one gender that these calls have."""
-    gender = final_scores(inside, classes, "gender")
-    cell = _age_recalls(inside, classes)
-    cell["interval"]["gender_recall"] = gender["interval"]["accuracy"]
-    return {**cell, "gender_recall": gender["accuracy"]}
-
-
-def per_cell(outcomes: Sequence[Outcome], classes: Classes) -> list[Scores]:
-    """A row for each gender and age band that occur together, however few the speakers."""
-    groups = _grouped(outcomes, lambda o: (o.plan.gender, o.plan.age_band))
-    return [
-        {"gender": gender, "age_band": band, **_cell(groups[gender, band], classes)}
-        for band in classes.names["age_band"]
-        for gender in classes.names["gender"]
-        if (gender, band) in groups
+def _gap_interval(inside: Sequence[Outcome], genders: Sequence[str]) -> Interval:
+    """Return the interval of the gap in points; all speakers of the band are drawn together."""
+    rows = [
+        [
+            [o.plan.gender == name, o.plan.gender == name == final_choice(o, "gender")]
+            for name in genders
+        ]
+        for o in inside
     ]
-
-
-def per_corpus_cell(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
-    """Gender by age band by corpus by language, where there are enough speakers.
-
-    Returns:
-        ``cells``: as :func:`per_cell`, with ``corpus`` and ``language`` (None where the manifest
-        has none); ``least_speakers``; ``left_out``: cells and calls that are too small.
-    """
-    known = [o for o in outcomes if o.plan.gender and o.plan.age_band]
-    groups = _grouped(
-        known, lambda o: (o.plan.corpus, o.plan.language, o.plan.gender, o.plan.age_band)
-    )
-    bands, genders = classes.names["age_band"], classes.names["gender"]
-    order = sorted(groups, key=lambda k: (k[0], k[1] or "", bands.index(k[3]), genders.index(k[2])))
-    cells, small = [], []
-    for corpus, language, gender, band in order:
-        inside = groups[corpus, language, gender, band]
-        if people(inside) < LEAST_SPEAKERS:
-            small.append(len(inside))
-            continue
-        spoken = NOT_GIVEN if language == "" else language
-        where = {"corpus": corpus or NOT_GIVEN, "language": spoken}
-        cells.append({**where, "gender": gender, "age_band": band, **_cell(inside, classes)})
-    left_out = {"cells": len(small), "calls": sum(small)}
-    return {"least_speakers": LEAST_SPEAKERS, "cells": cells, "left_out": left_out}
+    drawn = resampled(by_speaker([o.plan.speaker_key for o in inside], np.array(rows, np.float64)))
+    recall = ratio(drawn[..., 1], drawn[..., 0])
+    return percentiles(100 * (recall[:, 0] - recall[:, 1]))

@@ -1,23 +1,25 @@
-"""The list of labelled sound files that the accuracy benchmark reads.
+"""Read the manifest of labelled sound files and plan the calls that are made of it.
 
-Tab-separated UTF-8 with a header; columns ``id corpus speaker gender age_band split path``, and
-``language`` if there is one; others are passed over. Stricter than ``train.prepare`` about the
-table and looser about what is in it: any name of a split, every label as it stands, because a
-measurement must not clean its data.
+A manifest is tab-separated UTF-8 with a header; columns ``id corpus speaker gender age_band split
+path`` and, optionally, ``language``; other columns are ignored. The table is checked more strictly
+than by ``train.prepare``, its contents less: any split name and every label pass as they are,
+because a measurement must not clean its data.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 COLUMNS = ("id", "corpus", "speaker", "gender", "age_band", "split", "path")
+SEVERAL_LANGUAGES = "several"
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One row of a manifest; labels are empty where unknown, ``language`` None without a column."""
+class Utterance:
+    """One row of a manifest; labels are empty if unknown, ``language`` None without a column."""
 
     id: str
     corpus: str
@@ -29,10 +31,39 @@ class Labelled:
     language: str | None = None
 
 
-def read_manifest(manifest: Path, split: str | None = None) -> list[Labelled]:
-    """Rows of ``manifest``, of one split or of all.
+@dataclass(frozen=True)
+class CallPlan:
+    """One call to make.
+
+    Attributes:
+        id: of the utterance, or corpus/speaker of a joined call.
+        corpus: name of the corpus.
+        gender: label, empty if unknown.
+        age_band: label, empty if unknown.
+        paths: sound files in the order in which they are sent.
+        speaker: name within the corpus, empty if unknown.
+        language: name in the manifest, empty if unknown, None if there is no such column.
+    """
+
+    id: str
+    corpus: str
+    gender: str
+    age_band: str
+    paths: tuple[Path, ...]
+    speaker: str = ""
+    language: str | None = None
+
+    @property
+    def speaker_key(self) -> str:
+        """Speaker, unique across corpora; a call without one is a speaker of its own."""
+        return f"{self.corpus}/speaker/{self.speaker}" if self.speaker else f"/call/{self.id}"
+
+
+def read_manifest(manifest: Path, split: str) -> list[Utterance]:
+    """Read the rows of one split.
 
     Raises:
+        OSError: the file cannot be read.
         ValueError: not UTF-8, a column or a cell is missing, or no row has that split; the
             message names which.
     """
@@ -46,24 +77,69 @@ def read_manifest(manifest: Path, split: str | None = None) -> list[Labelled]:
         raise ValueError(f"{manifest}: no column {', '.join(missing)}")
     rows = []
     for row in reader:
-        # A row that ends early lacks the cell of a column that is there.
+        # DictReader gives None for the cells that a short row lacks.
         absent = [column for column in (*COLUMNS, "language") if row.get(column, "") is None]
         if absent:
             raise ValueError(f"{manifest} line {reader.line_num}: no {', '.join(absent)}")
-        rows.append(
-            Labelled(
-                id=row["id"],
-                corpus=row["corpus"],
-                speaker=row["speaker"],
-                gender=row["gender"],
-                age_band=row["age_band"],
-                split=row["split"],
-                path=manifest.parent / row["path"],
-                language=row.get("language"),
-            )
-        )
-    chosen = [row for row in rows if split is None or row.split == split]
+        labels = {column: row[column] for column in COLUMNS if column != "path"}
+        path = manifest.parent / row["path"]
+        rows.append(Utterance(**labels, path=path, language=row.get("language")))
+    chosen = [row for row in rows if row.split == split]
     if not chosen:
         splits = sorted({row.split for row in rows})
         raise ValueError(f"{manifest}: no utterance in split {split!r}; it has {splits}")
     return chosen
+
+
+def plan_calls(
+    utterances: Sequence[Utterance], *, per_speaker: bool = False, limit: int | None = None
+) -> list[CallPlan]:
+    """Plan the calls of a split, in the order of the manifest.
+
+    Args:
+        utterances: of one split.
+        per_speaker: one call per corpus and speaker; an utterance without a speaker stays alone.
+        limit: at most so many calls, spread evenly, because manifests are sorted by corpus.
+
+    Raises:
+        ValueError: utterances of one speaker contradict each other; the message names the field.
+    """
+    groups: dict[tuple[str, ...], list[Utterance]] = {}
+    for number, utterance in enumerate(utterances):
+        joined = per_speaker and utterance.speaker
+        key = (utterance.corpus, utterance.speaker) if joined else ("", "", str(number))
+        groups.setdefault(key, []).append(utterance)
+    plans = [
+        CallPlan(
+            id=f"{group[0].corpus}/{group[0].speaker}" if len(key) == 2 else group[0].id,
+            corpus=group[0].corpus,
+            gender=_common_label("gender", group),
+            age_band=_common_label("age_band", group),
+            paths=tuple(utterance.path for utterance in group),
+            speaker=group[0].speaker,
+            language=_common_language(group),
+        )
+        for key, group in groups.items()
+    ]
+    if limit is None or limit >= len(plans):
+        return plans
+    return [plans[i * len(plans) // limit] for i in range(limit)]
+
+
+def _common_label(field: str, group: Sequence[Utterance]) -> str:
+    """Return the one label of a speaker's utterances, empty if none has it."""
+    labels = sorted({str(getattr(utterance, field)) for utterance in group} - {""})
+    if len(labels) > 1:
+        speaker = f"{group[0].corpus}/{group[0].speaker}"
+        raise ValueError(f"{field}: speaker {speaker} is labelled {' and '.join(labels)}")
+    return labels[0] if labels else ""
+
+
+def _common_language(group: Sequence[Utterance]) -> str | None:
+    """Return the language of a call; a speaker of several languages is no contradiction."""
+    if any(utterance.language is None for utterance in group):
+        return None
+    found = sorted({utterance.language or "" for utterance in group} - {""})
+    if len(found) > 1:
+        return SEVERAL_LANGUAGES
+    return found[0] if found else ""

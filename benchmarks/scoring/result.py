@@ -1,25 +1,28 @@
-"""Everything that follows from the outcomes of calls, as plain JSON-ready values.
+"""Assemble all figures of an accuracy run as plain values for JSON.
 
-JSON written by ``--json`` (figures are null where nothing could be measured, never NaN):
+JSON written by ``--json`` (figures are null if nothing could be measured, never NaN; tasks are
+gender, age_group and age_band):
 
 ``model``, ``manifest`` (name only), ``split``, ``per_speaker``, ``band``, ``limit``
     what was measured
+``device``, ``commit``
+    processor of this machine, git describe of the checkout
 ``calls``, ``failed``, ``failures`` [{id, reason}]
     calls made; those without a final prediction, which count in no other figure; the first 20
 ``no_speech``
-    finished calls in which the server heard no speech: wrong in every accuracy, undecided
+    finished calls in which the server found no speech: wrong in every accuracy, undecided
 ``speakers``, ``unmeasured`` [sentence]
     of finished calls; what the manifest lacks, and which figures that costs
 ``seconds_of_audio``, ``updates`` {due, received}
-    of finished calls; running predictions owed by the server and received
+    of finished calls; running predictions that were due and that were received
 ``bootstrap`` {level, draws, seed, over}
     how every ``interval`` was made: {figure: [low, high]}, or the pair itself beside a single
-    figure; speakers are resampled with all their calls. null where the draws do not vary: one
+    figure; speakers are resampled with all their calls. null if the draws do not vary: one
     speaker, or all right or all wrong, which does not mean that the figure is certain
 ``gender.all``, ``gender.adult``, ``gender.child``, ``age_group``, ``age_band``
     {n, speakers, precision, recall, f1, accuracy, interval, per_class, absent, confusion}: macro
     averages over the classes that occur (macro recall is also called UAR); ``absent`` names the
-    others; ``confusion`` {truth: {said: calls}}, "" for no answer. Child is age band "child",
+    others; ``confusion`` {truth: {prediction: calls}}, "" for none. Child is age band "child",
     adult any other known band
 ``ece.<task>``, ``reliability.<task>`` [{confidence, accuracy, n, speakers, interval}]
     expected calibration error (15 bins) and the bins of a diagram (10); calls with speech only
@@ -30,27 +33,25 @@ JSON written by ``--json`` (figures are null where nothing could be measured, ne
     share right of all n, taking the likeliest class
 ``by_speech.<task>`` [{speech_seconds, n, speakers, accuracy, recall, f1, the same with _all}]
     from the last prediction that rests on at most so much speech: over calls with at least that
-    much, and over all calls, where shorter ones count with their final prediction
+    much, and over all calls, shorter ones counting with their final prediction
 ``per_corpus.<corpus>``, ``per_language.<language>``
     {calls, speakers, <task> {n, speakers, accuracy, recall, f1, interval}}; languages of fewer
-    than 5 speakers are together in "others" {languages, ...}; {} without a column language
+    than 5 speakers are merged as "others" {languages, ...}; {} without a column language
 ``per_band.<band>``
     {calls, speakers, corpora, age_group_recall, age_band_recall, interval,
     gender.<name> {recall, n, speakers, interval}}
 ``per_cell`` [{gender, age_band, calls, speakers, three recalls, interval}]
     gender by age band: gender_recall, age_group_recall, age_band_recall
 ``per_corpus_cell`` {least_speakers, cells, left_out {cells, calls}}
-    the same by corpus and language too, where a cell has enough speakers
+    the same by corpus and language too, if a cell has enough speakers
 ``fairness`` {genders, least_speakers, bands, largest, left_out}, or null
     per adult band with 20 speakers: recall of either gender, ``gap_points`` (first less second)
 ``child_vs_20s`` {corpus, n, speakers, age_band, age_group, forced}, or null
     inside speechocean762, the only corpus with children: a model can learn the corpus instead of
     the age. ``forced`` takes the likelier of the two bands; scores as above
 ``shortcut`` {corpus_probe, within_corpus, reading}, or null
-    from the model file, measured on dev when it was made: how well a linear probe tells the corpus
-    from the embedding within an age band; null for a running server or a file without it
-
-Tasks are gender, age_group and age_band.
+    from the model file, measured on dev when it was made: how well a linear probe predicts the
+    corpus from the embedding within an age band; null for --target or a file without it
 """
 
 from __future__ import annotations
@@ -58,32 +59,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from intervals import DRAWS, LEVEL, SEED
-
-from scoring.calibration import calibration
+from scoring import groups
 from scoring.calls import TASKS, Outcome
-from scoring.fairness import fairness
-from scoring.groups import (
-    child_vs_20s,
-    per_band,
-    per_cell,
-    per_corpus,
-    per_corpus_cell,
-    per_language,
+from scoring.scores import (
+    CHILD,
+    Classes,
+    by_speech,
+    calibrated,
+    decided,
+    final_scores,
+    speaker_count,
 )
-from scoring.scores import CHILD, Classes, Scores, by_speech, decided, final_scores, people
+
+from train.evaluation.intervals import DRAWS, LEVEL, SEED
+from train.evaluation.speaker_scores import Scores
 
 FAILURES_SHOWN = 20
-FORMAT = (__doc__ or "").partition("JSON written by")[2].partition(":\n\n")[2]
+FORMAT = (__doc__ or "").partition("age_band):\n\n")[2]
 """The keys of the JSON, for ``--help``."""
 
 
 def unmeasured(outcomes: Sequence[Outcome], classes: Classes) -> list[str]:
-    """What the manifest does not say of these calls, and what cannot be told for that reason."""
+    """List what the manifest lacks for these calls, and which figures that costs."""
     plans = [o.plan for o in outcomes]
-    said = []
+    notes = []
     if any(plan.language is None for plan in plans):
-        said.append("The manifest has no column language: there are no figures by language.")
+        notes.append("The manifest has no column language: there are no figures by language.")
     for field, cost in (
         ("language", "they stand under “not given”"),
         ("corpus", "they stand under “not given”"),
@@ -93,27 +94,28 @@ def unmeasured(outcomes: Sequence[Outcome], classes: Classes) -> list[str]:
     ):
         count = sum(getattr(plan, field) == "" for plan in plans)
         if count:
-            said.append(f"{count} of {len(plans)} calls have no {field.replace('_', ' ')}: {cost}.")
+            name = field.replace("_", " ")
+            notes.append(f"{count} of {len(plans)} calls have no {name}: {cost}.")
     if len(classes.names["gender"]) != 2:
-        said.append("The model has other than two genders: there is no gap between the two.")
-    return said
+        notes.append("The model has other than two genders: there is no gap between the two.")
+    return notes
 
 
 def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
-    """All figures of the calls; the module's first lines say what each key means."""
+    """Compute all figures of the calls; the module's docstring describes the keys."""
     finished = [o for o in outcomes if o.final is not None]
     failures = [o for o in outcomes if o.final is None]
     known_age = [o for o in finished if o.plan.age_band]
     adult = [o for o in known_age if o.plan.age_band != CHILD]
     child = [o for o in known_age if o.plan.age_band == CHILD]
-    calibrated = {task: calibration(finished, classes, task) for task in TASKS}
-    bins = {task: calibrated[task].pop("bins") for task in TASKS}
+    confidences = {task: calibrated(finished, classes, task) for task in TASKS}
+    bins = {task: confidences[task].pop("bins") for task in TASKS}
     result = {
         "calls": len(outcomes),
         "failed": len(failures),
         "failures": [{"id": o.plan.id, "reason": o.reason} for o in failures[:FAILURES_SHOWN]],
         "no_speech": sum(not o.final.speech_time for o in finished if o.final),
-        "speakers": people(finished),
+        "speakers": speaker_count(finished),
         "unmeasured": unmeasured(finished, classes),
         "seconds_of_audio": round(sum(o.seconds for o in finished), 3),
         "updates": {
@@ -128,18 +130,18 @@ def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
         },
         "age_group": final_scores(finished, classes, "age_group"),
         "age_band": final_scores(finished, classes, "age_band"),
-        "ece": {task: calibrated[task]["ece"] for task in TASKS},
-        "calibration": calibrated,
+        "ece": {task: confidences[task]["ece"] for task in TASKS},
+        "calibration": confidences,
         "reliability": bins,
         "decided": {task: decided(finished, classes, task) for task in TASKS},
         "by_speech": {task: by_speech(finished, classes, task) for task in TASKS},
-        "per_corpus": per_corpus(finished, classes),
-        "per_language": per_language(finished, classes),
-        "per_band": per_band(finished, classes),
-        "per_cell": per_cell(finished, classes),
-        "per_corpus_cell": per_corpus_cell(finished, classes),
-        "fairness": fairness(finished, classes),
-        "child_vs_20s": child_vs_20s(finished, classes),
+        **{
+            name: getattr(groups, name)(finished, classes)
+            for name in (
+                *("per_corpus", "per_language", "per_band", "per_cell", "per_corpus_cell"),
+                *("fairness", "child_vs_20s"),
+            )
+        },
     }
     plain: Scores = json.loads(json.dumps(result, allow_nan=False))  # pairs become lists
     return plain

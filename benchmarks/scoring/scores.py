@@ -1,8 +1,8 @@
-"""From the outcomes of calls to scores with intervals. No I/O; every number is finite or None.
+"""Score one task over the outcomes of calls, with intervals. No I/O; numbers are finite or None.
 
-A call's prediction is the likeliest class of its final calibrated posterior, decided or not. A
-call in which no speech was heard has no prediction and counts as wrong: its posterior is uniform,
-and the first of several equal classes is no answer. A failed call counts nowhere but in
+The prediction of a call is the likeliest class of its final calibrated posterior, decided or not.
+A call in which the server found no speech has no prediction and counts as wrong: its posterior is
+uniform, and the first of several equal classes is no prediction. A failed call counts only in
 ``failed``; a call whose label is unknown counts in no figure of that task.
 """
 
@@ -10,23 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from intervals import by_speaker, confusions, ratio_interval, score_intervals
+from scoring.calls import TASKS, Outcome, RunningPrediction, likeliest
+from scoring.manifest import CallPlan
 
-from scoring.calls import TASKS, Heard, Outcome, likeliest
-from scoring.plans import Plan
 from streamer.rpc import voicecohort_pb2 as pb
-from train.evaluation.metrics import macro_scores
+from train.evaluation.intervals import by_speaker, ratio_interval
+from train.evaluation.speaker_scores import Scores, brief, calibration, speaker_scores
 
 SPEECH_SECONDS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 CHILD = "child"
-BRIEF = ("accuracy", "recall", "f1")
-_TOLERANCE = 1e-6  # seconds: the protocol rounds to nanoseconds
+_TOLERANCE_SECONDS = 1e-6  # the protocol rounds to nanoseconds
 
-Pick = Callable[[Outcome], str]
-Scores = dict[str, Any]
+Choose = Callable[[Outcome], str]
 
 
 @dataclass(frozen=True)
@@ -43,14 +40,14 @@ class Classes:
 
     @staticmethod
     def of(started: pb.Started) -> Classes:
-        """Classes of a server's first response."""
+        """Read the classes from a server's first response."""
         return Classes(
             {task: tuple(getattr(started, task).labels) for task in TASKS},
             tuple(started.age_band.parents),
         )
 
     def truth(self, outcome: Outcome, task: str) -> str:
-        """Label of a call, empty where unknown."""
+        """Return the label of a call, empty if unknown."""
         if task == "gender":
             return outcome.plan.gender
         band = outcome.plan.age_band
@@ -58,112 +55,78 @@ class Classes:
             return band
         return self.names["age_group"][self.parents[self.names["age_band"].index(band)]]
 
-    def wrong(self, plan: Plan) -> str:
-        """What is wrong with a call's labels, naming the field; empty if they are classes."""
+    def unknown_label(self, plan: CallPlan) -> str:
+        """Describe a label that the model lacks, naming the field; empty if there is none."""
         for field, value in (("gender", plan.gender), ("age_band", plan.age_band)):
             if value and value not in self.names[field]:
                 return f"{field}: {value!r} of {plan.id} is none of {', '.join(self.names[field])}"
         return ""
 
 
-def people(outcomes: Iterable[Outcome]) -> int:
-    """How many persons speak in these calls."""
-    return len({o.plan.person for o in outcomes})
+def speaker_count(outcomes: Iterable[Outcome]) -> int:
+    """Count the speakers of these calls."""
+    return len({o.plan.speaker_key for o in outcomes})
 
 
 def final_choice(outcome: Outcome, task: str) -> str:
-    """Prediction of a finished call; empty if no speech was heard."""
+    """Return the prediction of a finished call; empty if there was no speech."""
     if outcome.final is None or not outcome.final.speech_time:
         return ""
     return likeliest(outcome.final, task)
 
 
-def after(outcome: Outcome, seconds: float) -> Heard | None:
-    """Latest posterior on at most ``seconds`` of speech, else the first; None without speech."""
-    heard = [h for h in outcome.running if h.speech_seconds <= seconds + _TOLERANCE]
-    return heard[-1] if heard else next(iter(outcome.running), None)
-
-
 def choice_after(outcome: Outcome, task: str, seconds: float) -> str:
-    """Prediction after ``seconds`` of speech, see :func:`after`; empty without speech."""
-    heard = after(outcome, seconds)
-    return heard.best[task] if heard else ""
+    """Return the latest prediction on at most ``seconds`` of speech, else the first one.
 
-
-def score(outcomes: Iterable[Outcome], classes: Classes, task: str, pick: Pick) -> Scores:
-    """Macro scores of one task over the calls whose label is known, with their intervals.
-
-    What ``macro_scores`` gives, and ``speakers``, ``interval`` and, under ``confusion``, how often
-    each class that occurs was taken for which; no answer is the empty name.
+    Empty for a call without speech.
     """
+    until = seconds + _TOLERANCE_SECONDS
+    early = [r for r in outcome.running if r.speech_seconds <= until]
+    found: RunningPrediction | None = early[-1] if early else next(iter(outcome.running), None)
+    return found.best[task] if found else ""
+
+
+def score(outcomes: Iterable[Outcome], classes: Classes, task: str, choose: Choose) -> Scores:
+    """Score one task over the calls whose label is known, see :func:`speaker_scores`."""
     names = classes.names[task]
-    rows = [(true, pick(o), o.plan.person) for o in outcomes if (true := classes.truth(o, task))]
+    rows = [
+        (true, choose(o), o.plan.speaker_key) for o in outcomes if (true := classes.truth(o, task))
+    ]
     truth = np.array([names.index(true) for true, _, _ in rows], np.int64)
     # No prediction is -1, which is no class and therefore wrong.
-    predicted = np.array([names.index(said) if said else -1 for _, said, _ in rows], np.int64)
-    tables = confusions(truth, predicted, [who for _, _, who in rows], len(names))
-    found = score_intervals(tables)
-    scores = {
-        **macro_scores(truth, predicted, names),
-        "speakers": len(tables),
-        "interval": {key: getattr(found, key) for key in ("precision", "recall", "f1", "accuracy")},
-    }
-    for name, at in scores["per_class"].items():
-        index = names.index(name)
-        at["speakers"] = int((tables[:, index].sum(axis=1) > 0).sum())
-        at["interval"] = {"recall": found.class_recall[index]}
-    total = tables.sum(axis=0).astype(int).tolist()
-    scores["confusion"] = {
-        name: {said: n for said, n in zip((*names, ""), row, strict=True) if n}
-        for name, row in zip(names, total, strict=True)
-        if sum(row)
-    }
-    return scores
+    predicted = np.array([names.index(choice) if choice else -1 for _, choice, _ in rows], np.int64)
+    return speaker_scores(truth, predicted, [speaker for _, _, speaker in rows], names)
 
 
 def final_scores(outcomes: Iterable[Outcome], classes: Classes, task: str) -> Scores:
-    """:func:`score` of the final predictions."""
+    """Score the final predictions, see :func:`score`."""
     return score(outcomes, classes, task, lambda o: final_choice(o, task))
 
 
-def brief(scores: Scores) -> Scores:
-    """``n``, ``speakers``, accuracy, macro recall and F1 with their intervals."""
-    kept = {key: scores[key] for key in ("n", "speakers", *BRIEF)}
-    return {**kept, "interval": {key: scores["interval"][key] for key in BRIEF}}
-
-
-def recall_of(scores: Scores, name: str) -> Scores:
-    """Recall of one class: ``recall``, ``n``, ``speakers``, ``interval``; also of an absent one."""
-    at = scores["per_class"].get(name)
-    if at is None:
-        return {"recall": None, "n": 0, "speakers": 0, "interval": None}
-    plain = {key: at[key] for key in ("recall", "n", "speakers")}
-    return {**plain, "interval": at["interval"]["recall"]}
-
-
 def by_speech(outcomes: Sequence[Outcome], classes: Classes, task: str) -> list[Scores]:
-    """One row per amount of speech.
+    """Score the predictions after each amount of speech, one row per amount.
 
-    Without ``_all`` the figures are over calls with at least that much speech in all; with it over
-    every call, a shorter one counting with its final prediction.
+    Figures without ``_all`` are over calls with at least that much speech in total; those with
+    ``_all`` over every call, a shorter one counting with its final prediction.
     """
     rows = []
     for seconds in SPEECH_SECONDS:
 
-        def pick(outcome: Outcome, seconds: float = seconds) -> str:
+        def choose(outcome: Outcome, seconds: float = seconds) -> str:
             return choice_after(outcome, task, seconds)
 
-        long = [o for o in outcomes if o.final and o.final.speech_time >= seconds - _TOLERANCE]
-        enough = brief(score(long, classes, task, pick))
-        everyone = brief(score(outcomes, classes, task, pick))
-        interval = enough.pop("interval") | {
-            f"{key}_all": value for key, value in everyone.pop("interval").items()
+        least = seconds - _TOLERANCE_SECONDS
+        long = [o for o in outcomes if o.final and o.final.speech_time >= least]
+        of_long = brief(score(long, classes, task, choose))
+        of_all = brief(score(outcomes, classes, task, choose))
+        interval = of_long.pop("interval") | {
+            f"{key}_all": value for key, value in of_all.pop("interval").items()
         }
         rows.append(
             {
                 "speech_seconds": seconds,
-                **enough,
-                **{f"{key}_all": value for key, value in everyone.items()},
+                **of_long,
+                **{f"{key}_all": value for key, value in of_all.items()},
                 "interval": interval,
             }
         )
@@ -171,10 +134,10 @@ def by_speech(outcomes: Sequence[Outcome], classes: Classes, task: str) -> list[
 
 
 def decided(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:
-    """Share of calls with a known label that ended with a decision, and how many were right.
+    """Compute the share of calls that ended with a decision, and how many were right.
 
-    ``accuracy`` is of the decided, ``accuracy_all`` of the same calls' likeliest class, decided or
-    not: what abstaining gains.
+    ``accuracy`` is of the decided calls, ``accuracy_all`` of the likeliest class of all calls
+    whose label is known: the difference is what abstaining gains.
     """
     known = [o for o in outcomes if classes.truth(o, task)]
     labels = [(classes.truth(o, task), getattr(o.final, task).label) for o in known]
@@ -185,21 +148,32 @@ def decided(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:
         ],
         np.float64,
     ).reshape(-1, 4)
-    made, right, right_all, whole = by_speaker([o.plan.person for o in known], rows).T
+    made, right, right_all, whole = by_speaker([o.plan.speaker_key for o in known], rows).T
+    shares = {
+        "coverage": (made, whole),
+        "accuracy": (right, made),
+        "accuracy_all": (right_all, whole),
+    }
     return {
         "n": len(known),
         "speakers": len(whole),
         "decided": int(made.sum()),
-        "coverage": _share(made.sum(), whole.sum()),
-        "accuracy": _share(right.sum(), made.sum()),
-        "accuracy_all": _share(right_all.sum(), whole.sum()),
-        "interval": {
-            "coverage": ratio_interval(made, whole),
-            "accuracy": ratio_interval(right, made),
-            "accuracy_all": ratio_interval(right_all, whole),
+        **{
+            key: float(part.sum() / of.sum()) if of.sum() else None
+            for key, (part, of) in shares.items()
         },
+        "interval": {key: ratio_interval(*pair) for key, pair in shares.items()},
     }
 
 
-def _share(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
+def calibrated(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:
+    """Compare the confidence of one task with the share that is right, see :func:`calibration`.
+
+    Only calls with speech and a known label count: without speech there is no confidence.
+    """
+    counted = [o for o in outcomes if o.final and o.final.speech_time and classes.truth(o, task)]
+    return calibration(
+        np.array([getattr(o.final, task).confidence for o in counted], np.float64),
+        np.array([final_choice(o, task) == classes.truth(o, task) for o in counted], np.bool_),
+        [o.plan.speaker_key for o in counted],
+    )

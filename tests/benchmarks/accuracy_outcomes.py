@@ -1,4 +1,4 @@
-"""Calls that never were: what the tests of the accuracy benchmark score."""
+"""Build outcomes of calls for the tests of the accuracy benchmark."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-from scoring.calls import TASKS, Heard, Outcome
-from scoring.plans import Plan
+from scoring.calls import TASKS, Outcome, RunningPrediction
+from scoring.manifest import CallPlan
 from scoring.scores import Classes
 
 from model.labels import DEFAULT_TREE
@@ -38,29 +38,29 @@ def prediction(gender="male", band="20s", *, speech=3.0, sequence=1, final=True,
     )
 
 
-def heard(seconds, gender="male", band="20s"):
+def running(seconds, gender="male", band="20s"):
     best = {"gender": gender, "age_group": DEFAULT_TREE.group_of(band), "age_band": band}
-    return Heard(seconds, best)
+    return RunningPrediction(seconds, best)
 
 
 def outcome(
     truth,
-    said="male",
+    predicted="male",
     band="",
-    said_band="20s",
+    predicted_band="20s",
     *,
     corpus="c",
     speaker="",
     language=None,
-    running=(),
+    updates=(),
     **kwargs,
 ):
-    """A finished call: labels ``truth`` and ``band``, answers ``said`` and ``said_band``."""
-    final = prediction(said, said_band, **kwargs)
-    running = running or (heard(final.speech_time, said, said_band),)
-    plan = Plan("u", corpus, truth, band, (), speaker, language)
-    return Outcome(plan, 4.0, tuple(running), final, "m", 3, 3)
+    """Build a finished call with labels ``truth`` and ``band``."""
+    final = prediction(predicted, predicted_band, **kwargs)
+    updates = updates or (running(final.speech_time, predicted, predicted_band),)
+    plan = CallPlan("u", corpus, truth, band, (), speaker, language)
+    return Outcome(plan, 4.0, tuple(updates), final, "m", 3, 3)
 
 
 def failed(reason="broken"):
-    return Outcome(Plan("bad", "c", "male", "20s", ()), reason=reason)
+    return Outcome(CallPlan("bad", "c", "male", "20s", ()), reason=reason)

@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py: what it makes of predictions."""
+"""Scores of the accuracy benchmark against cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 import accuracy
-from accuracy_outcomes import CLASSES, failed, heard, outcome, prediction
-from scoring import calibration, calls, group_tables, groups, pictures, report, scores
+from accuracy_outcomes import CLASSES, failed, outcome, prediction, running
+from scoring import calls, groups, report, scores
 from scoring.calls import Outcome
-from scoring.plans import Plan
+from scoring.manifest import CallPlan
 from scoring.result import assemble
+
+from train.evaluation.accuracy_tables import tables
 
 
 class TestScores:
     def test_macro_over_the_classes_that_occur(self):
-        told = [("20s", "20s"), ("20s", "child"), ("child", "child")]
-        result = assemble([outcome("", band=t, said_band=s) for t, s in told], CLASSES)
+        pairs = [("20s", "20s"), ("20s", "child"), ("child", "child")]
+        result = assemble([outcome("", band=t, predicted_band=s) for t, s in pairs], CLASSES)
         band = result["age_band"]
         assert band["n"] == 3
         assert band["precision"] == pytest.approx((1 + 1 / 2) / 2)
@@ -30,8 +32,8 @@ class TestScores:
         assert band["f1"] == pytest.approx(2 / 3)
         assert band["accuracy"] == pytest.approx(2 / 3)
         assert band["absent"] == ["teens", "30s", "40s", "50s", "60+"]
-        told = band["per_class"]["20s"]
-        assert {key: told[key] for key in ("precision", "recall", "f1", "n")} == {
+        twenties = band["per_class"]["20s"]
+        assert {key: twenties[key] for key in ("precision", "recall", "f1", "n")} == {
             "precision": 1.0,
             "recall": 0.5,
             "f1": 2 / 3,
@@ -43,7 +45,7 @@ class TestScores:
         assert result["gender"]["all"]["f1"] is None
 
     def test_age_group_forgives_a_neighbouring_band(self):
-        result = assemble([outcome("", band="30s", said_band="teens")], CLASSES)
+        result = assemble([outcome("", band="30s", predicted_band="teens")], CLASSES)
         assert result["age_band"]["accuracy"] == 0.0
         assert result["age_group"]["accuracy"] == 1.0
 
@@ -100,18 +102,19 @@ class TestScores:
         head = {"model": "m", "manifest": "x", "split": "s", "per_speaker": False, "band": "full"}
         page = report.markdown({**head, **result}, "command")
         assert "| gender | 0 | 0 | – | – | – | – |" in page  # noqa: RUF001
-        for draw in (pictures.picture, pictures.calibration_picture):
+        for draw in (report.picture, report.calibration_picture):
             draw({**head, **result}, tmp_path / "p.png")
             assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_shortcut_of_the_model_file_is_shown_beside_the_age():
+def test_the_corpus_probe_of_the_model_file_has_a_table():
+    result = assemble([outcome("male")], CLASSES)
     row = {"band": "20s", "corpora": 3, "chance": 0.333, "shuffled": 0.31, "audio": 0.4}
     row |= {"accuracy": 0.52, "low": 0.4, "high": 0.6}
-    table = group_tables.shortcut({"shortcut": {"corpus_probe": [row], "reading": "what it means"}})
+    result["shortcut"] = {"corpus_probe": [row], "reading": "how to read it"}
+    (table,) = [t for t in tables(result) if t.title.startswith("Corpus predicted")]
     assert table.rows == [("20s", "3", "0.333", "0.310", "0.400", "0.520 (0.40 to 0.60)")]
-    assert "what it means" in table.note
-    assert group_tables.shortcut({"shortcut": None}).rows == []
+    assert "how to read it" in table.note
 
 
 class TestBySpeech:
@@ -120,14 +123,16 @@ class TestBySpeech:
             "male",
             "female",
             speech=2.1,
-            running=(
-                heard(0.48, "female"),
-                heard(0.96, "male"),
-                heard(1.44, "male"),
-                heard(2.1, "female"),
+            updates=(
+                running(0.48, "female"),
+                running(0.96, "male"),
+                running(1.44, "male"),
+                running(2.1, "female"),
             ),
         ),
-        outcome("female", "male", speech=0.7, running=(heard(0.32, "female"), heard(0.7, "male"))),
+        outcome(
+            "female", "male", speech=0.7, updates=(running(0.32, "female"), running(0.7, "male"))
+        ),
     )
 
     @pytest.mark.parametrize(
@@ -151,16 +156,16 @@ class TestBySpeech:
         assert all(r["n_all"] == 0 and r["f1"] is None for r in rows)  # age unknown
 
     def test_first_prediction_where_none_came_in_time(self):
-        late = outcome("male", running=(heard(0.64, "male"), heard(3.0, "female")))
+        late = outcome("male", updates=(running(0.64, "male"), running(3.0, "female")))
         assert scores.choice_after(late, "gender", 0.5) == "male"
 
     def test_rounding_of_the_protocol_does_not_matter(self):
-        steps = (heard(0.84, "female"), heard(1.0 + 1e-9, "male"), heard(3.0, "female"))
-        exact = outcome("male", speech=3.0, running=steps)
+        steps = (running(0.84, "female"), running(1.0 + 1e-9, "male"), running(3.0, "female"))
+        exact = outcome("male", speech=3.0, updates=steps)
         assert scores.choice_after(exact, "gender", 1.0) == "male"
 
     def test_without_speech_there_is_no_choice(self):
-        silent = Outcome(Plan("u", "c", "male", "", ()), final=prediction(speech=0.0))
+        silent = Outcome(CallPlan("u", "c", "male", "", ()), final=prediction(speech=0.0))
         assert scores.choice_after(silent, "gender", 20.0) == ""
         assert scores.by_speech([silent], CLASSES, "gender")[0]["accuracy_all"] == 0.0
 
@@ -183,7 +188,7 @@ def test_decided_calls_are_those_with_a_label():
 
 
 def test_calibration_error_and_bins():
-    found = calibration.calibration(
+    found = scores.calibrated(
         [
             outcome("male", "male", confidence=0.9),
             outcome("male", "female", confidence=0.65),
@@ -205,11 +210,11 @@ def test_calibration_error_and_bins():
 def test_child_against_20s_only_inside_the_corpus():
     inside = {"corpus": "speechocean762"}
     outcomes = [
-        outcome("", band="child", said_band="child", **inside),
-        outcome("", band="child", said_band="20s", **inside),
-        outcome("", band="20s", said_band="40s", **inside),
-        outcome("", band="30s", said_band="child", **inside),
-        outcome("", band="20s", said_band="child"),
+        outcome("", band="child", predicted_band="child", **inside),
+        outcome("", band="child", predicted_band="20s", **inside),
+        outcome("", band="20s", predicted_band="40s", **inside),
+        outcome("", band="30s", predicted_band="child", **inside),
+        outcome("", band="20s", predicted_band="child"),
     ]
     pair = groups.child_vs_20s(outcomes, CLASSES)
     assert pair["n"] == 3
@@ -257,9 +262,11 @@ def test_per_band_and_per_corpus():
 
 
 def test_labels_that_the_model_lacks_are_named():
-    plan = Plan("u7", "c", "male", "forties", ())
-    assert CLASSES.wrong(plan).startswith("age_band: 'forties' of u7 is none of child, teens")
-    assert CLASSES.wrong(Plan("u7", "c", "", "", ())) == ""
+    plan = CallPlan("u7", "c", "male", "forties", ())
+    assert CLASSES.unknown_label(plan).startswith(
+        "age_band: 'forties' of u7 is none of child, teens"
+    )
+    assert CLASSES.unknown_label(CallPlan("u7", "c", "", "", ())) == ""
 
 
 def test_shown_command_has_no_machine_paths():

@@ -16,9 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 from accuracy_outcomes import prediction
-from scoring import calls, plans
-from scoring.manifest import Labelled
-from scoring.plans import Plan
+from scoring import calls
+from scoring.manifest import CallPlan, Utterance, plan_calls
 
 from streamer.audio.codec import Encoding, decode, encode
 from streamer.client import Prediction, SpeechEvent
@@ -26,17 +25,17 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 
 def utterance(number, speaker="s", corpus="c", gender="male", band="20s"):
-    return Labelled(str(number), corpus, speaker, gender, band, "dev", Path(f"{number}.wav"))
+    return Utterance(str(number), corpus, speaker, gender, band, "dev", Path(f"{number}.wav"))
 
 
 class TestPlans:
     def test_one_call_per_utterance(self):
-        made = plans.plans([utterance(1), utterance(2)])
+        made = plan_calls([utterance(1), utterance(2)])
         assert [plan.id for plan in made] == ["1", "2"]
         assert made[1].paths == (Path("2.wav"),)
 
     def test_one_call_per_corpus_and_speaker(self):
-        made = plans.plans(
+        made = plan_calls(
             [
                 utterance(1, band=""),
                 utterance(2, corpus="other"),
@@ -57,10 +56,10 @@ class TestPlans:
 
     def test_contradicting_labels_are_an_error(self):
         with pytest.raises(ValueError, match=r"gender: speaker c/s is labelled female and male"):
-            plans.plans([utterance(1), utterance(2, gender="female")], per_speaker=True)
+            plan_calls([utterance(1), utterance(2, gender="female")], per_speaker=True)
 
     def test_persons_are_unique_across_corpora_and_calls(self):
-        made = plans.plans(
+        made = plan_calls(
             [
                 utterance(1, "s"),
                 utterance(2, "s"),
@@ -69,14 +68,14 @@ class TestPlans:
                 utterance(5, ""),
             ]
         )
-        one, again, *others = [plan.person for plan in made]
+        one, again, *others = [plan.speaker_key for plan in made]
         assert one == again
         assert len({one, *others}) == 4
 
     def test_language_of_a_call(self):
         def spoken(*languages):
             given = [dataclasses.replace(utterance(1), language=one) for one in languages]
-            (made,) = plans.plans(given, per_speaker=True)
+            (made,) = plan_calls(given, per_speaker=True)
             return made.language
 
         assert spoken("ko", "ko", "") == "ko"
@@ -85,9 +84,9 @@ class TestPlans:
         assert spoken("de", "eo") == "several"
 
     def test_limit_is_spread_over_the_split(self):
-        made = plans.plans([utterance(i) for i in range(10)], limit=3)
+        made = plan_calls([utterance(i) for i in range(10)], limit=3)
         assert [plan.id for plan in made] == ["0", "3", "6"]
-        assert len(plans.plans([utterance(i) for i in range(3)], limit=9)) == 3
+        assert len(plan_calls([utterance(i) for i in range(3)], limit=9)) == 3
 
 
 class TestJoin:
@@ -138,7 +137,7 @@ class TestReadSound:
 
 
 class FakeCall:
-    """A call whose server answers each message with two events, and ends as told."""
+    """A call whose server answers each message with two events, and ends as requested."""
 
     def __init__(self, *, end="final", error=None, leave_out=0):
         self.started = pb.Started(model=pb.ModelInfo(model_id="fake-1"))
@@ -198,7 +197,7 @@ class TestMakeCall:
     @pytest.fixture
     def plan(self, tmp_path):
         soundfile.write(tmp_path / "a.wav", np.zeros(4400), 8000)  # 5 messages and half a one
-        return Plan("a", "c", "male", "20s", (tmp_path / "a.wav",))
+        return CallPlan("a", "c", "male", "20s", (tmp_path / "a.wav",))
 
     async def _make(self, plan, **kwargs):
         call = FakeCall(**kwargs)
@@ -239,7 +238,7 @@ class TestMakeCall:
         assert made.reason == reason
 
     def test_a_prediction_that_never_comes_is_lost_and_not_waited_for(self, plan, monkeypatch):
-        monkeypatch.setattr(calls, "GRACE_SECONDS", 0.05)
+        monkeypatch.setattr(calls, "PREDICTION_TIMEOUT_SECONDS", 0.05)
         call, made = asyncio.run(self._make(plan, leave_out=2))
         assert call.sent == 6
         assert (made.updates_due, made.updates, made.reason) == (5, 3, "")
@@ -254,17 +253,17 @@ class TestMakeCall:
 
         made = asyncio.run(make(FakeCall(error=full), FakeCall(error=full), FakeCall()))
         assert (made.reason, made.updates) == ("", 5)
-        monkeypatch.setattr(calls, "PATIENCE_SECONDS", -1)
+        monkeypatch.setattr(calls, "CALL_TIMEOUT_SECONDS", -1)
         made = asyncio.run(make(FakeCall(error=full)))
         assert made.reason == "RESOURCE_EXHAUSTED: too many calls"
 
     def test_outcomes_keep_the_order(self, tmp_path):
-        todo = [Plan(str(i), "c", "", "", (tmp_path / f"{i}.wav",)) for i in range(7)]
+        todo = [CallPlan(str(i), "c", "", "", (tmp_path / f"{i}.wav",)) for i in range(7)]
         seen = []
 
         async def make():
             return await calls.make_calls(
-                FakeClient(None), todo, band="full", concurrency=3, done=seen.append
+                FakeClient(None), todo, band="full", concurrency=3, on_outcome=seen.append
             )
 
         made = asyncio.run(make())

@@ -50,7 +50,7 @@ def corpus(tmp_path_factory):
 
     other = demo[12 * rate : 16 * rate, ::-1][:, 1]
     soundfile.write(folder / "a1.wav", cut(0, 4, 9), rate)
-    # The second channel must not be heard.
+    # The second channel must not be used.
     soundfile.write(folder / "a2.wav", np.stack([other, cut(1, 8, 12)], 1), rate)
     wide = soxr.resample(cut(1, 0, 5), rate, 16000)
     soundfile.write(folder / "b1.flac", wide, 16000)
@@ -92,7 +92,7 @@ def measured(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"--split": "dev"}, "no utterance in split 'dev'; it has ['test']"),
         ({"--manifest": "absent.tsv"}, "--manifest absent.tsv: No such file or directory"),
@@ -104,12 +104,12 @@ def measured(corpus, tmp_path_factory):
         ({"--model": "absent.onnx"}, "model file absent.onnx: not found"),
     ],
 )
-def test_unusable_arguments(tmp_path, capsys, change, says):
+def test_unusable_arguments(tmp_path, capsys, change, message):
     manifest = write_manifest(tmp_path, [["1", "c", "s", "male", "20s", "test", "1.wav"]])
     options = {"--manifest": str(manifest), "--split": "test", **change}
     assert accuracy.main([word for pair in options.items() for word in pair]) == 2
     printed = capsys.readouterr().err
-    assert says in printed
+    assert message in printed
     assert printed.count("\n") == 1
 
 
@@ -148,7 +148,7 @@ def test_end_to_end_figures(measured):
         assert scored["f1"] == pytest.approx(
             np.mean([c["f1"] for c in scored["per_class"].values()])
         )
-    # Nothing was heard of the only one in his forties, so nothing can be right.
+    # The only call of a speaker in his forties is silent, so nothing can be right.
     forties = result["per_band"]["40s"]
     assert (forties["calls"], forties["speakers"], forties["corpora"]) == (1, 1, ["other"])
     assert forties["age_group_recall"] == forties["age_band_recall"] == 0.0
@@ -200,14 +200,14 @@ def test_end_to_end_page_and_pictures(measured):
     assert str(folder) not in page + json.dumps(result)
     assert str(ROOT) not in page + json.dumps(result)
     assert "--manifest m.tsv --split test --concurrency 4 --json out.json" in page
-    assert report.HONESTY in page
+    assert report.CAVEAT in page
     assert f"| gender | 5 | 4 | {result['gender']['all']['precision']:.3f} (" in page
     assert NO_LANGUAGE in page
     assert NO_LANGUAGE in done.stdout
     for name in ("picture", "calibration-picture"):
         assert (folder / f"out.{name}").read_bytes().startswith(b"\x89PNG")
     assert "Final predictions" in done.stdout
-    assert report.HONESTY in done.stdout
+    assert report.CAVEAT in done.stdout
 
 
 def test_end_to_end_per_speaker_in_the_telephone_band(corpus, tmp_path):

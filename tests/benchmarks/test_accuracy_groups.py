@@ -1,4 +1,4 @@
-"""Parts of the calls: who is counted where, what is left out, and that it is said."""
+"""Scores of parts of the calls: counts, intervals, and what is left out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
 from accuracy_outcomes import CLASSES, NAMES, failed, outcome
-from scoring import group_tables, groups, scores
-from scoring.calibration import calibration
-from scoring.fairness import fairness
-from scoring.report import facts, tables
+from scoring import groups, scores
+from scoring.groups import fairness
+from scoring.report import facts
 from scoring.result import assemble
+
+from train.evaluation.accuracy_tables import tables
 
 
 def crowd(count, wrong, gender="male", band="20s", **kwargs):
@@ -27,6 +28,12 @@ def crowd(count, wrong, gender="male", band="20s", **kwargs):
         )
         for n in range(count)
     ]
+
+
+def shown(outcomes, title):
+    """The table whose title begins so."""
+    (table,) = [t for t in tables(assemble(outcomes, CLASSES)) if t.title.startswith(title)]
+    return table
 
 
 def test_every_score_has_speakers_and_an_interval_around_it():
@@ -68,7 +75,7 @@ def test_what_abstaining_gains():
 
 def test_calibration_intervals_hold_their_figures():
     calls = crowd(40, 10, confidence=0.9) + crowd(30, 3, "female", confidence=0.7)
-    found = calibration(calls, CLASSES, "gender")
+    found = scores.calibrated(calls, CLASSES, "gender")
     assert found["ece"] == pytest.approx((40 * 0.15 + 30 * 0.2) / 70)
     assert found["overconfidence"] == pytest.approx((40 * 0.15 - 30 * 0.2) / 70)
     for key in ("ece", "overconfidence"):
@@ -103,7 +110,7 @@ class TestFairness:
         assert found["bands"] == {}
         assert found["largest"] is None
         assert found["left_out"] == {"20s": "19 speakers, needs 20", "40s": "no female speaker"}
-        table = group_tables.fairness({"fairness": found})
+        table = shown(calls, "Gender on telephone")
         assert "Left out: 20s, 19 speakers, needs 20. " in table.note
 
     def test_one_person_with_many_calls_is_one_speaker(self):
@@ -128,7 +135,7 @@ class TestLanguages:
         assert found["ko"]["gender"]["accuracy"] == 7 / 8
         assert found["others"]["languages"] == ["ta", "uz"]
         assert found["others"]["calls"] == 5
-        table = group_tables.parts({"per_language": found}, "per_language", "gender")
+        table = shown(calls, "Gender by language")
         assert [row[0] for row in table.rows] == ["ko", "en", "not given", "2 others"]
         assert "Others: ta, uz." in table.note
 
@@ -171,8 +178,8 @@ def test_cells_within_a_corpus_of_few_speakers_are_left_out_and_counted():
         ("a", "en", "male"),
     ]
     assert found["left_out"] == {"cells": 1, "calls": 4}
-    table = group_tables.corpus_cells({"per_corpus_cell": found})
-    assert [row[0] for row in table.rows] == ["a", "a, en"]
+    table = shown(calls, "By corpus, language")
+    assert [row[0] for row in table.rows] == ["a, female, 20s", "a, en, male, 20s"]
     assert table.note == "Left out: 1 cell of fewer than 5 speakers, with 4 calls."
 
 

@@ -26,7 +26,6 @@ def test_rows_and_paths(manifest):
     assert [row.id for row in rows] == ["u0", "u1", "u2", "u3"]
     assert rows[0].path == manifest.parent / "0.wav"
     assert (rows[1].gender, rows[1].age_band, rows[0].age_band) == ("female", "child", "")
-    assert len(read_manifest(manifest)) == 6
 
 
 def test_unknown_split_names_what_there_is(manifest):
@@ -37,29 +36,29 @@ def test_unknown_split_names_what_there_is(manifest):
 def test_missing_column_is_named(tmp_path):
     (tmp_path / "m.tsv").write_text("id\tcorpus\tspeaker\tgender\tsplit\tpath\n")
     with pytest.raises(ValueError, match="no column age_band"):
-        read_manifest(tmp_path / "m.tsv")
+        read_manifest(tmp_path / "m.tsv", "dev")
 
 
 def test_a_short_row_is_named_by_its_line(manifest, tmp_path):
     header, first, *_ = manifest.read_text().splitlines()
     (tmp_path / "m.tsv").write_text("\n".join([header, first, "only-an-id\tcorpus"]))
     with pytest.raises(ValueError, match=r"line 3: no speaker, gender, age_band, split, path"):
-        read_manifest(tmp_path / "m.tsv")
+        read_manifest(tmp_path / "m.tsv", "dev")
 
 
 def test_a_manifest_in_another_encoding_is_named(tmp_path):
     (tmp_path / "m.tsv").write_bytes("id\tcorpus\tschön".encode("latin-1"))
     with pytest.raises(ValueError, match=r"m\.tsv: not UTF-8 at byte 13"):
-        read_manifest(tmp_path / "m.tsv")
+        read_manifest(tmp_path / "m.tsv", "dev")
 
 
 def test_language_is_read_where_there_is_such_a_column(manifest, tmp_path):
-    assert read_manifest(manifest)[0].language is None
+    assert read_manifest(manifest, "dev")[0].language is None
     lines = manifest.read_text().splitlines()
     (tmp_path / "m.tsv").write_text(
-        "\n".join([lines[0] + "\tlanguage", lines[1] + "\tko", lines[2] + "\t"])
+        "\n".join([lines[0] + "\tlanguage", lines[-2] + "\tko", lines[-1] + "\t"])
     )
-    assert [row.language for row in read_manifest(tmp_path / "m.tsv")] == ["ko", ""]
-    (tmp_path / "m.tsv").write_text("\n".join([lines[0] + "\tlanguage", lines[1]]))
+    assert [row.language for row in read_manifest(tmp_path / "m.tsv", "dev")] == ["ko", ""]
+    (tmp_path / "m.tsv").write_text("\n".join([lines[0] + "\tlanguage", lines[-1]]))
     with pytest.raises(ValueError, match="line 2: no language"):
-        read_manifest(tmp_path / "m.tsv")
+        read_manifest(tmp_path / "m.tsv", "dev")

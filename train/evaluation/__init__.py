@@ -1,1 +1,1 @@
-"""What a student is worth: scores, calibration, class prior, and its release as a file."""
+"""What a trained model is worth: scores with intervals, calibration, class prior."""

@@ -1,1 +1,0 @@
-"""Gender by what could be installed instead: what peers.py is made of."""

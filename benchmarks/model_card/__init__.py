@@ -1,1 +1,0 @@
-"""The parts of the model card that card.py writes."""

@@ -1,1 +1,0 @@
-"""The paper's Table 1: what table1.py is made of."""

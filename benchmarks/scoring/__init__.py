@@ -1,1 +1,0 @@
-"""How calls are planned, sent, judged and shown: what accuracy.py is made of."""

@@ -1,0 +1,148 @@
+"""The model card: what the template is filled with, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from streamer.inference.model import DEFAULT_MODEL
+from train.release import model_card
+from train.release.card_tables import TABLES
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks/results"
+MODEL = DEFAULT_MODEL.with_name("student.onnx")
+
+
+def paths(**other):
+    return {
+        "model": MODEL,
+        "accuracy": RESULTS / "accuracy.json",
+        "per_speaker": RESULTS / "accuracy_per_speaker.json",
+        "probe": RESULTS / "probe_test.json",
+        **other,
+    }
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return model_card.read_sources(paths())
+
+
+def describes(sources, text):
+    return f"<!-- describes: {sources.values['model']['model_id']} -->\n{text}"
+
+
+def test_the_committed_card_is_made_from_the_committed_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "CARD.md"
+    assert model_card.main(["--model", str(MODEL), "--out", str(out)]) == 0
+    assert out.read_text() == (ROOT / "MODEL_CARD.md").read_text()
+    assert len(out.read_bytes()) < 20_000
+
+
+def test_the_pictures_of_the_card_exist():
+    card = (ROOT / "MODEL_CARD.md").read_text()
+    pictures = [part.partition(")")[0] for part in card.split("](")[1:]]
+    assert pictures
+    assert all((ROOT / name).is_file() for name in pictures)
+
+
+def test_every_table_is_used_and_has_rows(sources):
+    template = model_card.TEMPLATE.read_text()
+    for name, table in TABLES.items():
+        assert f"{{{{table {name}}}}}" in template
+        made = table(sources)
+        assert made.rows
+        assert all(len(row) == len(made.header) for row in made.rows)
+
+
+class TestValues:
+    VALUES = {  # noqa: RUF012
+        "accuracy": {
+            "calls": 1234,
+            "recall": 0.51234,
+            "interval": {"recall": [0.4, 0.6]},
+            "gap_points": -2.345,
+            "rows": [{"name": "x", "share": 0.256}],
+        }
+    }
+
+    @pytest.mark.parametrize(
+        ("reference", "text"),
+        [
+            ("accuracy/calls", "1,234"),
+            ("accuracy/recall", "0.512 (0.400 to 0.600)"),
+            ("accuracy/recall:1", "0.5 (0.4 to 0.6)"),
+            ("accuracy/recall:%", "51%"),
+            ("accuracy/gap_points:1", "-2.3"),
+            ("accuracy/rows/0/name", "x"),
+            ("accuracy/rows/0/share:2", "0.26"),
+        ],
+    )
+    def test_are_formatted(self, reference, text):
+        assert model_card.value_at(self.VALUES, reference) == text
+
+    @pytest.mark.parametrize(
+        ("reference", "message"),
+        [
+            ("accuracy/precision", "no 'precision'"),
+            ("accuracy/rows/7", "no '7'"),
+            ("accuracy/interval", "is no figure"),
+        ],
+    )
+    def test_that_are_absent_are_named(self, reference, message):
+        with pytest.raises(model_card.Unusable, match=message):
+            model_card.value_at(self.VALUES, reference)
+
+
+class TestTemplate:
+    def test_prose_about_another_model_is_refused(self, sources):
+        for text in ("# Card", "<!-- describes: other-1 -->\n# Card"):
+            with pytest.raises(model_card.Unusable, match="review its prose for"):
+                model_card.fill(text, sources)
+
+    def test_an_unknown_table_is_named(self, sources):
+        with pytest.raises(model_card.Unusable, match="no table 'nonsense'"):
+            model_card.fill(describes(sources, "{{table nonsense}}"), sources)
+
+    def test_a_path_of_the_machine_is_refused(self, sources):
+        with pytest.raises(model_card.Unusable, match="/home/someone"):
+            model_card.fill(describes(sources, "made in /home/someone/x"), sources)
+
+
+class TestSources:
+    def refused(self, capsys, tmp_path, **other):
+        words = []
+        for name, path in paths(**other).items():
+            words += [f"--{name.replace('_', '-')}", str(path)]
+        assert model_card.main([*words, "--out", str(tmp_path / "card.md")]) == 2
+        assert not (tmp_path / "card.md").exists()
+        return capsys.readouterr().err
+
+    def changed(self, tmp_path, **values):
+        result = json.loads((RESULTS / "accuracy.json").read_text()) | values
+        (tmp_path / "a.json").write_text(json.dumps(result))
+        return tmp_path / "a.json"
+
+    def test_figures_of_another_model_are_refused(self, capsys, tmp_path):
+        error = self.refused(capsys, tmp_path, accuracy=self.changed(tmp_path, model="other-1"))
+        assert "measured other-1, not " in error
+
+    def test_the_two_units_are_not_confused(self, capsys, tmp_path):
+        error = self.refused(capsys, tmp_path, accuracy=RESULTS / "accuracy_per_speaker.json")
+        assert "per_speaker is True" in error
+
+    def test_files_that_cannot_be_read_are_named(self, capsys, tmp_path):
+        (tmp_path / "none.json").write_text("nothing")
+        shutil.copy(tmp_path / "none.json", tmp_path / "none.onnx")
+        for other, message in (
+            ({"model": tmp_path / "absent.onnx"}, "--model"),
+            ({"model": tmp_path / "none.onnx"}, "not an ONNX file"),
+            ({"probe": tmp_path / "none.json"}, "--probe"),
+            ({"per_speaker": tmp_path / "absent.json"}, "--per-speaker"),
+        ):
+            assert message in self.refused(capsys, tmp_path, **other)

@@ -1,0 +1,1 @@
+"""Experiments on the method: the paper's Table 1 and its ablations."""

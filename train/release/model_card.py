@@ -1,0 +1,185 @@
+"""Make the model card: fill the figures of a template from a model file and its measurements.
+
+    python -m train.release.model_card --out MODEL_CARD.md
+
+A person writes the prose in ``model_card_template.md``. In it ``{{table NAME}}`` is a table of
+``card_tables.py``, and ``{{SOURCE/KEY/KEY}}`` a value of ``model`` (the metadata of the ONNX
+file), ``accuracy``, ``per_speaker`` or ``probe``, with its interval if it has one; ``:1`` behind it
+asks for one decimal, ``:%`` for per cent. The first line of the template names the model that the
+prose describes: for another one the command stops, until a person has reviewed the prose.
+
+Exit status: 0; 2 if a file cannot be used, or measures another model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from model.export import METADATA_KEY
+from train.evaluation.tables import ranged
+from train.release.card_tables import TABLES, TEXT_TABLES, Sources
+
+RESULTS = Path("benchmarks/results")
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+_PLACEHOLDER = re.compile(r"\{\{([^{}]+)\}\}")
+_REVIEWED = re.compile(r"<!-- describes: (\S+) -->\n")
+_MACHINE_PATH = re.compile(r"(?<![\w.:/<])(?:~|[A-Za-z]:\\|/)[\w.-]*/[\w./-]*")
+
+
+class Unusable(Exception):
+    """A file from which no card can be made; the message is one line."""
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Read a model and its metadata; raises Unusable if it is none of ours."""
+    try:
+        model = onnx.load(path)
+    except OSError as error:
+        raise Unusable(f"--model {path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise Unusable(f"--model {path}: not an ONNX file") from error
+    found = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
+    if found is None:
+        raise Unusable(f"--model {path}: no metadata {METADATA_KEY!r}")
+    metadata: dict[str, Any] = json.loads(found)
+    return model, metadata
+
+
+def read_sources(paths: Mapping[str, Path]) -> Sources:
+    """Read all files and check that they belong together.
+
+    Args:
+        paths: by source: model, accuracy, per_speaker, probe.
+
+    Raises:
+        Unusable: a file cannot be read, or measures another model.
+    """
+    model, metadata = read_model(paths["model"])
+    values: dict[str, Any] = {"model": metadata}
+    known = {metadata["model_id"]}
+    quantised = paths["model"].with_name(f"{paths['model'].stem}-int8{paths['model'].suffix}")
+    if quantised.is_file():
+        other = read_model(quantised)[1]
+        if other["provenance"].get("quantised", {}).get("from") == metadata["model_id"]:
+            known.add(other["model_id"])
+    for name in ("accuracy", "per_speaker", "probe"):
+        flag = f"--{name.replace('_', '-')} {paths[name]}"
+        try:
+            values[name] = json.loads(paths[name].read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Unusable(f"{flag}: {error.strerror}") from error
+        except ValueError as error:
+            raise Unusable(f"{flag}: not JSON: {error}") from error
+        if name != "probe" and values[name].get("model") not in known:
+            measured = values[name].get("model")
+            raise Unusable(f"{flag}: measured {measured}, not {' or '.join(sorted(known))}")
+        if name != "probe" and values[name]["per_speaker"] != (name == "per_speaker"):
+            raise Unusable(f"{flag}: per_speaker is {values[name]['per_speaker']}")
+    trained = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
+    digests = {
+        name: (path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
+        for name, path in paths.items()
+    }
+    return Sources(
+        values,
+        digests,
+        sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in trained),
+        paths["model"].stat().st_size,
+    )
+
+
+def value_at(values: Mapping[str, Any], reference: str) -> str:
+    """Format the value that a placeholder refers to; raises Unusable if there is none."""
+    path, _, form = reference.partition(":")
+    keys = path.split("/")
+    at: Any = values
+    parent: Any = {}
+    try:
+        for key in keys:
+            parent, at = at, at[int(key)] if isinstance(at, list) else at[key]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Unusable(f"template: {{{{{reference}}}}}: no {key!r}") from error
+    if isinstance(at, dict | list | None):
+        raise Unusable(f"template: {{{{{reference}}}}} is no figure and no text")
+    if form == "%":
+        return f"{at:.0%}"
+    if isinstance(at, float) or form:
+        interval = parent.get("interval") if isinstance(parent, dict) else None
+        if isinstance(interval, dict):
+            interval = interval.get(keys[-1])
+        return ranged(at, interval, int(form or 3))
+    return f"{at:,}" if isinstance(at, int) and not isinstance(at, bool) else str(at)
+
+
+def fill(template: str, sources: Sources) -> str:
+    """Fill a template.
+
+    Raises:
+        Unusable: it describes another model, an unknown table or value, or a path of this machine
+            would be published.
+    """
+    reviewed = _REVIEWED.match(template)
+    model = sources.values["model"]["model_id"]
+    if reviewed is None or reviewed.group(1) != model:
+        described = reviewed.group(1) if reviewed else "no model"
+        raise Unusable(f"template describes {described}: review its prose for {model}")
+
+    def filled(found: re.Match[str]) -> str:
+        kind, _, name = found.group(1).partition(" ")
+        if kind != "table":
+            return value_at(sources.values, found.group(1))
+        if name not in TABLES:
+            raise Unusable(f"template: no table {name!r}; there are {', '.join(TABLES)}")
+        align: Any = "left" if name in TEXT_TABLES else "right"
+        return TABLES[name](sources).markdown(align=align)
+
+    page = _PLACEHOLDER.sub(filled, template[reviewed.end() :])
+    leaked = _MACHINE_PATH.search(page)
+    if leaked:
+        raise Unusable(f"a path of this machine would be published: {leaked.group()}")
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the module's docstring lists the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.release.model_card",
+        description=__doc__,
+        epilog="The measurements come from\n"
+        "  python benchmarks/accuracy.py --manifest M.tsv --split test --json accuracy.json\n"
+        "  python benchmarks/accuracy.py ... --per-speaker --json accuracy_per_speaker.json\n"
+        "  python -m train.probe --data runs/shards --split test --student runs/x --json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, required=True, help="float32 ONNX file")
+    for name in ("accuracy", "per-speaker", "probe"):
+        file = {"per-speaker": "accuracy_per_speaker", "probe": "probe_test"}.get(name, name)
+        default = RESULTS / f"{file}.json"
+        parser.add_argument(f"--{name}", type=Path, default=default, help="JSON (%(default)s)")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="prose of the card")
+    parser.add_argument("--out", type=Path, required=True, metavar="CARD.md", help="card to write")
+    options = parser.parse_args(argv)
+    names = ("model", "accuracy", "per_speaker", "probe")
+    try:
+        sources = read_sources({name: getattr(options, name) for name in names})
+        page = fill(options.template.read_text(encoding="utf-8"), sources)
+        options.out.write_text(page, encoding="utf-8")
+    except (Unusable, OSError) as error:
+        print(f"model_card: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
