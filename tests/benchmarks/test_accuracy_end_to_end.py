@@ -22,7 +22,7 @@ from scoring import calls, report
 
 from streamer.audio.codec import Encoding, decode
 from streamer.audio.speech_gate import speech_of
-from streamer.inference.model import DEFAULT_MODEL, Student
+from streamer.inference.model import DEFAULT_MODEL, OnnxModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,7 +156,7 @@ def test_end_to_end_figures(measured):
     assert result["per_corpus"]["speechocean762"]["calls"] == 3
     assert result["per_corpus"]["other"]["age_band"]["n"] == 1
     assert result["child_vs_20s"]["n"] == 3
-    carried = Student(DEFAULT_MODEL, provider="cpu").metadata.provenance.get("shortcut")
+    carried = OnnxModel(DEFAULT_MODEL, provider="cpu").metadata.provenance.get("shortcut")
     assert result["shortcut"] == carried
 
 

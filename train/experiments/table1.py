@@ -52,8 +52,8 @@ ROLES = {
 }
 EPILOG = """\
 Data: prepare corpora (python -m train.prepare), shard them (train.shard), and simulate the
-telephone once (train.simulate_calls), see train/README.md. Folders in --clean also hold the clean twins
-for the teachers. Real telephone recordings may be used as --telephone directly.
+telephone once (train.simulate_calls), see docs/training/. Folders in --clean also hold the clean
+twins for the teachers. Real telephone recordings may be used as --telephone directly.
 
 In-house block: --inhouse and --inhouse-clean are the smaller corpus, --rest and --rest-clean all
 others; the rows are fine-tuned from a telephone base that was trained without the former.
