@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # onnxruntime and onnxruntime-gpu overwrite each other: take the one that fits the machine.
-RUNTIME := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+RUNTIME := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,server)
 GPU_RUNTIME := 1.31.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := streamer model train proto benchmarks tests docs
 
-.PHONY: help demo test check train-setup lock clean
+.PHONY: help demo test check train-setup wheel lock clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,12 +28,15 @@ check: .venv/train.stamp ## style, types, architecture, documentation
 
 train-setup: .venv/train.stamp ## what training, tests and benchmarks need (torch: 5 GB)
 
+wheel: .venv/bin/python ## build dist/voicecohort-*.whl: server, client, protocol files
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
 lock: .venv/train.stamp ## write the versions installed now into constraints.txt
 	$(PIP) freeze --exclude-editable | grep -v '^-e' > constraints.txt
 	echo 'onnxruntime-gpu==$(GPU_RUNTIME)' >> constraints.txt
 
 clean: ## remove the environment and caches
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

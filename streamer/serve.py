@@ -7,20 +7,31 @@ import os
 import signal
 import sys
 
-import streamer.process.environment  # noqa: F401 - how gRPC polls is settled when it is loaded
+import streamer.process.environment  # noqa: F401 - gRPC reads its settings when it is imported
+from streamer.process.extras import require
 
-# isort: split
+SERVER_MODULES = (
+    "structlog",
+    "pydantic_settings",
+    "onnxruntime",
+    "webrtcvad",
+    "prometheus_client",
+    "cryptography",
+    "grpc_health",
+    "grpc_reflection",
+)
+require("voicecohort-serve", "server", *SERVER_MODULES)
+
 import structlog
-import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from streamer.errors import ModelFileError
 from streamer.observability.logging import CoreLog, captured, configure_log
 from streamer.process import workers
-from streamer.process.environment import fix_heap_threshold
+from streamer.process.environment import event_loop_run, fix_heap_threshold
 from streamer.server import Server
-from streamer.settings import ServerSettings
+from streamer.settings import ServerSettings, unknown_variables
 
 log = structlog.get_logger()
 
@@ -86,6 +97,9 @@ def main() -> int:
     """Command line; 2 for settings or a model that cannot be served."""
     fix_heap_threshold()
     parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
+    if parent is None and (unknown := unknown_variables(os.environ)):
+        print(*unknown, sep="\n", file=sys.stderr)  # noqa: T201
+        return 2
     try:
         settings = parent.settings() if parent else CliApp.run(ServerSettings)
     except ValidationError as error:
@@ -98,15 +112,15 @@ def main() -> int:
     configure_log(settings.log_level, **log_fields)
     try:
         if settings.check:
-            uvloop.run(check(settings))
+            event_loop_run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
         elif settings.tls_certificate is None:
-            uvloop.run(serve(settings, parent))
+            event_loop_run(serve(settings, parent))
         else:
             with captured() as core:
                 configure_log(settings.log_level, **log_fields)  # past the pipe
-                uvloop.run(serve(settings, parent, core))
+                event_loop_run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
         print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
         return workers.CANNOT_SERVE

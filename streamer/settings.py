@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,6 +13,12 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LAST_PORT = 65535
+PREFIX = "VOICECOHORT_"
+CLIENT_VARIABLES = {"VOICECOHORT_TOKEN"}
+_SERVICE_VARIABLE = re.compile(
+    r"VOICECOHORT_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+"""What Kubernetes sets in every container for a Service whose name starts with ``voicecohort``."""
 
 
 def _address(value: str) -> str:
@@ -40,7 +49,7 @@ class ServerSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="VOICECOHORT_",
+        env_prefix=PREFIX,
         cli_prog_name="python -m streamer.serve",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -160,3 +169,22 @@ class ServerSettings(BaseSettings):
             if last > LAST_PORT:
                 raise ValueError(f"{name} {address} leaves worker {self.workers - 1} no port")
         return self
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """One line for each of our environment variables that no setting reads.
+
+    A mistyped variable would otherwise leave its setting at the default without a word.
+
+    Args:
+        names: of all environment variables.
+    """
+    known = {PREFIX + name.upper() for name in ServerSettings.model_fields} | CLIENT_VARIABLES
+    lines = []
+    for name in sorted(names):
+        ours = name.upper().startswith(PREFIX) and not _SERVICE_VARIABLE.fullmatch(name.upper())
+        if ours and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"environment variable {name}: no such setting{hint}")
+    return lines

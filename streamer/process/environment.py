@@ -11,8 +11,11 @@ An operator's own ``GRPC_EXPERIMENTS`` or ``MALLOC_MMAP_THRESHOLD_`` takes prece
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
+from collections.abc import Coroutine
+from typing import Any
 
 POLLING_VARIABLE = "GRPC_EXPERIMENTS"
 POLLING = "-event_engine_listener"
@@ -42,3 +45,13 @@ def fix_heap_threshold() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(name, LARGE_BYTES) == 1 for name in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+
+
+def event_loop_run(main: Coroutine[Any, Any, None]) -> None:
+    """Run ``main`` on uvloop, or on asyncio's own loop where uvloop is not installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on Windows
+    except ModuleNotFoundError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

@@ -10,6 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from streamer.process.extras import require
+
+require("python -m streamer.process.probe", "server", "grpc_health")
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 

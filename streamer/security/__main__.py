@@ -10,6 +10,10 @@ import secrets
 import sys
 from typing import get_args
 
+from streamer.process.extras import require
+
+require("python -m streamer.security", "server", "pydantic", "cryptography")
+
 from pydantic import ValidationError
 
 from streamer.security.tokens import Scope, Token, digest, new_secret

@@ -56,13 +56,13 @@ def test_what_is_copied_exists_and_is_not_ignored(lines):
 
 
 def test_extras_exist_and_none_brings_torch(lines):
-    (extras,) = (re.search(r"\.\[(.+?)\]", line)[1] for line in lines if ".[" in line)
+    (given,) = (re.search(r"\.\[(.+?)\]", line)[1] for line in lines if ".[" in line)
     (runtime,) = (line.removeprefix("RUNTIME=") for line in words(lines, "ARG"))
-    names = extras.replace("${RUNTIME}", runtime).split(",")
+    names = given.replace("${RUNTIME}", runtime).split(",")
     assert set(names) <= set(PROJECT["optional-dependencies"])
-    needed = PROJECT["dependencies"] + [
-        need for name in names for need in PROJECT["optional-dependencies"][name]
-    ]
+    extras = PROJECT["optional-dependencies"]
+    needed = [*PROJECT["dependencies"], *extras["server-base"]]
+    needed += [need for name in names for need in extras[name]]
     assert not {Requirement(need).name for need in needed} & {"torch", "torchaudio", "lhotse"}
 
 
@@ -70,8 +70,11 @@ def test_every_library_is_locked_to_what_is_tested_here():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
     extras = PROJECT["optional-dependencies"]
-    for need in [*PROJECT["dependencies"], *extras["cpu"], *extras["tracing"]]:
+    needs = [*PROJECT["dependencies"], *extras["server"], *extras["server-base"]]
+    for need in [*needs, *extras["tracing"]]:
         name = Requirement(need).name
+        if name == PROJECT["name"]:
+            continue
         assert locked[canonicalize_name(name)] == metadata.version(name), name
 
 

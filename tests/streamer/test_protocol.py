@@ -51,7 +51,7 @@ def test_every_message_and_field_is_explained(file):
         line
         for before, line in itertools.pairwise(lines)
         if line.endswith((";", "{"))
-        and not line.startswith(("syntax", "package", "import", "//", "}"))
+        and not line.startswith(("syntax", "package", "import", "option", "//", "}"))
         and not before.startswith("//")
     ]
     assert bare == []

@@ -88,6 +88,8 @@ def refusals(tmp_path_factory):
         "bad environment": ([], {"VOICECOHORT_IDLE_TIMEOUT": "soon"}),
         "two bad settings": (["--threads", "0"], {"VOICECOHORT_MAX_BATCH": "x"}),
         "unknown flag": (["--max-cals", "3"], {}),
+        "unknown variable": ([], {"VOICECOHORT_MAX_CALL": "5", "VOICECOHORT_TOKEN": "x"}),
+        "unlike any variable": ([], {"VOICECOHORT_XYZ": "5"}),
     }
     with taken, ThreadPoolExecutor(2) as pool:
         pending = {
@@ -116,6 +118,12 @@ def refusals(tmp_path_factory):
         ("no such host", "no.such.host.invalid:1"),
         ("bad flag", "setting max_calls: Input should be greater than or equal to 1, got '0'"),
         ("bad environment", "setting idle_timeout: Input should be a valid number"),
+        (
+            "unknown variable",
+            "environment variable VOICECOHORT_MAX_CALL: no such setting; "
+            "did you mean VOICECOHORT_MAX_CALLS?",
+        ),
+        ("unlike any variable", "environment variable VOICECOHORT_XYZ: no such setting"),
     ],
 )
 def test_server_that_cannot_start_says_why_in_one_line(refusals, name, message):

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from streamer.settings import ServerSettings
+from streamer.settings import ServerSettings, unknown_variables
 
 FLAGS = {
     "listen": ("127.0.0.1:7000", "127.0.0.1:7000"),
@@ -201,3 +201,19 @@ def test_help_explains_every_flag():
         assert field.description
         assert " ".join(field.description.split()) in text
     assert "VOICECOHORT_MAX_CALLS" in text
+
+
+def test_variables_of_a_kubernetes_service_are_no_settings():
+    """A Service named voicecohort or voicecohort-replicas sets them in every container."""
+    names = [
+        "VOICECOHORT_SERVICE_HOST",
+        "VOICECOHORT_SERVICE_PORT",
+        "VOICECOHORT_SERVICE_PORT_GRPC",
+        "VOICECOHORT_PORT",
+        "VOICECOHORT_PORT_50051_TCP",
+        "VOICECOHORT_PORT_50051_TCP_ADDR",
+        "VOICECOHORT_REPLICAS_SERVICE_HOST",
+        "VOICECOHORT_REPLICAS_PORT_50051_TCP_PROTO",
+    ]
+    assert unknown_variables([*names, "VOICECOHORT_TOKEN", "VOICECOHORT_MAX_CALLS", "PATH"]) == []
+    assert len(unknown_variables(["VOICECOHORT_PORTS", "voicecohort_max_cals"])) == 2
