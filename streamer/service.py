@@ -155,7 +155,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             return
         self._calls.discard(call)
         call.close()
-        self._models.ended(call.model)
+        self._models.release(call.model)
         if self._resumption is not None:
             self._resumption.ended(call, well=ending == "OK")
         self._metrics.add_totals([(call.session, call.counted)])

@@ -177,12 +177,12 @@ class ModelRegistry:
         """The model whose file has this SHA-256 (hexadecimal), while it is loaded."""
         return next((model for model in self._calls if model.digest == digest), None)
 
-    def began(self, model: ServedModel) -> None:
+    def acquire(self, model: ServedModel) -> None:
         """A call takes ``model``; to be called without an ``await`` since it was looked up."""
         self._calls[model] += 1
         self._unused_since.pop(model, None)
 
-    def ended(self, model: ServedModel) -> None:
+    def release(self, model: ServedModel) -> None:
         """A call has left ``model``."""
         self._calls[model] -= 1
         self._look_at(model)

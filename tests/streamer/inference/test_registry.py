@@ -97,19 +97,19 @@ def case(run_async, make_student):
 
 def test_new_calls_take_the_new_model_and_the_old_one_goes_with_its_last_call(case):
     async def scenario(c):
-        c.models.began(c.first)
-        c.models.began(c.first)
+        c.models.acquire(c.first)
+        c.models.acquire(c.first)
         second = await c.put("b")
         assert second is not c.first
         assert (c.swaps("changed"), c.info()) == (1, ["model-b"])
-        c.models.began(second)
+        c.models.acquire(second)
         c.models.retire()
         assert c.digests() == ["a", "b"]
-        c.models.ended(c.first)
+        c.models.release(c.first)
         c.models.retire()
         assert c.models.by_digest("a") is c.first, "still has a call"
         assert c.first.engine.alive
-        c.models.ended(c.first)
+        c.models.release(c.first)
         c.models.retire()
         assert c.digests() == ["b"]
         assert c.models.by_digest("a") is None
@@ -117,7 +117,7 @@ def test_new_calls_take_the_new_model_and_the_old_one_goes_with_its_last_call(ca
         (changed,) = [e for e in c.logs if e["event"] == "model_changed"]
         assert (changed["before"], changed["after"]) == ("model-a", "model-b")
         assert (changed["digest"], changed["calls_on_older"]) == ("b", 2)
-        c.models.ended(second)
+        c.models.release(second)
         c.models.retire()
         assert c.digests() == ["b"], "the current one stays without calls"
 
@@ -126,18 +126,18 @@ def test_new_calls_take_the_new_model_and_the_old_one_goes_with_its_last_call(ca
 
 def test_kept_for_calls_that_may_come_back(case):
     async def scenario(c):
-        c.models.began(c.first)
+        c.models.acquire(c.first)
         await c.put("b")
         c.now += 1000
-        c.models.ended(c.first)
+        c.models.release(c.first)
         c.now += 59
         c.models.retire()
         assert c.models.by_digest("a") is c.first
-        c.models.began(c.first)  # one came back
+        c.models.acquire(c.first)  # one came back
         c.now += 1000
         c.models.retire()
         assert c.models.by_digest("a") is c.first
-        c.models.ended(c.first)
+        c.models.release(c.first)
         c.now += 59
         c.models.retire()
         assert c.models.by_digest("a") is c.first
@@ -191,13 +191,13 @@ def test_what_cannot_be_served_keeps_the_old(case):
 
 def test_going_back_to_a_model_that_is_still_loaded_loads_nothing(case):
     async def scenario(c):
-        c.models.began(c.first)
+        c.models.acquire(c.first)
         second = await c.put("b")
         assert await c.put("a") is c.first
         assert c.shelf.loads == ["b"]
         c.models.retire()
         await c.gone(second)
-        c.models.ended(c.first)
+        c.models.release(c.first)
         c.now += 1000
         c.models.retire()
         assert c.digests() == ["a"]
@@ -225,7 +225,7 @@ def test_loading_holds_up_neither_the_loop_nor_other_calls(case):
 
 def test_how_far_behind_counts_every_engine(case):
     async def scenario(c):
-        c.models.began(c.first)
+        c.models.acquire(c.first)
         await c.put("b")
         student = c.first.engine.model
         student.gate.clear()
@@ -236,7 +236,7 @@ def test_how_far_behind_counts_every_engine(case):
         await asyncio.sleep(0.05)
         assert c.models.waited >= 0.05
         student.gate.set()
-        c.models.ended(c.first)
+        c.models.release(c.first)
 
     case(scenario)
 
