@@ -187,7 +187,7 @@ class Engine:
 
     def _replace_worker(self, worker: _Worker, reason: str) -> None:
         log.error("engine_replaced", reason=reason, calls=len(worker.batch))
-        self.health.failed(reason)
+        self.health.mark_unhealthy(reason)
         self._worker = None  # whatever the old one still brings is dropped
         self._abandoned.append(worker)
         self._fail([stream for stream, _ in worker.batch], InferenceUnavailable(reason))
@@ -205,7 +205,7 @@ class Engine:
             worker.thread.start()
         except (MemoryError, RuntimeError) as error:
             self._worker = None
-            self.health.failed(f"the engine has no thread: {error}")
+            self.health.mark_unhealthy(f"the engine has no thread: {error}")
             self._fail(self._ready.clear(), InferenceUnavailable("the engine has no thread"))
 
     def _new_worker(self) -> _Worker:
@@ -249,7 +249,7 @@ class Engine:
                 streams = [stream for stream, _ in worker.batch]
                 self._fail(streams, ServerFault(worker.fault or RuntimeError()))
                 worker.batch, worker.fault = [], None
-                self.health.stepped(len(streams), len(streams))
+                self.health.record_batch(len(streams), len(streams))
         self._results.send()
 
     def _collect_batch(self, worker: _Worker) -> bool:
@@ -292,7 +292,7 @@ class Engine:
                 self._ready.requeue(streams)
                 worker.batch = []
             failures = sum(isinstance(answer, InferenceFailed) for answer in answers)
-            self.health.stepped(len(batch), failures)
+            self.health.record_batch(len(batch), failures)
             try:
                 if self._stepped is not None:
                     self._stepped(len(batch), waited, self._clock() - began, failures)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 FAILED_BATCHES = 3
 """Batches in a row of which no call was answered."""
-PROBE_SECONDS = 1.0
+PROBE_INTERVAL_SECONDS = 1.0
 """Between two probes; the first comes at once."""
 
 
@@ -45,19 +45,19 @@ class Health:
         with self._lock:
             return self._clock() - self._since if self.reason else 0.0
 
-    def stepped(self, blocks: int, failures: int) -> None:
+    def record_batch(self, blocks: int, failures: int) -> None:
         """A batch of ``blocks`` came back, ``failures`` of them without an answer."""
         with self._lock:
             self._failed = self._failed + 1 if failures >= blocks else 0
             if self._failed >= FAILED_BATCHES:
-                self._fall_ill(f"the last {FAILED_BATCHES} batches failed")
+                self._set_unhealthy(f"the last {FAILED_BATCHES} batches failed")
 
-    def failed(self, reason: str) -> None:
+    def mark_unhealthy(self, reason: str) -> None:
         """The engine cannot go on as it is: a step is stuck, its thread is dead."""
         with self._lock:
-            self._fall_ill(reason)
+            self._set_unhealthy(reason)
 
-    def _fall_ill(self, reason: str) -> None:
+    def _set_unhealthy(self, reason: str) -> None:
         if not self.reason:
             self._since = self._next_probe = self._clock()
         self.reason = reason
@@ -68,10 +68,10 @@ class Health:
             now = self._clock()
             if not self.reason or now < self._next_probe:
                 return False
-            self._next_probe = now + PROBE_SECONDS
+            self._next_probe = now + PROBE_INTERVAL_SECONDS
             return True
 
-    def probed(self) -> None:
+    def mark_healthy(self) -> None:
         """A probe was answered."""
         with self._lock:
             self.reason = ""

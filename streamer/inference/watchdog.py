@@ -98,7 +98,7 @@ class Watchdog:
             if isinstance(result, CallError):
                 log.debug("probe_failed", reason=str(result))
             elif all(abs(sum(posterior) - 1.0) <= AGREEMENT for posterior in result):
-                engine.health.probed()
+                engine.health.mark_healthy()
 
         stream = engine.new_stream(answered)
         self._probe = (engine, stream)

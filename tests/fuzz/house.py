@@ -147,7 +147,7 @@ class House:
         assert ending.status != "INTERNAL" or "the student failed" in ending.details, ending
         assert self.engine.alive, "the engine's thread died"
         assert self.engine.health.healthy or failed
-        self.engine.health.probed()  # what its next probe would find
+        self.engine.health.mark_healthy()  # what its next probe would find
         return ending
 
     def beside_the_witness(self, script, attempt):
