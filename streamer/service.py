@@ -238,7 +238,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """
         now = self._clock()
         active = sum(call.active(now) for call in self._calls)
-        self._load.record(max(late, self._models.waited), busy, passed, active)
+        self._load.record(max(late, self._models.queue_seconds), busy, passed, active)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:

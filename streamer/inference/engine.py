@@ -157,10 +157,10 @@ class Engine:
             return self._worker is not None and self._worker.thread.is_alive()
 
     @property
-    def waited(self) -> float:
+    def queue_seconds(self) -> float:
         """Seconds that the oldest block has waited; 0 if none does."""
         with self._wake:
-            return self._ready.waited
+            return self._ready.queue_seconds
 
     # --- looked after, where callbacks run ---
 

@@ -74,7 +74,7 @@ class ReadyQueue:
         return self._lanes[0]
 
     @property
-    def waited(self) -> float:
+    def queue_seconds(self) -> float:
         """Seconds that the first has waited; 0 if none does."""
         return self._clock() - self._lanes[0].since if self._lanes else 0.0
 

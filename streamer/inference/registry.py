@@ -164,9 +164,9 @@ class ModelRegistry:
         return tuple(self._calls)
 
     @property
-    def waited(self) -> float:
+    def queue_seconds(self) -> float:
         """Seconds that the oldest block of any engine has waited."""
-        return max(model.engine.waited for model in self._calls)
+        return max(model.engine.queue_seconds for model in self._calls)
 
     def flush(self) -> None:
         """Have all engines step what is queued, see :meth:`Engine.hurry`."""
