@@ -59,10 +59,10 @@ class Engine:
         deliver: runs a callback where results are wanted; for asyncio
             ``loop.call_soon_threadsafe``. Once a batch, not once a call.
         max_batch: most blocks in one step.
-        max_batch_delay: seconds that the first block of a batch waits for others.
-        stepped: told after each step, on the engine's thread: blocks, seconds that the first of
+        max_batch_delay_seconds: seconds that the first block of a batch waits for others.
+        on_batch: called after each step, on the engine's thread: blocks, seconds that the first of
             them waited, seconds of the step, blocks that failed.
-        timeout: a step that takes longer is given up by :meth:`watch`.
+        timeout_seconds: a step that takes longer is given up by :meth:`watch`.
         clock: seconds, monotonic.
 
     Attributes:
@@ -77,20 +77,20 @@ class Engine:
         deliver: Callable[[Callable[[], None]], object],
         *,
         max_batch: int = 32,
-        max_batch_delay: float = MAX_BATCH_DELAY_SECONDS,
-        stepped: Callable[[int, float, float, int], None] | None = None,
-        timeout: float = INFERENCE_TIMEOUT_SECONDS,
+        max_batch_delay_seconds: float = MAX_BATCH_DELAY_SECONDS,
+        on_batch: Callable[[int, float, float, int], None] | None = None,
+        timeout_seconds: float = INFERENCE_TIMEOUT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.health = Health(clock)
         self.prepared: Future[None] = Future()
-        self._stepped = stepped
+        self._on_batch = on_batch
         self._max_batch = max_batch
-        self._timeout = timeout
+        self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._idle = False
-        self._ready = ReadyQueue(max_batch_delay, clock)
+        self._ready = ReadyQueue(max_batch_delay_seconds, clock)
         self._flushed = threading.Event()
         self._results = ResultQueue(deliver)
         self._wake = threading.Condition()
@@ -145,7 +145,7 @@ class Engine:
             self._wake.notify()
             worker = self._worker
         if worker is not None and worker.thread.is_alive():
-            worker.thread.join(self._timeout)
+            worker.thread.join(self._timeout_seconds)
             if worker.thread.is_alive():
                 log.error("engine_stop_timeout", reason="the step is stuck")
         self._worker = None  # its buffers go at once, whoever still holds a stream of ours
@@ -179,7 +179,7 @@ class Engine:
             elif not worker.thread.is_alive():
                 self._replace_worker(worker, "the engine's thread is dead")
             elif worker.began is not None:
-                overdue = self._clock() - worker.began > self._timeout
+                overdue = self._clock() - worker.began > self._timeout_seconds
                 if overdue and worker.overdue:
                     self._replace_worker(worker, "the step is stuck")
                 worker.overdue = overdue
@@ -294,8 +294,8 @@ class Engine:
             failures = sum(isinstance(answer, InferenceFailed) for answer in answers)
             self.health.record_batch(len(batch), failures)
             try:
-                if self._stepped is not None:
-                    self._stepped(len(batch), waited, self._clock() - began, failures)
+                if self._on_batch is not None:
+                    self._on_batch(len(batch), waited, self._clock() - began, failures)
             finally:
                 self._results.send()
         finally:

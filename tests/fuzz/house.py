@@ -100,7 +100,7 @@ class House:
 
     async def _build(self) -> None:
         loop = asyncio.get_running_loop()
-        self.engine = Engine(self.student, loop.call_soon_threadsafe, max_batch_delay=0.0)
+        self.engine = Engine(self.student, loop.call_soon_threadsafe, max_batch_delay_seconds=0.0)
         self.metrics = self._metrics()
         self.sealer = Sealer(_keys(), MAX_AGE)
         self._resumption = Resumption(

@@ -37,8 +37,8 @@ class Hurt:
         self.engine = Engine(
             student,
             asyncio.get_running_loop().call_soon_threadsafe,
-            stepped=self.metrics.stepped,
-            timeout=5.0,
+            on_batch=self.metrics.stepped,
+            timeout_seconds=5.0,
             clock=lambda: self.now,
         )
         self.models = ModelRegistry(ServedModel.of(self.engine), metrics=self.metrics)

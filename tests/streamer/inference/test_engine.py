@@ -127,7 +127,7 @@ def test_a_batch_is_never_larger_than_allowed(make_bench, student):
 
 def test_hurried_blocks_wait_for_no_others(make_bench, student):
     """Whether the thread waits for others already or is still to begin."""
-    bench = make_bench(student, max_batch_delay=2 * WAIT)
+    bench = make_bench(student, max_batch_delay_seconds=2 * WAIT)
     streams = [ReportedTotals(bench) for _ in range(2)]
     for began in (False, True):
         for number, heard in enumerate(streams, start=1):

@@ -62,7 +62,7 @@ def student(make_student):
 @pytest.fixture
 def bench(make_bench, student, clock):
     """An engine whose clock the test turns; given up after 5 s."""
-    made = make_bench(student, timeout=5.0, clock=clock)
+    made = make_bench(student, timeout_seconds=5.0, clock=clock)
     yield made
     student.freed.set()
     made.engine.stop()
@@ -225,7 +225,7 @@ def test_threads_that_stick_are_few_and_those_that_wait_are_told(bench, student,
 
 
 def test_stop_does_not_wait_for_a_stuck_step(make_bench, student):
-    bench = make_bench(student, timeout=0.1)
+    bench = make_bench(student, timeout_seconds=0.1)
     stick(bench, student)
     stopping = threading.Thread(target=bench.engine.stop)
     stopping.start()
@@ -300,7 +300,7 @@ def test_metrics_that_raise_cost_no_call(make_bench, student, make_student):
     def counting(*_):
         raise ZeroDivisionError
 
-    bench = make_bench(student, stepped=counting)
+    bench = make_bench(student, on_batch=counting)
     heard = ReportedTotals(bench.engine)
     for number in (1, 2, 3):
         heard.say(number)
