@@ -107,21 +107,21 @@ class Engine:
         """Queue one block of int16 samples; a short one must be the stream's last."""
         self._queue(stream, block)
 
-    def snapshot(self, stream: InferenceStream, tell: Callable[[Memory], None]) -> None:
+    def snapshot(self, stream: InferenceStream, callback: Callable[[Memory], None]) -> None:
         """Ask for the memory after the blocks submitted so far.
 
         Args:
             stream: whose.
-            tell: called with a copy where ``on_step`` is called, after the results of those blocks
+            callback: called with a copy where ``on_step`` is called, after the results of those blocks
                 and before any other; never if the stream is closed or fails before.
         """
-        self._queue(stream, StateRequest(tell))
+        self._queue(stream, StateRequest(callback))
 
     def _queue(self, stream: InferenceStream, block: Samples | StateRequest) -> None:
         with self._wake:
             stream.pending.append(block)
             if not (stream.queued or stream.failed or stream.closed):
-                self._ready.put(stream)
+                self._ready.push(stream)
                 if self._idle:
                     self._idle = False
                     self._wake.notify()
@@ -216,7 +216,7 @@ class Engine:
         for stream in streams:
             stream.failed, stream.queued = True, False
             stream.pending.clear()
-            self._results.put(stream, error)
+            self._results.append(stream, error)
 
     # --- on the thread ---
 
@@ -260,7 +260,7 @@ class Engine:
                 self._idle = True
                 self._wake.wait()
             self._idle = False
-            rest = self._ready.rest(most)
+            rest = self._ready.remaining_delay(most)
             self._flushed.clear()
         if rest > 0.0:
             self._flushed.wait(rest)
@@ -281,7 +281,7 @@ class Engine:
     def _run_batch(self, worker: _Worker) -> None:
         batch = worker.batch
         worker.began = began = self._clock()
-        waited = began - batch[0][0].since  # streams are served in the order they came
+        waited = began - batch[0][0].ready_since  # streams are served in the order they came
         try:
             answers = worker.step.run([(block, stream.memory) for stream, block in batch])
             with self._wake:
@@ -308,5 +308,5 @@ class Engine:
                 self._fail([stream], answer)
             else:
                 posteriors, memory = answer
-                stream.remember(memory)
-                self._results.put(stream, posteriors)
+                stream.set_memory(memory)
+                self._results.append(stream, posteriors)

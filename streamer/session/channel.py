@@ -197,7 +197,7 @@ class Channel:
         self.held = state.held
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
-        self.stream.remember(state.memory)  # nothing is queued: the engine does not look at it
+        self.stream.set_memory(state.memory)  # nothing is queued: the engine does not look at it
 
     def _heard(self, speech: bytes, events: Sequence[tuple[bool, int]]) -> None:
         for started, position in events:

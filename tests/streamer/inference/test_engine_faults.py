@@ -386,7 +386,7 @@ def test_thread_that_died_all_the_same_is_replaced(bench, student, make_bench):
     runner = bench.engine._worker
     with bench.engine._wake:
         bench.engine._worker = None  # it leaves its loop
-        bench.engine._ready.put(bench.engine.new_stream(lambda _: None))
+        bench.engine._ready.push(bench.engine.new_stream(lambda _: None))
         bench.engine._wake.notify()
     runner.thread.join(WAIT)
     bench.engine._worker = runner
