@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.inference.health import FAILED_BATCHES, PROBE_INTERVAL_SECONDS, Health
+from streamer.inference.health import MAX_FAILED_BATCHES, PROBE_INTERVAL_SECONDS, Health
 
 
 class Clock:
@@ -52,7 +52,7 @@ def test_real_answers_do_not_heal_but_a_probe_does(health):
     assert not health.healthy
     health.mark_healthy()
     assert health.healthy
-    for _ in range(FAILED_BATCHES - 1):
+    for _ in range(MAX_FAILED_BATCHES - 1):
         health.record_batch(1, 1)
     assert health.healthy, "counted anew after the probe"
 
@@ -100,7 +100,7 @@ def test_any_history_against_its_plain_telling(history):
             blocks, failures = numbers[0], min(numbers)
             health.record_batch(blocks, failures)
             row = row + 1 if failures == blocks else 0
-            ill = ill or row >= FAILED_BATCHES
+            ill = ill or row >= MAX_FAILED_BATCHES
         elif what == "failed":
             health.mark_unhealthy("stuck")
             ill = True
