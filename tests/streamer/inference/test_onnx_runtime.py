@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from streamer.inference.onnx_runtime import VARIABLE
+from streamer.inference.onnx_runtime import TELEMETRY_VARIABLE
 
 
 @pytest.mark.parametrize(
     "module", ["streamer.inference.model", "streamer.serve", "streamer.process.local_server"]
 )
 def test_nothing_is_left_in_the_home_directory(module, tmp_path, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(TELEMETRY_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     words = [sys.executable, "-c", f"import {module}"]
@@ -24,8 +24,8 @@ def test_nothing_is_left_in_the_home_directory(module, tmp_path, monkeypatch):
 
 
 def test_an_operator_may_decide_otherwise(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "0")
-    code = f"import os, streamer.inference.onnx_runtime; print(os.environ[{VARIABLE!r}])"
+    monkeypatch.setenv(TELEMETRY_VARIABLE, "0")
+    code = f"import os, streamer.inference.onnx_runtime; print(os.environ[{TELEMETRY_VARIABLE!r}])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
