@@ -65,8 +65,8 @@ class Hurt:
     async def look(self, seconds=0.0):
         """Let time pass; a step is stuck if two looks find it so."""
         self.now += seconds
-        await self.watchdog.look()
-        await self.watchdog.look()
+        await self.watchdog.check()
+        await self.watchdog.check()
 
     async def recovers(self):
         """Look until the probe is answered; no time passes but between probes."""
@@ -74,7 +74,7 @@ class Hurt:
             while not self.engine.health.healthy:
                 await self.look(0.5)
                 await asyncio.sleep(0.01)
-        await self.watchdog.look()
+        await self.watchdog.check()
 
     def open(self, *requests):
         return Stream(self.line, requests)

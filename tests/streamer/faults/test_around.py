@@ -141,7 +141,7 @@ def test_watchdog_that_raises_looks_again(hurt):
             looks.append(1)
             raise RuntimeError("look")
 
-        local.watchdog.look = look
+        local.watchdog.check = look
         running = asyncio.create_task(local.watchdog.run())
         await until(lambda: len(looks) == 2)
         assert not running.done()

@@ -104,7 +104,7 @@ def test_student_that_sticks_for_good(hurt, noise):
 def test_out_of_memory_for_many_is_noticed_by_none(hurt, noise):
     async def scenario(local):
         quiet = await local.whole(noise)
-        local.student.room = 1
+        local.student.max_rows = 1
         outcomes = await asyncio.gather(*(local.whole(noise) for _ in range(6)))
         assert {(o.code, tuple(o.finals)) for o in outcomes} == {(Code.OK, tuple(quiet.finals))}
         await local.look()
@@ -116,7 +116,7 @@ def test_out_of_memory_for_many_is_noticed_by_none(hurt, noise):
 def test_out_of_memory_for_each(hurt, noise):
     async def scenario(local):
         async with neighbour(local, noise):
-            local.student.room = 0
+            local.student.max_rows = 0
             for _ in range(3):
                 outcome = await local.whole(noise)
                 assert outcome.code is Code.UNAVAILABLE
@@ -124,7 +124,7 @@ def test_out_of_memory_for_each(hurt, noise):
                 assert outcome.retry
             await local.look()
             assert await local.says() == NOT_SERVING
-            local.student.room = 1000
+            local.student.max_rows = 1000
             await local.recovers()
             assert await local.says() == SERVING
         assert (await local.whole(noise)).code is Code.OK

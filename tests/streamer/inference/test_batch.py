@@ -33,7 +33,7 @@ def posteriors(answers):
 
 
 def test_out_of_memory_is_tried_with_fewer_and_costs_nobody(student, make_student):
-    student.room = 4
+    student.max_rows = 4
     step = BatchRunner(student, 16)
     answers = step.run(rows(*range(16)))
     wanted = BatchRunner(make_student(), 16).run(rows(*range(16)))
@@ -45,11 +45,11 @@ def test_out_of_memory_is_tried_with_fewer_and_costs_nobody(student, make_studen
 
 
 def test_limit_set_by_memory_grows_again(student):
-    student.room = 1
+    student.max_rows = 1
     step = BatchRunner(student, 3)
     step.run(rows(1, 2, 3))
     assert step.limit == 1
-    student.room = 1000
+    student.max_rows = 1000
     for count in (GROW_AFTER, 2 * GROW_AFTER):
         for _ in range(count // 2):
             step.run(rows(1))  # not full once the limit is 2: shows nothing
@@ -59,7 +59,7 @@ def test_limit_set_by_memory_grows_again(student):
 
 
 def test_no_memory_even_for_one_is_unavailable_and_may_be_tried_elsewhere(student):
-    student.room = 0
+    student.max_rows = 0
     answers = BatchRunner(student, 2).run(rows(1, 2))
     for answer in answers:
         assert isinstance(answer, InferenceUnavailable)
@@ -91,8 +91,8 @@ def test_block_of_the_wrong_shape_costs_its_row(student):
 class InTwos(FakeModel):
     """Wants an even number of rows, as a GPU wants a power of two."""
 
-    def rows(self, calls):
-        return calls + calls % 2
+    def padded_size(self, size):
+        return size + size % 2
 
 
 def test_rows_that_are_nobodys_change_nothing(make_student):

@@ -40,7 +40,7 @@ def pretended(monkeypatch):
     """The student that a GPU is given, on a device that is none."""
     device = Pretended()
     monkeypatch.setattr(cuda, "find", lambda choice: None if choice == "cpu" else device)
-    monkeypatch.setattr(cuda, "_session", on_the_cpu)
+    monkeypatch.setattr(cuda, "_open", on_the_cpu)
     student = OnnxModel(provider="cuda")
     yield student, device
     student.close()
@@ -79,7 +79,7 @@ def calls(meta, count, seed=4):
 
 
 def test_a_gpu_takes_rows_in_powers_of_two(on_a_gpu):
-    assert [on_a_gpu.rows(n) for n in (1, 2, 3, 4, 5, 32, 33)] == [1, 2, 4, 4, 8, 32, 64]
+    assert [on_a_gpu.padded_size(n) for n in (1, 2, 3, 4, 5, 32, 33)] == [1, 2, 4, 4, 8, 32, 64]
 
 
 def test_warming_up_makes_every_step_once(pretended, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_student_that_is_no_graph_is_stepped_without_and_the_log_says_so_once(
             raise RuntimeError("nodes have not been partitioned\nto the GPU")
         return on_the_cpu(content, options, {"enable_cuda_graph": "1"})
 
-    monkeypatch.setattr(cuda, "_session", no_graphs)
+    monkeypatch.setattr(cuda, "_open", no_graphs)
     student = OnnxModel(DEFAULT_MODEL, provider="cuda")
     student.warm_up(2)
     assert tried == [{"enable_cuda_graph": "1"}, {}, {}, {}]
@@ -204,7 +204,7 @@ def test_a_file_that_the_gpu_cannot_load_is_refused(monkeypatch):
     def none(*_):
         raise RuntimeError("ONNX Runtime cannot use the GPU, for a reason that it has printed")
 
-    monkeypatch.setattr(cuda, "_session", none)
+    monkeypatch.setattr(cuda, "_open", none)
     with pytest.raises(ModelFileError, match=r"student.onnx: cannot be loaded: ONNX Runtime ca"):
         OnnxModel(DEFAULT_MODEL, provider="cuda")
 
@@ -241,8 +241,8 @@ def no_gpu(monkeypatch):
     def none():
         raise RuntimeError("there is no GPU")
 
-    monkeypatch.setattr(cuda, "_first", none)
-    cuda._say_unusable.cache_clear()
+    monkeypatch.setattr(cuda, "_first_gpu", none)
+    cuda._warn_unusable.cache_clear()
 
 
 @pytest.mark.usefixtures("no_gpu")

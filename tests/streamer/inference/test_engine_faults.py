@@ -179,7 +179,7 @@ def test_one_look_after_a_pause_of_the_whole_process_gives_nothing_up(bench, stu
     bench.engine.watch()
     student.gate.set()
     bench.wait(lambda: heard.results)
-    bench.wait(lambda: bench.engine._worker.began is None)
+    bench.wait(lambda: bench.engine._worker.step_started is None)
     bench.engine.watch()
     assert not heard.errors
     assert bench.engine.health.healthy

@@ -106,7 +106,7 @@ def test_memory_carries_what_was_heard(student):
 
 @given(st.integers(1, 1024))
 def test_a_cpu_takes_as_many_rows_as_there_are_calls(student, calls):
-    assert student.rows(calls) == calls
+    assert student.padded_size(calls) == calls
 
 
 @pytest.mark.parametrize(
