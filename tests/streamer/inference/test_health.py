@@ -1,4 +1,4 @@
-"""The state of a student's health, by a clock that the test turns."""
+"""The health of a model, on a clock that only the test advances."""
 
 import pytest
 from hypothesis import given
@@ -7,25 +7,12 @@ from hypothesis import strategies as st
 from streamer.inference.health import MAX_FAILED_BATCHES, PROBE_INTERVAL_SECONDS, Health
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def health(clock):
     return Health(clock)
 
 
-def test_begins_healthy_and_needs_no_probe(health):
+def test_starts_healthy_without_a_probe(health):
     assert health.healthy
     assert (health.reason, health.unhealthy_seconds, health.probe_due()) == ("", 0.0, False)
 
@@ -40,24 +27,19 @@ def test_only_whole_batches_in_a_row_count(health):
     assert health.reason == "the last 3 batches failed"
 
 
-def test_a_stuck_step_counts_at_once(health):
-    health.mark_unhealthy("the step is stuck")
-    assert not health.healthy
-    assert health.reason == "the step is stuck"
-
-
-def test_real_answers_do_not_heal_but_a_probe_does(health):
+def test_only_a_probe_makes_it_healthy(health):
     health.mark_unhealthy("the step is stuck")
     health.record_batch(10, 0)
     assert not health.healthy
+    assert health.reason == "the step is stuck"
     health.mark_healthy()
     assert health.healthy
     for _ in range(MAX_FAILED_BATCHES - 1):
         health.record_batch(1, 1)
-    assert health.healthy, "counted anew after the probe"
+    assert health.healthy, "the count starts again after the probe"
 
 
-def test_probes_come_at_once_and_then_each_second(health, clock):
+def test_probes_are_due_at_once_and_then_each_second(health, clock):
     health.mark_unhealthy("dead")
     assert health.probe_due()
     assert not health.probe_due()
@@ -70,7 +52,7 @@ def test_probes_come_at_once_and_then_each_second(health, clock):
     assert not health.probe_due()
 
 
-def test_illness_is_timed_from_its_beginning_whatever_comes_on_top(health, clock):
+def test_unhealthy_seconds_count_from_the_first_reason(health, clock):
     health.mark_unhealthy("the step is stuck")
     clock.now += 40
     health.mark_unhealthy("the engine's thread is dead")
@@ -86,25 +68,25 @@ def test_illness_is_timed_from_its_beginning_whatever_comes_on_top(health, clock
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("stepped"), st.integers(1, 4), st.integers(0, 4)),
-            st.tuples(st.just("failed")),
-            st.tuples(st.just("probed")),
+            st.tuples(st.just("record_batch"), st.integers(1, 4), st.integers(0, 4)),
+            st.tuples(st.just("mark_unhealthy")),
+            st.tuples(st.just("mark_healthy")),
         ),
         max_size=40,
     )
 )
-def test_any_history_against_its_plain_telling(history):
-    health, ill, row = Health(Clock()), False, 0
-    for what, *numbers in history:
-        if what == "stepped":
+def test_any_history_against_a_plain_model(history):
+    health, unhealthy, failed_batches = Health(), False, 0
+    for event, *numbers in history:
+        if event == "record_batch":
             blocks, failures = numbers[0], min(numbers)
             health.record_batch(blocks, failures)
-            row = row + 1 if failures == blocks else 0
-            ill = ill or row >= MAX_FAILED_BATCHES
-        elif what == "failed":
+            failed_batches = failed_batches + 1 if failures == blocks else 0
+            unhealthy = unhealthy or failed_batches >= MAX_FAILED_BATCHES
+        elif event == "mark_unhealthy":
             health.mark_unhealthy("stuck")
-            ill = True
+            unhealthy = True
         else:
             health.mark_healthy()
-            ill, row = False, 0
-        assert health.healthy is not ill
+            unhealthy, failed_batches = False, 0
+        assert health.healthy is not unhealthy
