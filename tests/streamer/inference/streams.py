@@ -55,3 +55,11 @@ def expected(*blocks):
         posteriors, memory = model.step(padded, np.array([len(samples)]), memory)
         results.append(tuple(posterior[0].tolist() for posterior in posteriors))
     return results
+
+
+def assert_serves(bench):
+    """A new stream gets the results of its blocks."""
+    good = StreamRecorder(bench.engine)
+    good.submit(30)
+    bench.wait(lambda: good.results)
+    assert good.results == expected(30)
