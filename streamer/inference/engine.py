@@ -79,7 +79,7 @@ class Engine:
         *,
         max_batch: int = 32,
         max_batch_delay_seconds: float = MAX_BATCH_DELAY_SECONDS,
-        on_batch: Callable[[int, float, float, int], None] | None = None,
+        on_batch: Callable[[int, float, float, int], object] = lambda *_: None,
         timeout_seconds: float = INFERENCE_TIMEOUT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,23 +90,29 @@ class Engine:
         self._max_batch = max_batch
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._idle = False
         self._ready = ReadyQueue(max_batch_delay_seconds, clock)
         self._flushed = threading.Event()
         self._results = ResultQueue(deliver)
-        self._wake = threading.Condition()
+        self._wake = threading.Condition()  # also the lock of all queues and streams
+        self._idle = False  # the thread waits for _wake
         self._stopping = False
         self._abandoned: list[_Worker] = []
         self._worker: _Worker | None = self._new_worker()
         self._worker.thread.start()
 
     def new_stream(self, on_step: Callable[[Posteriors | CallError], None]) -> InferenceStream:
-        """Return a stream of a new call; for ``on_step`` see :class:`InferenceStream`."""
+        """Open a stream of a new call; for ``on_step`` see :class:`InferenceStream`."""
         return InferenceStream(self.model.metadata.fresh(), on_step)
 
-    def submit(self, stream: InferenceStream, block: Samples) -> None:
+    def submit(self, stream: InferenceStream, block: Samples | StateRequest) -> None:
         """Queue one block of int16 samples; a short one must be the stream's last."""
-        self._enqueue(stream, block)
+        with self._wake:
+            stream.pending.append(block)
+            if not (stream.queued or stream.failed or stream.closed):
+                self._ready.push(stream)
+                if self._idle:
+                    self._idle = False
+                    self._wake.notify()
 
     def snapshot(self, stream: InferenceStream, callback: Callable[[Memory], None]) -> None:
         """Request the stream's memory after the blocks submitted so far.
@@ -116,16 +122,7 @@ class Engine:
             callback: called with a copy where ``on_step`` is called, after the results of those
                 blocks and before any other; never if the stream is closed or fails before.
         """
-        self._enqueue(stream, StateRequest(callback))
-
-    def _enqueue(self, stream: InferenceStream, item: Samples | StateRequest) -> None:
-        with self._wake:
-            stream.pending.append(item)
-            if not (stream.queued or stream.failed or stream.closed):
-                self._ready.push(stream)
-                if self._idle:
-                    self._idle = False
-                    self._wake.notify()
+        self.submit(stream, StateRequest(callback))
 
     def flush(self) -> None:
         """Step the queued blocks at once: no more are expected soon."""
@@ -222,8 +219,7 @@ class Engine:
     # --- on the engine's thread ---
 
     def _run(self, worker: _Worker) -> None:
-        if not self.prepared.done():
-            self._prepare()
+        self._prepare()
         while worker is self._worker and not self._stopping:
             try:
                 if worker.batch:
@@ -236,6 +232,8 @@ class Engine:
                 time.sleep(ERROR_PAUSE_SECONDS)
 
     def _prepare(self) -> None:
+        if self.prepared.done():
+            return  # a successor: calls wait for it
         try:
             self.model.warm_up(self._max_batch)
         except BaseException as error:  # noqa: BLE001 - raised by prepared.result()
@@ -295,8 +293,7 @@ class Engine:
             failures = sum(isinstance(result, InferenceFailed) for result in results)
             self.health.record_batch(len(batch), failures)
             try:
-                if self._on_batch is not None:
-                    self._on_batch(len(batch), queue_seconds, self._clock() - started, failures)
+                self._on_batch(len(batch), queue_seconds, self._clock() - started, failures)
             finally:
                 self._results.send()
         finally:
