@@ -21,11 +21,11 @@ TASKS = ("gender", "age_group", "age_band")
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Strict(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Labels(_Strict):
+class Labels(_Frozen):
     """Class names by task; ``parent`` is the index of each age band's age group."""
 
     gender: tuple[str, ...] = Field(min_length=2)
@@ -47,7 +47,7 @@ class Labels(_Strict):
         return names
 
 
-class Calibration(_Strict):
+class Calibration(_Frozen):
     """Temperature of one task as a function of speech, interpolated linearly."""
 
     speech_seconds: tuple[Seconds, ...] = Field(min_length=1)
@@ -62,14 +62,14 @@ class Calibration(_Strict):
         return self
 
 
-class DecisionRule(_Strict):
+class DecisionRule(_Frozen):
     """Speech (seconds) and calibrated probability (0 to 1) from which a task is decided."""
 
     min_speech_seconds: Seconds
     min_confidence: float = Field(ge=0, le=1)
 
 
-class Metadata(_Strict):
+class Metadata(_Frozen):
     """The JSON object under :data:`METADATA_KEY` in the file."""
 
     contract: Literal[1]
