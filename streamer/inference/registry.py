@@ -122,7 +122,7 @@ class ModelRegistry:
 
     Args:
         current: the first model.
-        file: where the next models come from; None for no reload.
+        source: where the next models come from; None for no reload.
         metrics: receives every change.
         keep_seconds: how long a model stays after the last of its calls, for those that may be
             resumed from a checkpoint.
@@ -135,14 +135,14 @@ class ModelRegistry:
     def __init__(
         self,
         current: ServedModel,
-        file: ModelFile | None = None,
+        source: ModelFile | None = None,
         *,
         metrics: Metrics | None = None,
         keep_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.current = current
-        self._file = file
+        self._source = source
         self._metrics = metrics or Metrics()
         self._keep_seconds = keep_seconds
         self._clock = clock
@@ -228,10 +228,10 @@ class ModelRegistry:
 
     async def _load(self) -> ServedModel:
         """Return the loaded model with the file's digest, or load the file."""
-        if self._file is None:
+        if self._source is None:
             raise ModelFileError("this server has no model file")
-        loaded = self.by_digest(await self._in_executor(self._file.digest))
-        return loaded if loaded is not None else await self._in_executor(self._file.load)
+        loaded = self.by_digest(await self._in_executor(self._source.digest))
+        return loaded if loaded is not None else await self._in_executor(self._source.load)
 
     def _in_executor(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
