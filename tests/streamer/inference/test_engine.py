@@ -187,6 +187,17 @@ def test_failed_stream_gets_no_more_results(own, fake):
     assert len(recorder.results) == len(recorder.errors) == 1
 
 
+def test_blocks_after_an_undelivered_failure_are_not_stepped(own, fake):
+    bad, good = record(own.engine, 2)
+    bad.submit(fake.RAISES)
+    while own._due.empty():
+        threading.Event().wait(0.01)
+    bad.submit(5)
+    good.submit(6)
+    own.wait(lambda: good.results)
+    assert fake.batches == [[fake.RAISES], [6]]
+
+
 def test_engine_survives_failures_of_whole_batches(own, fake):
     for _ in range(3):
         recorders = record(own.engine, 3)
