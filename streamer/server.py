@@ -297,8 +297,8 @@ def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[OnnxModel]
             student,
             deliver,
             max_batch=settings.max_batch,
-            stepped=metrics.stepped,
-            timeout=settings.inference_timeout,
+            on_batch=metrics.stepped,
+            timeout_seconds=settings.inference_timeout,
         )
 
     return make

@@ -155,7 +155,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
             return
         self._calls.discard(call)
         call.close()
-        self._models.ended(call.model)
+        self._models.release(call.model)
         if self._resumption is not None:
             self._resumption.ended(call, well=ending == "OK")
         self._metrics.add_totals([(call.session, call.counted)])
@@ -238,7 +238,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """
         now = self._clock()
         active = sum(call.active(now) for call in self._calls)
-        self._load.record(max(late, self._models.waited), busy, passed, active)
+        self._load.record(max(late, self._models.queue_seconds), busy, passed, active)
         self._metrics.load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:

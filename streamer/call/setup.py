@@ -150,7 +150,7 @@ class CallFactory:
             resumed=resumed,
             trace=trace,
         )
-        self._models.began(model)
+        self._models.acquire(model)
         if self._resumption is not None:
             self._resumption.began(call)
         return call

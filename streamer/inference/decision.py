@@ -1,4 +1,4 @@
-"""Posterior to calibrated decision, or "undecided"."""
+"""From posterior to calibrated decision: a label, or undecided."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Undecided(Enum):
 
 
 class Decision(NamedTuple):
-    """What is known of one task.
+    """The decision of one task.
 
     Attributes:
-        posterior: calibrated, sums to 1.
+        posterior: calibrated probability of each class, sums to 1.
         label: most likely class, or "" while undecided.
         confidence: calibrated probability of the most likely class.
         undecided: why there is no label, or None.
@@ -35,24 +35,27 @@ class Decision(NamedTuple):
 
 
 def temperature_at(calibration: Calibration, seconds: float) -> float:
-    """Temperature after ``seconds`` of speech: linear between the fitted points, flat outside."""
+    """Return the temperature after ``seconds`` of speech.
+
+    Linear between the fitted points, constant outside.
+    """
     points, values = calibration.speech_seconds, calibration.temperature
     right = bisect_right(points, seconds)
     if right == 0:
         return values[0]
     if right == len(points):
         return values[-1]
-    share = (seconds - points[right - 1]) / (points[right] - points[right - 1])
-    return values[right - 1] + share * (values[right] - values[right - 1])
+    fraction = (seconds - points[right - 1]) / (points[right] - points[right - 1])
+    return values[right - 1] + fraction * (values[right] - values[right - 1])
 
 
 def calibrated(posterior: Sequence[float], temperature: float) -> list[float]:
-    """``softmax(log p / T)`` (Guo et al. 2017), without leaving probabilities."""
-    top = max(posterior)
-    power = 1.0 / temperature
-    powered: list[float] = [(p / top) ** power for p in posterior]
-    total = sum(powered)
-    return [p / total for p in powered]
+    """Return ``softmax(log p / T)`` (Guo et al. 2017), computed without logarithms."""
+    largest = max(posterior)
+    exponent = 1.0 / temperature
+    powers: list[float] = [(p / largest) ** exponent for p in posterior]
+    total = sum(powers)
+    return [p / total for p in powers]
 
 
 class Decider:
@@ -75,18 +78,18 @@ class Decider:
         speech_seconds: float,
         min_speech_seconds: float = 0.0,
     ) -> tuple[Decision, ...]:
-        """Decisions of all tasks, in the order of ``TASKS``.
+        """Return the decisions of all tasks, in the order of ``TASKS``.
 
         Args:
-            posteriors: of each task as the student gave them, or None before any speech.
-            speech_seconds: that they rest on.
-            min_speech_seconds: asked for by the caller; can only raise a task's own minimum.
+            posteriors: the model's, of each task; None before any speech.
+            speech_seconds: speech that the posteriors are based on.
+            min_speech_seconds: requested by the caller; can only raise a task's own minimum.
         """
-        result = []
+        decisions = []
         for index, (labels, min_speech, min_confidence, calibration) in enumerate(self._rules):
             if posteriors is None:
-                even = [1.0 / len(labels)] * len(labels)
-                result.append(Decision(even, "", even[0], Undecided.NO_SPEECH))
+                uniform = [1.0 / len(labels)] * len(labels)
+                decisions.append(Decision(uniform, "", uniform[0], Undecided.NO_SPEECH))
                 continue
             temperature = temperature_at(calibration, speech_seconds)
             posterior = calibrated(posteriors[index], temperature)
@@ -97,5 +100,5 @@ class Decider:
             elif confidence < min_confidence:
                 reason = Undecided.LOW_CONFIDENCE
             label = "" if reason else labels[posterior.index(confidence)]
-            result.append(Decision(posterior, label, confidence, reason))
-        return tuple(result)
+            decisions.append(Decision(posterior, label, confidence, reason))
+        return tuple(decisions)

@@ -1,7 +1,7 @@
-"""Whether a student answers: what its engine saw lately, as a state of two values.
+"""Whether a model answers: a state of two values, from the steps of its engine.
 
-It fails on whole batches, sticks or loses its thread: not healthy. From then on only a probe, a
-made-up block through the same engine, shows that it answers again.
+The model is unhealthy after whole batches failed, a step got stuck or the engine's thread died.
+From then on only a probe, a made-up block through the same engine, can show that it answers again.
 """
 
 from __future__ import annotations
@@ -10,69 +10,69 @@ import threading
 import time
 from collections.abc import Callable
 
-FAILED_BATCHES = 3
-"""Batches in a row of which no call was answered."""
-PROBE_SECONDS = 1.0
-"""Between two probes; the first comes at once."""
+MAX_FAILED_BATCHES = 3
+"""Batches in a row without any result that make the model unhealthy."""
+PROBE_INTERVAL_SECONDS = 1.0
+"""Between two probes; the first is sent at once."""
 
 
 class Health:
-    """Of one engine. Safe to use from any thread.
+    """Health of one engine's model. Thread-safe.
 
     Args:
         clock: seconds, monotonic.
 
     Attributes:
-        reason: why it is not healthy; empty while it is.
+        reason: why the model is unhealthy; empty while it is healthy.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.reason = ""
         self._clock = clock
         self._lock = threading.Lock()
-        self._failed = 0
-        self._since = 0.0
+        self._failed_batches = 0
+        self._unhealthy_since = 0.0
         self._next_probe = 0.0
 
     @property
     def healthy(self) -> bool:
-        """New calls may come."""
+        """Whether new calls may use the model."""
         return not self.reason
 
     @property
     def unhealthy_seconds(self) -> float:
-        """How long it has not been healthy; 0 while it is."""
+        """How long the model has been unhealthy; 0 while it is healthy."""
         with self._lock:
-            return self._clock() - self._since if self.reason else 0.0
+            return self._clock() - self._unhealthy_since if self.reason else 0.0
 
-    def stepped(self, blocks: int, failures: int) -> None:
-        """A batch of ``blocks`` came back, ``failures`` of them without an answer."""
+    def record_batch(self, blocks: int, failures: int) -> None:
+        """Record a batch of ``blocks``, ``failures`` of which have no result."""
         with self._lock:
-            self._failed = self._failed + 1 if failures >= blocks else 0
-            if self._failed >= FAILED_BATCHES:
-                self._fall_ill(f"the last {FAILED_BATCHES} batches failed")
+            self._failed_batches = self._failed_batches + 1 if failures >= blocks else 0
+            if self._failed_batches >= MAX_FAILED_BATCHES:
+                self._set_unhealthy(f"the last {MAX_FAILED_BATCHES} batches failed")
 
-    def failed(self, reason: str) -> None:
-        """The engine cannot go on as it is: a step is stuck, its thread is dead."""
+    def mark_unhealthy(self, reason: str) -> None:
+        """Record that the engine cannot continue: a step is stuck, its thread is dead."""
         with self._lock:
-            self._fall_ill(reason)
+            self._set_unhealthy(reason)
 
-    def _fall_ill(self, reason: str) -> None:
+    def _set_unhealthy(self, reason: str) -> None:
         if not self.reason:
-            self._since = self._next_probe = self._clock()
+            self._unhealthy_since = self._next_probe = self._clock()
         self.reason = reason
 
     def probe_due(self) -> bool:
-        """Whether to send a probe now; true at most once a second."""
+        """Return whether to send a probe now; true at most once a second."""
         with self._lock:
             now = self._clock()
             if not self.reason or now < self._next_probe:
                 return False
-            self._next_probe = now + PROBE_SECONDS
+            self._next_probe = now + PROBE_INTERVAL_SECONDS
             return True
 
-    def probed(self) -> None:
-        """A probe was answered."""
+    def mark_healthy(self) -> None:
+        """Record that a probe was answered."""
         with self._lock:
             self.reason = ""
-            self._failed = 0
+            self._failed_batches = 0

@@ -1,4 +1,4 @@
-"""What a model file says of itself, and what its student remembers of a call."""
+"""The metadata of a model file, and the memory that its model has of a call."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 CONTRACT = 1
-"""The version of the file's contract that this server speaks."""
+"""Version of the model-file contract that this server implements."""
 METADATA_KEY = "voicecohort"
 TASKS = ("gender", "age_group", "age_band")
 
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Strict(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Labels(_Strict):
-    """Class names by task; ``parent`` is the superclass index of each subclass."""
+class Labels(_Frozen):
+    """Class names by task; ``parent`` is the index of each age band's age group."""
 
     gender: tuple[str, ...] = Field(min_length=2)
     age_group: tuple[str, ...] = Field(min_length=2)
@@ -42,13 +42,13 @@ class Labels(_Strict):
         return self
 
     def of(self, task: str) -> tuple[str, ...]:
-        """Class names of one of :data:`TASKS`."""
+        """Return the class names of one of :data:`TASKS`."""
         names: tuple[str, ...] = getattr(self, task)
         return names
 
 
-class Calibration(_Strict):
-    """Temperature of one task as a function of speech heard, interpolated linearly."""
+class Calibration(_Frozen):
+    """Temperature of one task as a function of speech, interpolated linearly."""
 
     speech_seconds: tuple[Seconds, ...] = Field(min_length=1)
     temperature: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1)
@@ -62,14 +62,14 @@ class Calibration(_Strict):
         return self
 
 
-class DecisionRule(_Strict):
-    """When a task is decided instead of "undecided"."""
+class DecisionRule(_Frozen):
+    """Speech (seconds) and calibrated probability (0 to 1) from which a task is decided."""
 
     min_speech_seconds: Seconds
     min_confidence: float = Field(ge=0, le=1)
 
 
-class Metadata(_Strict):
+class Metadata(_Frozen):
     """The JSON object under :data:`METADATA_KEY` in the file."""
 
     contract: Literal[1]
@@ -93,11 +93,11 @@ class Metadata(_Strict):
 
     @property
     def memory_bytes(self) -> int:
-        """What the student remembers of a call."""
+        """Size of the memory of one channel, in bytes."""
         return 4 * self.state_size + self.cache_size
 
     def fresh(self, *calls: int) -> Memory:
-        """Of calls that have not begun: of so many, or of one without an axis for calls."""
+        """Return the memory of new calls: of one, or of ``calls`` with a first axis."""
         return Memory(
             np.zeros((*calls, self.state_size), np.float32),
             np.zeros((*calls, self.cache_size), np.uint8),
@@ -105,21 +105,21 @@ class Metadata(_Strict):
 
     @property
     def block_seconds(self) -> float:
-        """Speech between two posteriors of a call."""
+        """Duration of a block: speech between two posteriors of a call."""
         return self.block / self.sample_rate
 
 
 class Memory(NamedTuple):
-    """What a student remembers of B calls, or of one, then without the first axis.
+    """What the model carries from block to block, of B streams, or of one without the first axis.
 
     Attributes:
         state: float32 [B, D].
-        cache: uint8 [B, C], frames that layers hear again; C is 0 for a student without.
+        cache: uint8 [B, C], past frames that convolutions read again; C is 0 for a model without.
     """
 
     state: Floats
     cache: Bytes
 
     def copy(self) -> Memory:
-        """Of arrays of its own."""
+        """Return a copy with arrays of its own."""
         return Memory(self.state.copy(), self.cache.copy())

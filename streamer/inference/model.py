@@ -1,4 +1,4 @@
-"""The model file: one ONNX graph whose metadata says everything the server must know of it."""
+"""The model file: one ONNX graph whose metadata holds all that the server must know of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import streamer.inference.onnx_runtime  # noqa: F401 - onnxruntime asks while it is loaded
+import streamer.inference.onnx_runtime  # noqa: F401 - must come before onnxruntime
 
 # isort: split
 import numpy as np
@@ -25,42 +25,41 @@ from streamer.inference.metadata import CONTRACT, METADATA_KEY, TASKS, Floats, M
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "models" / "student.onnx"
 CPU_MODEL = DEFAULT_MODEL.with_name("student-int8.onnx")
-"""The same student in 8 bits, for which a GPU has no kernels and a CPU needs half the time."""
+"""The same student in 8 bits: half the time on a CPU; a GPU has no kernels for it."""
 
 _OUT_OF_MEMORY = re.compile(r"allocate memory|bad_?alloc|out of memory", re.IGNORECASE)
-"""What ONNX Runtime says in a general error: its arena, the C++ library, CUDA."""
-
-Opener = Callable[[], onnxruntime.InferenceSession]
+"""In the messages of ONNX Runtime's general errors: its arena, the C++ library, CUDA."""
 
 
 class OnnxModel:
-    """A loaded model file, ready to advance a batch of calls by one block.
+    """A loaded model file, which advances a batch of streams by one block.
 
     Args:
-        path: of the ONNX file; None takes the shipped student that suits the provider.
-        provider: "cpu", "cuda", or "auto" for a GPU where there is one.
-        threads: CPU threads of one step; 1 is the cheapest per call.
+        path: of the ONNX file; None is the shipped file for the provider.
+        provider: "cpu", "cuda", or "auto" for a GPU if there is one.
+        threads: CPU threads of one step; 1 costs least CPU per call.
 
     Attributes:
         digest: SHA-256 of the file, hexadecimal.
-        metadata: that is in it.
-        providers: of ONNX Runtime, the first runs the student.
-        device: name of the GPU that does, or "CPU".
+        metadata: of the file.
+        providers: of ONNX Runtime, the first runs the model.
+        device: name of the GPU that runs the model, or "CPU".
 
     Raises:
-        ModelFileError: missing, truncated, of another contract, or not what its metadata says.
+        ModelFileError: the file is missing, truncated, of another contract, or its graph does not
+            match its metadata; or there is no such provider.
     """
 
     def __init__(
         self, path: Path | None = None, *, provider: str = "auto", threads: int = 1
     ) -> None:
-        self._gpu: cuda.Device | None = cuda.find(provider)
+        self._gpu = cuda.find(provider)
         path = model_file(path, provider)
         try:
-            content = path.read_bytes()  # once: what is hashed is what is loaded
+            content = path.read_bytes()  # once: the digest is that of the loaded content
         except OSError as error:
             raise ModelFileError(f"model file {path}: {error.strerror}") from error
-        open_session = _opener(content, threads, on_gpu=self._gpu is not None)
+        open_session = _session_factory(content, threads, on_gpu=self._gpu is not None)
         try:
             self._session = open_session()
         except Exception as error:
@@ -87,21 +86,21 @@ class OnnxModel:
             return Metadata.model_validate(plain)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ModelFileError(f"model file {path}: metadata {where}: {first['msg']}") from error
+            field = ".".join(str(part) for part in first["loc"])
+            raise ModelFileError(f"model file {path}: metadata {field}: {first['msg']}") from error
         except json.JSONDecodeError as error:
             raise ModelFileError(f"model file {path}: metadata is not JSON: {error}") from error
 
     def _check_shapes(self, path: Path) -> None:
         m = self.metadata
         widths = {task: len(m.labels.of(task)) for task in TASKS}
-        wanted = {"samples": m.block, "state": m.state_size, "state_out": m.state_size, **widths}
+        expected = {"samples": m.block, "state": m.state_size, "state_out": m.state_size, **widths}
         if m.cache_size:
-            wanted |= {"cache": m.cache_size, "cache_out": m.cache_size}
+            expected |= {"cache": m.cache_size, "cache_out": m.cache_size}
         nodes = (*self._session.get_inputs(), *self._session.get_outputs())
         found = {node.name: node.shape[-1] for node in nodes if len(node.shape) > 1}
-        if found != wanted:
-            raise ModelFileError(f"model file {path}: shapes {found} are not {wanted}")
+        if found != expected:
+            raise ModelFileError(f"model file {path}: shapes {found} are not {expected}")
         fixed = {node.name: node.shape[0] for node in nodes if isinstance(node.shape[0], int)}
         if fixed:
             raise ModelFileError(f"model file {path}: shapes fix the batch size: {fixed}")
@@ -109,18 +108,18 @@ class OnnxModel:
     def step(
         self, samples: Floats, valid: NDArray[np.int64], memory: Memory
     ) -> tuple[list[Floats], Memory]:
-        """One block for each of B calls.
+        """Process one block of each of B streams.
 
         Args:
-            samples: [B, block] in [-1, 1].
-            valid: [B], samples that are real.
-            memory: of the calls.
+            samples: float32 [B, block] in [-1, 1].
+            valid: int64 [B], leading samples of each row that count; the others are padding.
+            memory: of the B streams.
 
         Returns:
-            Posteriors of :data:`TASKS`, each [B, classes], and the calls' memory after it.
+            Posteriors of :data:`TASKS`, float32 [B, classes] each, and the streams' next memory.
 
         Raises:
-            MemoryError: the runtime could not allocate what so many calls need.
+            MemoryError: the runtime cannot allocate what this batch needs.
         """
         feed: dict[str, NDArray[Any]]
         feed = {"samples": samples, "valid": valid, "state": memory.state}
@@ -130,26 +129,25 @@ class OnnxModel:
             names.append("cache_out")
         try:
             if self._buckets is None:
-                after = self._session.run(names, feed)
+                outputs = self._session.run(names, feed)
             else:
-                after = self._buckets.run(names, feed, len(samples))
+                outputs = self._buckets.run(names, feed, len(samples))
         except Exception as error:
             if _OUT_OF_MEMORY.search(str(error)):
                 raise MemoryError(str(error).splitlines()[0]) from error
             raise
-        cache = after[-1] if self.metadata.cache_size else memory.cache
-        return after[: len(TASKS)], Memory(after[len(TASKS)], cache)
+        cache = outputs[-1] if self.metadata.cache_size else memory.cache
+        return outputs[: len(TASKS)], Memory(outputs[len(TASKS)], cache)
 
-    def rows(self, calls: int) -> int:
-        """How many a step of so many calls should have; those beyond them are nobody's.
+    def padded_size(self, size: int) -> int:
+        """Return how many rows a step of ``size`` streams must have.
 
-        A GPU keeps memory, and what it is to do, for each number apart: there it is a power of
-        two, see :meth:`warm_up`.
+        On a GPU that is the next power of two: it holds memory and a graph for each size.
         """
-        return 1 << (calls - 1).bit_length() if self._gpu else calls
+        return 1 << (size - 1).bit_length() if self._gpu else size
 
     def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Zeros, where a step takes its inputs from fastest.
+        """Return zeros in the memory from which a step reads its inputs fastest.
 
         Raises:
             MemoryError: there is no memory for them.
@@ -157,35 +155,35 @@ class OnnxModel:
         if self._gpu:
             return self._gpu.buffer(shape, dtype)
         zeros = np.empty(shape, dtype)
-        zeros.fill(0)  # written, unlike those of np.zeros: their memory is taken now
+        zeros.fill(0)  # written, unlike those of np.zeros: the pages are allocated now
         return zeros
 
-    def warm_up(self, calls: int) -> None:
-        """Make a step of one row, two, four and so on up to those of ``calls`` calls.
+    def warm_up(self, max_size: int) -> None:
+        """Run a step of 1, 2, 4 and so on up to ``max_size`` streams.
 
-        On a GPU a first step takes a thousand times as long as the second; to be called on the
-        thread that is to make the others, see :mod:`streamer.inference.cuda`. On a CPU the runtime
-        takes memory for the largest step yet and keeps it: 7 MB for 32 blocks, which would come
-        bit by bit while the server runs, and look as if calls left something behind.
+        On a GPU the first step of a size takes a thousand times as long as the second, and must
+        run on the thread that runs the others, see :mod:`streamer.inference.cuda`. On a CPU the
+        runtime keeps the memory of the largest step: 7 MB for 32 blocks, which would otherwise
+        grow while the server runs and look like a leak.
 
         Raises:
-            MemoryError: there is none for so many.
+            MemoryError: there is no memory for a step of ``max_size`` streams.
         """
-        most = self.rows(calls)
-        for rows in (*(1 << n for n in range((most - 1).bit_length())), most):
+        max_rows = self.padded_size(max_size)
+        for rows in (*(1 << n for n in range((max_rows - 1).bit_length())), max_rows):
             silence = np.zeros((rows, self.metadata.block), np.float32)
             self.step(silence, np.zeros(rows, np.int64), self.metadata.fresh(rows))
 
     def close(self) -> None:
-        """Free the runtime's memory, whoever still knows the student; it cannot step again."""
+        """Free the runtime's memory, also if the model is still referenced; no step can follow."""
         self._session = self._buckets = None
 
 
 def model_file(path: Path | None, provider: str) -> Path:
-    """The file to load; without a ``path`` the shipped student that suits the provider.
+    """Return the file to load; without a ``path`` the shipped file for the provider.
 
     Raises:
-        ModelFileError: there is no such file, or no such provider.
+        ModelFileError: there is no such file or provider.
     """
     if path is None:
         path = CPU_MODEL if cuda.find(provider) is None else DEFAULT_MODEL
@@ -194,16 +192,18 @@ def model_file(path: Path | None, provider: str) -> Path:
     return path
 
 
-def _opener(content: bytes, threads: int, *, on_gpu: bool) -> Opener:
-    """What opens sessions of the file."""
+def _session_factory(
+    content: bytes, threads: int, *, on_gpu: bool
+) -> Callable[[], onnxruntime.InferenceSession]:
+    """Return a function that opens a session of the file's ``content``."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # A spinning worker burns a core between blocks; a block can wait for a wake-up.
+    # A spinning thread uses a core between blocks; a block can wait for a wake-up.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if on_gpu:
-        return cuda.Sessions(content, options).open
+        return cuda.SessionFactory(content, options).open
     return functools.partial(
         onnxruntime.InferenceSession, content, options, providers=["CPUExecutionProvider"]
     )
@@ -213,11 +213,11 @@ def main() -> int:
     """Print the metadata of a model file: labels, calibration, decision rules, provenance."""
     path = Path(sys.argv[1]) if sys.argv[1:] else None
     try:
-        student = OnnxModel(path, provider="cpu")
+        model = OnnxModel(path, provider="cpu")
     except ModelFileError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command line's answer
+        print(error, file=sys.stderr)  # noqa: T201 - output of the command
         return 2
-    print(student.metadata.model_dump_json(indent=1))  # noqa: T201
+    print(model.metadata.model_dump_json(indent=1))  # noqa: T201
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The students in service, each with its engine and its rules of decision, and their succession."""
+"""The models in service, each with its engine and decision rules, and their replacement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -28,76 +28,69 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One student as calls use it; a call keeps the one that it began with.
+    """One model as calls use it; a call keeps the one that it began with.
 
     Attributes:
-        engine: owns the student.
-        decider: its calibration and rules.
-        digest: SHA-256 of its file, hexadecimal; empty if it came from none.
+        engine: runs the model.
+        decider: its calibration and decision rules.
     """
 
     engine: Engine
     decider: Decider
-    digest: str = ""
 
     @classmethod
     def of(cls, engine: Engine) -> ServedModel:
-        """Everything that follows from an engine's student."""
-        digest = getattr(engine.model, "digest", "")
-        return cls(engine, Decider(engine.model.metadata), digest)
+        """Return the served model of ``engine``, with the decision rules of its metadata."""
+        return cls(engine, Decider(engine.model.metadata))
 
     @property
     def metadata(self) -> Metadata:
-        """Of the student."""
+        """Metadata of the model file."""
         return self.engine.model.metadata
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        return self.engine.model.digest
+
+    @property
     def providers(self) -> list[str]:
-        """Of ONNX Runtime, the first runs the student; none if the student is none of its."""
-        student = self.engine.model
-        return student.providers if isinstance(student, OnnxModel) else []
+        """Providers of ONNX Runtime; the first runs the model."""
+        return self.engine.model.providers
 
     @property
     def device(self) -> str:
-        """Name of the GPU that runs the student, or "CPU"; empty as above."""
-        student = self.engine.model
-        return student.device if isinstance(student, OnnxModel) else ""
+        """Name of the GPU that runs the model, or "CPU"."""
+        return self.engine.model.device
 
     def close(self) -> None:
-        """Stop the engine and free the student; waits for a running step."""
+        """Stop the engine and free the model; waits for a running step."""
         self.engine.stop()
-        if isinstance(self.engine.model, OnnxModel):
-            self.engine.model.close()
-
-
-class Source(Protocol):
-    """Where students come from."""
-
-    def digest(self) -> str:
-        """SHA-256 of what is there now, hexadecimal; raises ModelFileError."""
-
-    def load(self) -> ServedModel:
-        """What is there now, fit to be served; raises ModelFileError."""
+        self.engine.model.close()
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A path, and how what is found there is served. Any thread may load.
+    """The path that models are loaded from, and how they are served. Thread-safe.
 
     Attributes:
-        path: of the ONNX file; None is the shipped student that suits the provider.
+        path: of the ONNX file; None is the shipped file for the provider.
         provider: see :class:`streamer.inference.model.OnnxModel`.
-        threads: likewise.
-        engine: makes the engine around a student.
+        threads: see there.
+        new_engine: starts the engine of a model.
     """
 
     path: Path | None
     provider: str
     threads: int
-    engine: Callable[[OnnxModel], Engine]
+    new_engine: Callable[[OnnxModel], Engine]
 
     def digest(self) -> str:
-        """See :class:`Source`."""
+        """Return the SHA-256 of the file's present content, hexadecimal.
+
+        Raises:
+            ModelFileError: the file cannot be read.
+        """
         path = model_file(self.path, self.provider)
         try:
             with path.open("rb") as file:
@@ -106,40 +99,43 @@ class ModelFile:
             raise ModelFileError(f"model file {path}: {error.strerror}") from error
 
     def load(self) -> ServedModel:
-        """See :class:`Source`; streams a made-up call through the student first."""
-        student = OnnxModel(self.path, provider=self.provider, threads=self.threads)
-        self_test(student)
-        engine = self.engine(student)
+        """Load the file's present content and test it with a made-up call.
+
+        Raises:
+            ModelFileError: it cannot be loaded, fails the test, or needs more memory than there is.
+        """
+        model = OnnxModel(self.path, provider=self.provider, threads=self.threads)
+        self_test(model)
+        engine = self.new_engine(model)
         try:
             engine.prepared.result()
         except Exception as error:  # of the runtime, or of memory
             engine.stop()
-            model = student.metadata.model_id
-            raise ModelFileError(f"{model}: its first steps: {error}") from error
+            raise ModelFileError(f"{model.metadata.model_id}: its first steps: {error}") from error
         return ServedModel.of(engine)
 
 
 class ModelRegistry:
-    """Which student new calls take, and which ones older calls still have.
+    """The model that new calls use, and those that older calls still use.
 
-    To be used on the event loop's thread.
+    Used on the event loop's thread only.
 
     Args:
-        current: the first.
-        source: of the next; without one there is none.
-        metrics: told of every change.
+        current: the first model.
+        source: where the next models come from; None for no reload.
+        metrics: receives every change.
         keep_seconds: how long a model stays after the last of its calls, for those that may be
             resumed from a checkpoint.
         clock: seconds, monotonic.
 
     Attributes:
-        current: what new calls take.
+        current: the model that new calls use.
     """
 
     def __init__(
         self,
         current: ServedModel,
-        source: Source | None = None,
+        source: ModelFile | None = None,
         *,
         metrics: Metrics | None = None,
         keep_seconds: float = 0.0,
@@ -154,58 +150,58 @@ class ModelRegistry:
         self._unused_since: dict[ServedModel, float] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
-        # One thread loads and frees: many would each keep memory for themselves.
-        self._hands = ThreadPoolExecutor(1, thread_name_prefix="models")
-        self._describe(current)
+        # One thread loads and frees: each thread of a larger pool would keep memory of its own.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._report(current)
 
     @property
     def loaded(self) -> tuple[ServedModel, ...]:
-        """All, the oldest first."""
+        """All loaded models, the oldest first."""
         return tuple(self._calls)
 
     @property
-    def waited(self) -> float:
-        """Seconds that the oldest block of any engine has waited."""
-        return max(model.engine.waited for model in self._calls)
+    def queue_seconds(self) -> float:
+        """Seconds that the oldest queued block of any engine has waited."""
+        return max(model.engine.queue_seconds for model in self._calls)
 
     def flush(self) -> None:
-        """Have all engines step what is queued, see :meth:`Engine.hurry`."""
+        """Flush all engines, see :meth:`streamer.inference.engine.Engine.flush`."""
         for model in self._calls:
             model.engine.flush()
 
     def by_digest(self, digest: str) -> ServedModel | None:
-        """The model whose file has this SHA-256 (hexadecimal), while it is loaded."""
+        """Return the loaded model whose file has this SHA-256 (hexadecimal), or None."""
         return next((model for model in self._calls if model.digest == digest), None)
 
-    def began(self, model: ServedModel) -> None:
-        """A call takes ``model``; to be called without an ``await`` since it was looked up."""
+    def acquire(self, model: ServedModel) -> None:
+        """Count a call that uses ``model``; no ``await`` may lie between look-up and this."""
         self._calls[model] += 1
         self._unused_since.pop(model, None)
 
-    def ended(self, model: ServedModel) -> None:
-        """A call has left ``model``."""
+    def release(self, model: ServedModel) -> None:
+        """Count that a call no longer uses ``model``."""
         self._calls[model] -= 1
-        self._look_at(model)
+        self._update_unused_since(model)
 
-    def _look_at(self, model: ServedModel) -> None:
+    def _update_unused_since(self, model: ServedModel) -> None:
         if model is self.current or self._calls[model]:
             self._unused_since.pop(model, None)
         else:
             self._unused_since.setdefault(model, self._clock())
 
     async def reload(self) -> None:
-        """Load what the source has now, for new calls; whatever cannot be served changes nothing.
+        """Load the file's present content for new calls; an error changes nothing.
 
-        The event loop goes on meanwhile. Nothing is raised but CancelledError: the outcome is
-        logged and counted.
+        The event loop continues meanwhile. Raises nothing but CancelledError: the outcome is logged
+        and counted.
         """
         async with self._reloading:
             before = self.current
             try:
-                after = await self._next()
-            except Exception as error:  # noqa: BLE001 - whatever a file does, calls have a model
+                after = await self._load()
+            except Exception as error:  # noqa: BLE001 - whatever the file causes, calls have a model
                 self._metrics.swapped("failed")
-                log.error(  # noqa: TRY400 - one line says it
+                log.error(  # noqa: TRY400 - one line, without traceback
                     "model_reload_failed", model=before.metadata.model_id, reason=_one_line(error)
                 )
                 return
@@ -216,8 +212,8 @@ class ModelRegistry:
             self._calls.setdefault(after, 0)
             self.current = after
             for model in (before, after):
-                self._look_at(model)
-            self._describe(after)
+                self._update_unused_since(model)
+            self._report(after)
             self._metrics.swapped("changed")
             log.info(
                 "model_changed",
@@ -227,21 +223,21 @@ class ModelRegistry:
                 calls_on_older=sum(n for model, n in self._calls.items() if model is not after),
             )
 
-    def _describe(self, model: ServedModel) -> None:
+    def _report(self, model: ServedModel) -> None:
         self._metrics.model(model.metadata.model_id, next(iter(model.providers), ""))
 
-    async def _next(self) -> ServedModel:
-        """One that is loaded already, if the source has that, or a new one."""
+    async def _load(self) -> ServedModel:
+        """Return the loaded model with the file's digest, or load the file."""
         if self._source is None:
             raise ModelFileError("this server has no model file")
-        known = self.by_digest(await self._aside(self._source.digest))
-        return known if known is not None else await self._aside(self._source.load)
+        loaded = self.by_digest(await self._in_executor(self._source.digest))
+        return loaded if loaded is not None else await self._in_executor(self._source.load)
 
-    def _aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._hands, work)
+    def _in_executor(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def retire(self) -> None:
-        """Let go of models that nobody needs any more; to be called some times a second."""
+        """Close models that have been unused for ``keep_seconds``; call it every 0.1 s or so."""
         oldest = self._clock() - self._keep_seconds
         for model in [m for m, since in self._unused_since.items() if since <= oldest]:
             del self._unused_since[model]
@@ -252,16 +248,17 @@ class ModelRegistry:
 
     async def _close(self, model: ServedModel) -> None:
         try:
-            await self._aside(model.close)
+            await self._in_executor(model.close)
         except Exception:
             log.exception("model_not_retired", model=model.metadata.model_id)
         else:
             log.info("model_retired", model=model.metadata.model_id, digest=model.digest)
 
     async def stop(self) -> None:
-        """Stop all engines."""
-        await asyncio.gather(*self._retiring, *(self._aside(model.close) for model in self.loaded))
-        self._hands.shutdown(wait=False)
+        """Stop all engines and free all models."""
+        closing = (self._in_executor(model.close) for model in self.loaded)
+        await asyncio.gather(*self._retiring, *closing)
+        self._executor.shutdown(wait=False)
 
 
 def _one_line(error: Exception) -> str:

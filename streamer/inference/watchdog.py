@@ -1,4 +1,4 @@
-"""Looks after the engines ten times a second, and sees to it that health tells the truth."""
+"""Supervises the engines ten times a second and reports the server's health."""
 
 from __future__ import annotations
 
@@ -13,94 +13,94 @@ from streamer.inference.batch import Posteriors
 from streamer.inference.engine import Engine
 from streamer.inference.queues import InferenceStream
 from streamer.inference.registry import ModelRegistry
-from streamer.inference.self_test import AGREEMENT, made_up_block
+from streamer.inference.self_test import TOLERANCE, synthetic_voice
 from streamer.observability.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.1
-"""Between two looks."""
+CHECK_INTERVAL_SECONDS = 0.1
 
 
 class Watchdog:
-    """Has stuck engines replaced and unused models retired, probes, and passes on what it sees.
+    """Replaces stuck engines, retires unused models, probes an unhealthy model, reports health.
 
     Args:
-        models: whose engines are looked after; health is that of the current one.
-        metrics: told of health.
-        tell: told, too, whether the server is healthy, whenever that changes.
-        give_up: called once when the server has not been healthy for ``exit_seconds``.
-        exit_seconds: 0 never gives up.
+        models: whose engines are supervised; the server's health is that of the current model.
+        metrics: receives the health.
+        on_health_change: called with the new health.
+        on_exit: called once, when the server has been unhealthy for ``exit_seconds``.
+        exit_seconds: 0 for never.
     """
 
     def __init__(
         self,
         models: ModelRegistry,
         metrics: Metrics,
-        tell: Callable[[bool], Awaitable[None]],
-        give_up: Callable[[], None],
+        on_health_change: Callable[[bool], Awaitable[None]],
+        on_exit: Callable[[], None],
         exit_seconds: float = 0.0,
     ) -> None:
         self._models = models
         self._metrics = metrics
-        self._tell = tell
-        self._give_up = give_up
+        self._on_health_change = on_health_change
+        self._on_exit = on_exit
         self._exit_seconds = exit_seconds
-        self._gave_up = False
-        self._said = ""
+        self._exiting = False
+        self._reported_reason = ""
         self._probe: tuple[Engine, InferenceStream] | None = None
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             try:
-                await self.look()
-            except Exception:  # it must look again in any case
+                await self.check()
+            except Exception:  # the next check must follow in any case
                 log.exception("watchdog_failed")
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
-    async def look(self) -> None:
-        """One look; on the event loop's thread."""
+    async def check(self) -> None:
+        """Check all engines once; on the event loop's thread."""
         for model in self._models.loaded:
             model.engine.watch()
         self._models.retire()
         engine = self._models.current.engine
-        await self._pass_on(engine.health.reason)
+        await self._report(engine.health.reason)
         if engine.health.probe_due():
             self._send_probe(engine)
-        ill = engine.health.unhealthy_seconds
-        if self._exit_seconds and ill >= self._exit_seconds and not self._gave_up:
-            self._gave_up = True
-            log.error("unhealthy_exit", reason=engine.health.reason, seconds=round(ill, 1))
-            self._give_up()
+        seconds = engine.health.unhealthy_seconds
+        if self._exit_seconds and seconds >= self._exit_seconds and not self._exiting:
+            self._exiting = True
+            log.error("unhealthy_exit", reason=engine.health.reason, seconds=round(seconds, 1))
+            self._on_exit()
 
-    async def _pass_on(self, reason: str) -> None:
-        if reason == self._said:
+    async def _report(self, reason: str) -> None:
+        """Report a changed reason; empty is healthy."""
+        if reason == self._reported_reason:
             return
         if reason:
             log.error("unhealthy", reason=reason)
         else:
-            log.info("healthy", before=self._said)
-        changed = bool(reason) is not bool(self._said)
-        self._said = reason
+            log.info("healthy", before=self._reported_reason)
+        changed = bool(reason) is not bool(self._reported_reason)
+        self._reported_reason = reason
         if changed:
             self._metrics.healthy(not reason)
-            await self._tell(not reason)
+            await self._on_health_change(not reason)
 
     def _send_probe(self, engine: Engine) -> None:
-        """A block through the engine like that of a call; one at a time."""
+        """Send a block through the engine like that of a call; one probe at a time."""
         if self._probe is not None and self._probe[0] is engine:
             return
 
-        def answered(result: Posteriors | CallError) -> None:
+        def on_step(result: Posteriors | CallError) -> None:
             engine.close_stream(stream)
             self._probe = None
             if isinstance(result, CallError):
                 log.debug("probe_failed", reason=str(result))
-            elif all(abs(sum(posterior) - 1.0) <= AGREEMENT for posterior in result):
-                engine.health.probed()
+            elif all(abs(sum(posterior) - 1.0) <= TOLERANCE for posterior in result):
+                engine.health.mark_healthy()
 
-        stream = engine.new_stream(answered)
+        stream = engine.new_stream(on_step)
         self._probe = (engine, stream)
-        block = made_up_block(engine.model.metadata.block)
+        block = synthetic_voice()[: engine.model.metadata.block]
         engine.submit(stream, np.rint(block * 32767).astype(np.int16))

@@ -196,7 +196,7 @@ class Channel:
         self.held = state.held
         self._block[:] = state.block.tobytes()
         self.speech, self.posteriors = state.speech, state.posteriors
-        self._stream.remember(state.memory)  # nothing is queued: the engine does not read it
+        self._stream.set_memory(state.memory)  # nothing is queued: the engine does not read it
         self._look_ahead()
 
     def request(self, pending: PendingUpdate) -> None:

@@ -100,7 +100,7 @@ class House:
 
     async def _build(self) -> None:
         loop = asyncio.get_running_loop()
-        self.engine = Engine(self.student, loop.call_soon_threadsafe, max_batch_delay=0.0)
+        self.engine = Engine(self.student, loop.call_soon_threadsafe, max_batch_delay_seconds=0.0)
         self.metrics = self._metrics()
         self.sealer = Sealer(_keys(), MAX_AGE)
         self._resumption = Resumption(
@@ -147,7 +147,7 @@ class House:
         assert ending.status != "INTERNAL" or "the student failed" in ending.details, ending
         assert self.engine.alive, "the engine's thread died"
         assert self.engine.health.healthy or failed
-        self.engine.health.probed()  # what its next probe would find
+        self.engine.health.mark_healthy()  # what its next probe would find
         return ending
 
     def beside_the_witness(self, script, attempt):

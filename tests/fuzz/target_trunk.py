@@ -131,7 +131,7 @@ def run(data: bytes) -> None:
     if not context.status:
         assert set(context.lines) == context.opened, "each line ends"
     assert here.engine.alive, "the engine's thread died"
-    here.engine.health.probed()  # what its next probe would find
+    here.engine.health.mark_healthy()  # what its next probe would find
 
 
 async def _trunk(here: house.House, script: list[bytes]) -> Context:

@@ -1,4 +1,4 @@
-"""A student that gives every mistake away, and calls on an engine without a server."""
+"""A fake model that reveals every mistake, and calls on an engine without a server."""
 
 from __future__ import annotations
 
@@ -17,35 +17,31 @@ from streamer.inference.metadata import TASKS, Memory, Metadata
 from streamer.session.session import CallConfig, CallSession
 
 WAIT_SECONDS = 30.0
-"""Far longer than anything takes; only a failing test waits for it."""
+"""Far longer than any wait of a passing test."""
 
 
 class FakeModel:
-    """A student whose posteriors are a hash of all samples heard, in order, bit for bit.
-
-    Args:
-        state_size: longer than the two numbers it needs, so that a mixed-up row shows.
-        plain_temperature: what the decision finds in the metadata.
+    """A model whose posteriors are a hash of all samples of the stream, in order, bit for bit.
 
     Attributes:
         batches: first sample of every row of every batch, as int16.
-        gate: cleared, every step waits for it.
-        stepping: set as soon as a step has begun.
-        stuck: set as soon as a step with the STUCK marker has begun; it waits for ``freed``.
-        room: most rows of a step; more are a MemoryError.
+        gate: while cleared, every step waits for it.
+        stepping: set as soon as a step has started.
+        stuck: set as soon as a step with the STUCK marker has started; it waits for ``freed``.
+        max_rows: most rows of a step; more are a MemoryError.
     """
 
     RAISES, NAN, INF, STUCK = 23456, 23457, 23458, 23459
     """Samples (at the start of a block) that make a step fail."""
 
-    def __init__(self, state_size=8):
+    def __init__(self):
         self.metadata = Metadata.model_validate(
             {
                 "contract": 1,
                 "model_id": "fake-1",
                 "sample_rate": 8000,
                 "block": 1280,
-                "state_size": state_size,
+                "state_size": 8,  # of which one number is needed: a mixed-up row shows
                 "cache_size": 4,
                 "labels": {
                     "gender": ["female", "male"],
@@ -58,6 +54,7 @@ class FakeModel:
             }
         )
         self.digest = "fa" * 32
+        self.providers, self.device = [], ""
         self.batches = []
         self.warmed_up = []
         self.gate = threading.Event()
@@ -65,23 +62,26 @@ class FakeModel:
         self.stepping = threading.Event()
         self.stuck = threading.Event()
         self.freed = threading.Event()
-        self.room = 1000
+        self.max_rows = 1000
 
-    def rows(self, calls):
-        return calls
+    def padded_size(self, size):
+        return size
 
     def buffer(self, shape, dtype):
         return np.zeros(shape, dtype)
 
-    def warm_up(self, calls):
-        self.warmed_up.append(calls)
+    def warm_up(self, max_size):
+        self.warmed_up.append(max_size)
+
+    def close(self):
+        pass
 
     def step(self, samples, valid, memory):
         self.stepping.set()
         assert self.gate.wait(WAIT_SECONDS)
         firsts = np.rint(samples[:, 0] * 32768).astype(int).tolist()
         self.batches.append(firsts)
-        if len(firsts) > self.room:
+        if len(firsts) > self.max_rows:
             raise MemoryError("marker")
         if self.STUCK in firsts:
             self.stuck.set()
@@ -89,23 +89,23 @@ class FakeModel:
         if self.RAISES in firsts:
             raise ArithmeticError("marker")
         state, cache = memory
-        after, kept = np.empty_like(state), np.empty_like(cache)
+        next_state, next_cache = np.empty_like(state), np.empty_like(cache)
         rows = []
         for row, first in enumerate(firsts):
             assert (samples[row, valid[row] :] == 0).all(), "padding must be silence"
             assert (state[row] == state[row, 0]).all(), "a state of two streams"
             assert (cache[row] == int(state[row, 0]) & 0xFF).all(), "the cache of another stream"
-            heard = np.rint(samples[row, : valid[row]] * 32768).astype("<i2").tobytes()
+            pcm = np.rint(samples[row, : valid[row]] * 32768).astype("<i2").tobytes()
             # 24 bits, which a float32 holds exactly
-            digest = zlib.crc32(heard, int(state[row, 0])) & 0xFFFFFF
-            after[row], kept[row] = digest, digest & 0xFF
+            digest = zlib.crc32(pcm, int(state[row, 0])) & 0xFFFFFF
+            next_state[row], next_cache[row] = digest, digest & 0xFF
             rows.append(self._posteriors(digest))
             if first == self.NAN:
                 rows[-1][1][0] = np.nan
             if first == self.INF:
-                after[row, :2] = np.inf, -np.inf
+                next_state[row, :2] = np.inf, -np.inf
         posteriors = [np.array([row[task] for row in rows], np.float32) for task in range(3)]
-        return posteriors, Memory(after, kept)
+        return posteriors, Memory(next_state, next_cache)
 
     def _posteriors(self, digest):
         rows = []
@@ -116,7 +116,7 @@ class FakeModel:
 
 
 class Bench:
-    """An engine whose results are handed out on the test's thread, when the test says so."""
+    """An engine whose results are delivered on the test's thread, when the test pumps."""
 
     def __init__(self, student, max_batch=64, **options):
         self.student = student
@@ -124,12 +124,12 @@ class Bench:
         self.engine = Engine(student, self._due.put, max_batch=max_batch, **options)
 
     def pump(self):
-        """Hand out what is ready."""
+        """Deliver the results that are ready."""
         while not self._due.empty():
             self._due.get()()
 
     def wait(self, done):
-        """Hand out until ``done()``."""
+        """Deliver results until ``done()``."""
         until = time.monotonic() + WAIT_SECONDS
         while not done():
             with contextlib.suppress(queue.Empty):
@@ -139,24 +139,24 @@ class Bench:
             assert time.monotonic() < until, "the engine does not answer"
 
     def quiet(self, seconds=0.2):
-        """Hand out until nothing comes for a while."""
+        """Deliver results until none has come for ``seconds``."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._due.get(timeout=seconds)()
 
     def settle(self, recorder):
-        """Hand out until a call's backlog is done."""
+        """Deliver results until the call has no backlog."""
         self.wait(lambda: recorder.session.backlog.blocks == 0)
 
     def session(self, **config):
-        """A call on this engine and the recorder that listens to it."""
+        """Open a session on this engine; returns the recorder that is its listener."""
         recorder = Recorder()
         defaults = {"call_id": "call", "encoding": Encoding.MULAW, "sample_rate": SAMPLE_RATE}
         recorder.session = CallSession(CallConfig(**(defaults | config)), self.engine, recorder)
         return recorder
 
     def play(self, chunks, **config):
-        """A whole call; numbers its messages from 1."""
+        """Run a whole call; its messages are numbered from 1."""
         recorder = self.session(**config)
         for sequence, chunk in enumerate(chunks, start=1):
             recorder.session.audio(sequence, chunk)
@@ -164,7 +164,7 @@ class Bench:
         return self.finish(recorder)
 
     def finish(self, recorder):
-        """Finish a call and wait for its finals."""
+        """Finish a call and wait for its final updates."""
         recorder.session.finish()
         self.wait(lambda: recorder.session.done or recorder.errors)
         recorder.session.close()
@@ -173,7 +173,7 @@ class Bench:
 
 @dataclass
 class Recorder:
-    """Listens to one session."""
+    """The listener of one session."""
 
     updates: list = field(default_factory=list)
     events: list = field(default_factory=list)
@@ -201,5 +201,5 @@ class Recorder:
 
     @property
     def course(self):
-        """Posteriors by channel and speech heard: the same however the call is cut."""
+        """Posteriors by channel and speech: the same however the audio is cut into messages."""
         return {(u.channel, u.speech_seconds): u.posteriors for u in self.updates}

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from streamer.inference.decision import Decider, Undecided, calibrated, temperature_at
 from streamer.inference.metadata import TASKS, Calibration, Metadata
+from tests.streamer.doubles import FakeModel
 
 POSTERIORS = ([0.8, 0.2], [0.1, 0.6, 0.3], [0.05, 0.05, 0.6, 0.3])
 CURVE = Calibration(speech_seconds=(1.0, 2.0, 6.0), temperature=(3.0, 2.0, 1.0))
@@ -15,25 +16,11 @@ def decider(*, temperature=((1.0,), (1.0,)), min_speech=1.0, min_confidence=0.5)
     seconds, values = temperature
     calibration = {"speech_seconds": seconds, "temperature": values}
     rule = {"min_speech_seconds": min_speech, "min_confidence": min_confidence}
-    return Decider(
-        Metadata.model_validate(
-            {
-                "contract": 1,
-                "model_id": "m",
-                "sample_rate": 8000,
-                "block": 1280,
-                "state_size": 4,
-                "labels": {
-                    "gender": ["female", "male"],
-                    "age_group": ["young", "middle", "senior"],
-                    "age_band": ["teens", "20s", "40s", "60s"],
-                    "parent": [0, 0, 1, 2],
-                },
-                "calibration": dict.fromkeys(TASKS, calibration),
-                "decision": dict.fromkeys(TASKS, rule),
-            }
-        )
-    )
+    changes = {
+        "calibration": dict.fromkeys(TASKS, calibration),
+        "decision": dict.fromkeys(TASKS, rule),
+    }
+    return Decider(Metadata.model_validate(FakeModel().metadata.model_dump() | changes))
 
 
 # --- temperature ---
@@ -43,7 +30,7 @@ def decider(*, temperature=((1.0,), (1.0,)), min_speech=1.0, min_confidence=0.5)
     ("seconds", "temperature"),
     [(0, 3.0), (0.99, 3.0), (1, 3.0), (1.5, 2.5), (2, 2.0), (3, 1.75), (5, 1.25), (6, 1), (900, 1)],
 )
-def test_temperature_is_linear_between_points_and_flat_outside(seconds, temperature):
+def test_temperature_is_interpolated(seconds, temperature):
     assert temperature_at(CURVE, seconds) == pytest.approx(temperature)
 
 
@@ -52,7 +39,7 @@ def test_one_point_is_a_constant():
     assert [temperature_at(constant, s) for s in (0, 4, 100)] == [1.5, 1.5, 1.5]
 
 
-def test_a_step_in_the_curve_divides_by_nothing():
+def test_two_points_at_the_same_time_are_a_step():
     step = Calibration(speech_seconds=(1.0, 1.0), temperature=(3.0, 2.0))
     assert [temperature_at(step, s) for s in (0.5, 1.0, 2.0)] == [3.0, 2.0, 2.0]
 
@@ -73,8 +60,8 @@ def test_a_step_in_the_curve_divides_by_nothing():
 )
 def test_calibrated_against_values_by_hand(posterior, temperature, expected):
     result = calibrated(posterior, temperature)
-    for value, wanted in zip(result, expected, strict=True):
-        assert wanted is None or value == pytest.approx(wanted, abs=1e-12)
+    for value, exact in zip(result, expected, strict=True):
+        assert exact is None or value == pytest.approx(exact, abs=1e-12)
 
 
 probabilities = st.lists(
@@ -106,7 +93,7 @@ def test_higher_temperature_is_less_confident(weights):
 # --- decisions ---
 
 
-def test_decided_tasks_carry_label_confidence_and_calibrated_posterior():
+def test_decided_tasks():
     gender, age_group, age_band = decider().decide(POSTERIORS, 5.0)
     assert (gender.label, gender.undecided) == ("female", None)
     assert gender.posterior == pytest.approx([0.8, 0.2])
@@ -122,14 +109,14 @@ def test_no_speech_is_uniform_and_undecided():
         assert (decision.label, decision.undecided) == ("", Undecided.NO_SPEECH)
 
 
-def test_little_speech_leaves_undecided_however_confident():
+def test_little_speech_is_undecided():
     for decision in decider(min_speech=2.0).decide(POSTERIORS, 1.999):
         assert (decision.label, decision.undecided) == ("", Undecided.LITTLE_SPEECH)
         assert decision.confidence >= 0.6
     assert decider(min_speech=2.0).decide(POSTERIORS, 2.0)[0].label == "female"
 
 
-def test_low_confidence_leaves_undecided():
+def test_low_confidence_is_undecided():
     gender, age_group, age_band = decider(min_confidence=0.7).decide(POSTERIORS, 5.0)
     assert (gender.label, gender.undecided) == ("female", None)
     assert (age_group.label, age_group.undecided) == ("", Undecided.LOW_CONFIDENCE)
@@ -148,23 +135,23 @@ def test_confidence_at_the_threshold_decides():
     assert decider(min_confidence=0.75).decide(([0.75, 0.25], *POSTERIORS[1:]), 5.0)[0].label
 
 
-def test_temperature_follows_the_speech_heard():
+def test_temperature_follows_the_speech():
     cooling = decider(temperature=((1.0, 3.0), (2.0, 1.0)), min_confidence=0.0)
     confidences = [cooling.decide(POSTERIORS, s)[0].confidence for s in (1.0, 2.0, 3.0)]
     assert confidences == pytest.approx([2 / 3, 1 / (1 + 0.25 ** (1 / 1.5)), 0.8])
 
 
 @pytest.mark.parametrize(
-    ("asked", "decided"), [(0.0, True), (0.5, True), (1.5, True), (3.0, False)]
+    ("requested", "decided"), [(0.0, True), (0.5, True), (1.5, True), (3.0, False)]
 )
-def test_callers_minimum_can_only_raise(asked, decided):
-    result = decider(min_speech=1.0).decide(POSTERIORS, 2.0, asked)
+def test_requested_minimum_can_only_raise(requested, decided):
+    result = decider(min_speech=1.0).decide(POSTERIORS, 2.0, requested)
     assert [bool(d.label) for d in result] == [decided] * 3
-    below = decider(min_speech=1.0).decide(POSTERIORS, 0.9, asked)
+    below = decider(min_speech=1.0).decide(POSTERIORS, 0.9, requested)
     assert {d.undecided for d in below} == {Undecided.LITTLE_SPEECH}
 
 
-def test_certain_student_is_safe():
+def test_one_hot_posteriors_are_decided():
     one_hot = ([0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0])
     hot = decider(temperature=((1.0,), (3.0,)))
     decisions = hot.decide(one_hot, 5.0)

@@ -22,7 +22,7 @@ def labels(**changes):
         ({"parent": [0, 1, -1]}, "point outside the age groups"),
     ],
 )
-def test_label_tree_must_fit(changes, message):
+def test_age_bands_must_fit_the_age_groups(changes, message):
     assert labels().parent == (0, 1, 1)
     with pytest.raises(ValidationError, match=message):
         labels(**changes)
@@ -38,11 +38,11 @@ def test_label_tree_must_fit(changes, message):
         ([], [], "at least 1"),
     ],
 )
-def test_calibration_must_make_sense(seconds, temperature, message):
+def test_invalid_calibration_is_rejected(seconds, temperature, message):
     with pytest.raises(ValidationError, match=message):
         Calibration.model_validate({"speech_seconds": seconds, "temperature": temperature})
 
 
-def test_metadata_allows_what_later_versions_may_add(student):
+def test_unknown_metadata_fields_are_ignored(student):
     plain = student.metadata.model_dump() | {"later": {"more": 1}}
     assert Metadata.model_validate(plain) == student.metadata

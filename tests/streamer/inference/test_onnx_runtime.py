@@ -1,32 +1,36 @@
-"""No library writes or reports anything on its own account."""
+"""No library writes files or reports over the network by itself."""
 
 import subprocess
 import sys
 
 import pytest
 
-from streamer.inference.onnx_runtime import VARIABLE
+from streamer.inference.onnx_runtime import TELEMETRY_VARIABLE
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=True
+    )
 
 
 @pytest.mark.parametrize(
     "module", ["streamer.inference.model", "streamer.serve", "streamer.process.local_server"]
 )
-def test_nothing_is_left_in_the_home_directory(module, tmp_path, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+def test_home_directory_stays_empty(module, tmp_path, monkeypatch):
+    monkeypatch.delenv(TELEMETRY_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    words = [sys.executable, "-c", f"import {module}"]
     if module == "streamer.serve":
-        words = [sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--check"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+        done = run("-m", module, "--listen", "127.0.0.1:0", "--check")
+    else:
+        done = run("-c", f"import {module}")
     assert list(tmp_path.rglob("*")) == []
     assert "elemetry" not in done.stdout + done.stderr
 
 
-def test_an_operator_may_decide_otherwise(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "0")
-    code = f"import os, streamer.inference.onnx_runtime; print(os.environ[{VARIABLE!r}])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+def test_operators_own_setting_wins(monkeypatch):
+    monkeypatch.setenv(TELEMETRY_VARIABLE, "0")
+    name = repr(TELEMETRY_VARIABLE)
+    done = run("-c", f"import os, streamer.inference.onnx_runtime; print(os.environ[{name}])")
     assert done.stdout == "0\n"

@@ -1,4 +1,4 @@
-"""Which model a call takes, keeps and gives back, by a clock that the test turns."""
+"""Which model a call uses and when a model is retired, on a clock that only the test advances."""
 
 import asyncio
 import hashlib
@@ -13,15 +13,17 @@ from streamer.inference.engine import Engine
 from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
 from streamer.inference.registry import ModelFile, ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
+from tests.streamer.doubles import WAIT_SECONDS, FakeModel
 
-WAIT = 20.0
+
+def new_engine(model):
+    return Engine(model, lambda callback: callback())
 
 
-class Shelf:
-    """A source whose file the test exchanges."""
+class FakeFile:
+    """A model file whose content the test replaces; the content is its digest."""
 
-    def __init__(self, make_student):
-        self._make_student = make_student
+    def __init__(self):
         self.content = "a"
         self.loads = []
         self.gate = threading.Event()
@@ -33,35 +35,35 @@ class Shelf:
         return self.content
 
     def load(self):
-        assert self.gate.wait(WAIT)
+        assert self.gate.wait(WAIT_SECONDS)
         self.loads.append(self.content)
         return self.served(self.content)
 
     def served(self, digest):
-        student = self._make_student()
-        student.digest = digest
-        student.metadata = student.metadata.model_copy(update={"model_id": f"model-{digest}"})
-        return ServedModel.of(Engine(student, lambda callback: callback()))
+        model = FakeModel()
+        model.digest = digest
+        model.metadata = model.metadata.model_copy(update={"model_id": f"model-{digest}"})
+        return ServedModel.of(new_engine(model))
 
 
 class Case:
-    def __init__(self, make_student, keep_seconds):
-        self.now = 100.0
+    def __init__(self, clock, keep_seconds):
         self.metrics = Metrics()
-        self.shelf = Shelf(make_student)
-        self.first = self.shelf.served("a")
+        self.file = FakeFile()
+        self.first = self.file.served("a")
         self.models = ModelRegistry(
-            self.first,
-            self.shelf,
-            metrics=self.metrics,
-            keep_seconds=keep_seconds,
-            clock=lambda: self.now,
+            self.first, self.file, metrics=self.metrics, keep_seconds=keep_seconds, clock=clock
         )
 
-    async def put(self, content):
-        self.shelf.content = content
+    async def reload(self, content):
+        self.file.content = content
         await self.models.reload()
         return self.models.current
+
+    def retire(self):
+        """Retire unused models; returns the digests of those that stay."""
+        self.models.retire()
+        return [model.digest for model in self.models.loaded]
 
     def swaps(self, outcome):
         return self.metrics.registry.get_sample_value(
@@ -72,19 +74,16 @@ class Case:
         (family,) = (f for f in self.metrics.registry.collect() if f.name == "voicecohort_model")
         return [sample.labels["model_id"] for sample in family.samples]
 
-    async def gone(self, model):
-        async with asyncio.timeout(WAIT):
+    async def closed(self, model):
+        async with asyncio.timeout(WAIT_SECONDS):
             while model.engine.alive:
                 await asyncio.sleep(0.005)
 
-    def digests(self):
-        return [model.digest for model in self.models.loaded]
-
 
 @pytest.fixture
-def case(run_async, make_student):
+def case(run_async, clock):
     async def main(scenario, keep_seconds):
-        case = Case(make_student, keep_seconds)
+        case = Case(clock, keep_seconds)
         try:
             with structlog.testing.capture_logs() as case.logs:
                 await scenario(case)
@@ -95,155 +94,142 @@ def case(run_async, make_student):
     return lambda scenario, keep_seconds=0.0: run_async(main(scenario, keep_seconds))
 
 
-def test_new_calls_take_the_new_model_and_the_old_one_goes_with_its_last_call(case):
+def test_old_model_is_retired_after_its_last_call(case):
     async def scenario(c):
-        c.models.began(c.first)
-        c.models.began(c.first)
-        second = await c.put("b")
+        c.models.acquire(c.first)
+        c.models.acquire(c.first)
+        second = await c.reload("b")
         assert second is not c.first
         assert (c.swaps("changed"), c.info()) == (1, ["model-b"])
-        c.models.began(second)
-        c.models.retire()
-        assert c.digests() == ["a", "b"]
-        c.models.ended(c.first)
-        c.models.retire()
-        assert c.models.by_digest("a") is c.first, "still has a call"
+        c.models.acquire(second)
+        assert c.retire() == ["a", "b"]
+        c.models.release(c.first)
+        assert c.retire() == ["a", "b"], "one call still uses it"
+        assert c.models.by_digest("a") is c.first
         assert c.first.engine.alive
-        c.models.ended(c.first)
-        c.models.retire()
-        assert c.digests() == ["b"]
+        c.models.release(c.first)
+        assert c.retire() == ["b"]
         assert c.models.by_digest("a") is None
-        await c.gone(c.first)
+        await c.closed(c.first)
         (changed,) = [e for e in c.logs if e["event"] == "model_changed"]
         assert (changed["before"], changed["after"]) == ("model-a", "model-b")
         assert (changed["digest"], changed["calls_on_older"]) == ("b", 2)
-        c.models.ended(second)
-        c.models.retire()
-        assert c.digests() == ["b"], "the current one stays without calls"
+        c.models.release(second)
+        assert c.retire() == ["b"], "the current model stays without calls"
 
     case(scenario)
 
 
-def test_kept_for_calls_that_may_come_back(case):
+def test_unused_model_stays_for_resumed_calls(case, clock):
     async def scenario(c):
-        c.models.began(c.first)
-        await c.put("b")
-        c.now += 1000
-        c.models.ended(c.first)
-        c.now += 59
-        c.models.retire()
-        assert c.models.by_digest("a") is c.first
-        c.models.began(c.first)  # one came back
-        c.now += 1000
-        c.models.retire()
-        assert c.models.by_digest("a") is c.first
-        c.models.ended(c.first)
-        c.now += 59
-        c.models.retire()
-        assert c.models.by_digest("a") is c.first
-        c.now += 2
-        c.models.retire()
-        assert c.models.by_digest("a") is None
-        await c.gone(c.first)
+        c.models.acquire(c.first)
+        await c.reload("b")
+        for resumed in (True, False):
+            clock.now += 1000
+            assert c.retire() == ["a", "b"]
+            c.models.release(c.first)
+            clock.now += 59
+            assert c.retire() == ["a", "b"]
+            if resumed:
+                c.models.acquire(c.first)
+        clock.now += 2
+        assert c.retire() == ["b"]
+        await c.closed(c.first)
 
     case(scenario, keep_seconds=60.0)
 
 
-def test_model_without_calls_is_kept_from_the_swap_on(case):
+def test_model_without_calls_is_kept_from_the_swap_on(case, clock):
     async def scenario(c):
-        c.now += 1000
-        await c.put("b")
-        c.now += 59
-        c.models.retire()
-        assert c.digests() == ["a", "b"]
-        c.now += 2
-        c.models.retire()
-        assert c.digests() == ["b"]
+        clock.now += 1000
+        await c.reload("b")
+        clock.now += 59
+        assert c.retire() == ["a", "b"]
+        clock.now += 2
+        assert c.retire() == ["b"]
 
     case(scenario, keep_seconds=60.0)
 
 
-def test_unchanged_file_is_a_no_op_that_says_so(case):
+def test_unchanged_file_is_not_loaded(case):
     async def scenario(c):
-        assert await c.put("a") is c.first
-        assert c.shelf.loads == []
+        assert await c.reload("a") is c.first
+        assert c.file.loads == []
         assert c.swaps("unchanged") == 1
         assert [e["event"] for e in c.logs] == ["model_unchanged"]
 
     case(scenario)
 
 
-def test_what_cannot_be_served_keeps_the_old(case):
+def test_failed_reload_keeps_the_model(case):
     async def scenario(c):
-        c.shelf.load = lambda: (_ for _ in ()).throw(MemoryError())
-        assert await c.put("b") is c.first
-        assert await c.put(ModelFileError("model file m.onnx:\nnot found")) is c.first
+        c.file.load = lambda: (_ for _ in ()).throw(MemoryError())
+        assert await c.reload("b") is c.first
+        assert await c.reload(ModelFileError("model file m.onnx:\nnot found")) is c.first
         assert (c.swaps("failed"), c.swaps("changed"), c.info()) == (2, 0, ["model-a"])
         assert [(e["event"], e["model"], e["reason"]) for e in c.logs] == [
             ("model_reload_failed", "model-a", "MemoryError"),
             ("model_reload_failed", "model-a", "model file m.onnx: not found"),
         ]
-        c.models.retire()
-        assert c.digests() == ["a"]
+        assert c.retire() == ["a"]
 
     case(scenario)
 
 
-def test_going_back_to_a_model_that_is_still_loaded_loads_nothing(case):
+def test_loaded_model_is_not_loaded_again(case, clock):
     async def scenario(c):
-        c.models.began(c.first)
-        second = await c.put("b")
-        assert await c.put("a") is c.first
-        assert c.shelf.loads == ["b"]
+        c.models.acquire(c.first)
+        second = await c.reload("b")
+        assert await c.reload("a") is c.first
+        assert c.file.loads == ["b"]
         c.models.retire()
-        await c.gone(second)
-        c.models.ended(c.first)
-        c.now += 1000
-        c.models.retire()
-        assert c.digests() == ["a"]
+        await c.closed(second)
+        c.models.release(c.first)
+        clock.now += 1000
+        assert c.retire() == ["a"]
         assert c.first.engine.alive
         assert c.info() == ["model-a"]
 
     case(scenario)
 
 
-def test_loading_holds_up_neither_the_loop_nor_other_calls(case):
+def test_loading_does_not_block_the_event_loop(case):
     async def scenario(c):
-        c.shelf.gate.clear()
-        loading = asyncio.create_task(c.put("b"))
+        c.file.gate.clear()
+        loading = asyncio.create_task(c.reload("b"))
         again = asyncio.create_task(c.models.reload())
         for _ in range(20):
             await asyncio.sleep(0.005)
             assert c.models.current is c.first
-        c.shelf.gate.set()
+        c.file.gate.set()
         await asyncio.gather(loading, again)
-        assert c.shelf.loads == ["b"], "the second found it unchanged"
+        assert c.file.loads == ["b"], "the second reload found it unchanged"
         assert (c.swaps("changed"), c.swaps("unchanged")) == (1, 1)
 
     case(scenario)
 
 
-def test_how_far_behind_counts_every_engine(case):
+def test_queue_seconds_are_those_of_any_engine(case):
     async def scenario(c):
-        c.models.began(c.first)
-        await c.put("b")
-        student = c.first.engine.model
-        student.gate.clear()
-        stream, other = (c.first.engine.new_stream(lambda _: None) for _ in range(2))
-        c.first.engine.submit(stream, np.ones(1280, np.int16))
-        assert await asyncio.to_thread(student.stepping.wait, WAIT)
-        c.first.engine.submit(other, np.ones(1280, np.int16))
+        c.models.acquire(c.first)
+        await c.reload("b")
+        engine = c.first.engine
+        engine.model.gate.clear()
+        stream, other = (engine.new_stream(lambda _: None) for _ in range(2))
+        engine.submit(stream, np.ones(1280, np.int16))
+        assert await asyncio.to_thread(engine.model.stepping.wait, WAIT_SECONDS)
+        engine.submit(other, np.ones(1280, np.int16))
         await asyncio.sleep(0.05)
-        assert c.models.waited >= 0.05
-        student.gate.set()
-        c.models.ended(c.first)
+        assert c.models.queue_seconds >= 0.05
+        engine.model.gate.set()
+        c.models.release(c.first)
 
     case(scenario)
 
 
-def test_server_without_a_file_keeps_what_it_has(run_async, make_student):
+def test_registry_without_a_file_keeps_its_model(run_async, fake):
     async def scenario():
-        models = ModelRegistry(ServedModel.of(Engine(make_student(), lambda callback: callback())))
+        models = ModelRegistry(ServedModel.of(new_engine(fake)))
         before = models.current
         await models.reload()
         assert models.current is before
@@ -256,20 +242,19 @@ def test_server_without_a_file_keeps_what_it_has(run_async, make_student):
 # --- files ---
 
 
-def engine_of(student):
-    return Engine(student, lambda callback: callback())
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_file_is_known_by_the_hash_of_its_content(tmp_path):
+def test_file_is_identified_by_its_content(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(CPU_MODEL.read_bytes())
-    file = ModelFile(path, "cpu", 1, engine_of)
+    file = ModelFile(path, "cpu", 1, new_engine)
     served = file.load()
-    wanted = hashlib.sha256(CPU_MODEL.read_bytes()).hexdigest()
-    assert file.digest() == served.digest == served.engine.model.digest == wanted
-    assert served.providers == ["CPUExecutionProvider"]
+    assert file.digest() == served.digest == served.engine.model.digest == sha256(CPU_MODEL)
+    assert (served.providers, served.device) == (["CPUExecutionProvider"], "CPU")
     path.write_bytes(DEFAULT_MODEL.read_bytes())
-    assert file.digest() != served.digest
+    assert file.digest() == sha256(DEFAULT_MODEL) != served.digest
     path.unlink()
     with pytest.raises(ModelFileError, match="not found"):
         file.digest()
@@ -278,15 +263,14 @@ def test_file_is_known_by_the_hash_of_its_content(tmp_path):
     assert served.engine.model._session is None, "its memory is freed"
 
 
-def test_without_memory_for_the_largest_step_a_file_is_not_served(monkeypatch):
-    def starved(_, calls):
-        raise MemoryError(f"no room for {calls}")
+def test_file_needs_memory_for_the_largest_batch(monkeypatch):
+    def no_memory(_, max_size):
+        raise MemoryError(f"no room for {max_size}")
 
-    monkeypatch.setattr(OnnxModel, "warm_up", starved)
+    monkeypatch.setattr(OnnxModel, "warm_up", no_memory)
     with pytest.raises(ModelFileError, match="its first steps: no room for 32"):
-        ModelFile(None, "cpu", 1, engine_of).load()
+        ModelFile(None, "cpu", 1, new_engine).load()
 
 
-def test_shipped_file_is_that_which_suits_the_provider():
-    file = ModelFile(None, "cpu", 1, engine_of)
-    assert file.digest() == hashlib.sha256(CPU_MODEL.read_bytes()).hexdigest()
+def test_default_file_suits_the_provider():
+    assert ModelFile(None, "cpu", 1, new_engine).digest() == sha256(CPU_MODEL)
