@@ -1,4 +1,4 @@
-"""A server: everything it needs is made here, started, drained and taken down."""
+"""Build a server from its settings; start, drain and stop it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from streamer.audio.vad_state import check_vad_state
-from streamer.call.admission import Policy
 from streamer.checkpoint.resumption import Resumption
 from streamer.checkpoint.serialization import Checkpoints, max_sealed_bytes
 from streamer.errors import Unhealthy
@@ -40,12 +39,12 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassifierService"].full_name
 WIDEST_BYTES_PER_SECOND = 16_000 * 2 * 2
 """linear16 at 16 kHz on two channels."""
 LEAST_MESSAGE_BYTES = 1 << 20
-"""Also of servers that would refuse a checkpoint: with a status that says so."""
+"""Also where checkpoints are refused: the message must arrive to be refused with a status."""
 SPARE_STREAMS = 100
 """What a connection may open beyond the calls of a server, to be refused at once, and for probes.
 gRPC's own clients hold back what is beyond; others are cut off before they fill the memory."""
 OPTIONS = (
-    # A gateway whose host died never says goodbye: ask it once a minute.
+    # A gateway whose host died never closes its connection: ping it once a minute.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # what gRPC 1.85 goes by; it would wait 60 s
@@ -56,7 +55,7 @@ OPTIONS = (
 
 
 def _certificates(settings: ServerSettings) -> Certificates | None:
-    """Of TLS, None for plaintext; raises TlsError."""
+    """Certificates for TLS; None for plaintext. Raises TlsError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
@@ -64,11 +63,11 @@ def _certificates(settings: ServerSettings) -> Certificates | None:
 
 
 def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None:
-    """Of calls, if there are keys for it.
+    """Resumption of calls, if keys are configured.
 
     Raises:
         KeysError: the keys cannot be used.
-        VadStateError: this build of the VAD cannot be carried along.
+        VadStateError: the state of this build of the VAD cannot be copied.
     """
     if settings.checkpoint_keys is None:
         return None
@@ -79,19 +78,19 @@ def _resumption(settings: ServerSettings, metrics: Metrics) -> Resumption | None
     )
 
 
-def _health_alone(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
-    """A server of health checks and nothing else."""
+def _health_server(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    """Server of health checks alone."""
     server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", 0)))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     return server
 
 
 class Server:
-    """A server; everything it needs is made here and taken down here.
+    """A server with all its parts.
 
     Args:
         settings: as given.
-        shared: other processes listen on the same port. Alone, a second server on it must fail.
+        shared: other processes listen on the same port. Otherwise a second server must fail.
         reload: set whenever the model file should be loaded again.
 
     Raises:
@@ -137,17 +136,7 @@ class Server:
         )
         self.service = ClassifierService(
             self.models,
-            Policy(
-                max_calls=settings.max_calls,
-                max_calls_per_identity=settings.max_calls_per_identity,
-                max_call_seconds=settings.max_call_seconds,
-                max_lag_seconds=settings.max_lag_seconds,
-                config_timeout=settings.config_timeout,
-                max_chunk_seconds=settings.max_chunk_seconds,
-                idle_timeout=settings.idle_timeout,
-                update_seconds=settings.update_seconds,
-                workers=settings.workers,
-            ),
+            settings,
             metrics=self.metrics,
             tracing=self.tracing,
             identities=Identities(tokens),
@@ -171,7 +160,7 @@ class Server:
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self._server)
         TrunkService(self.service, settings.max_calls, settings.idle_timeout).add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._probed = _health_alone(self._health) if settings.health_listen else None
+        self._health_port_server = _health_server(self._health) if settings.health_listen else None
         if tokens is None:  # gRPC's reflection lets in everyone
             names = (SERVICE, TRUNK_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
@@ -181,7 +170,7 @@ class Server:
         self.over = asyncio.Event()
         """Set when the server should end, for whatever reason."""
         self.gave_up = False
-        """It should end because its student does not answer."""
+        """It should end because inference does not recover."""
 
     @property
     def address(self) -> str:
@@ -189,7 +178,7 @@ class Server:
         return f"{self.settings.listen.rpartition(':')[0]}:{self.port}"
 
     def bind(self) -> None:
-        """Take the port; connections wait until :meth:`start`."""
+        """Bind the port; connections wait until :meth:`start`."""
         listen = self.settings.listen
         if self._certificates is None:
             self.port = self._server.add_insecure_port(listen)
@@ -197,7 +186,7 @@ class Server:
             self.port = self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def start(self) -> None:
-        """Answer calls and, where asked to, scrapes."""
+        """Serve calls, and metrics and health checks if configured."""
         self.bind()
         await self._server.start()
         metrics = self._serve_metrics()
@@ -211,7 +200,7 @@ class Server:
             self._give_up,
             self.settings.unhealthy_exit_seconds,
         )
-        for work in (self.service.watch(), watchdog.run(), self._reload_when_asked()):
+        for work in (self.service.supervisor.run(), watchdog.run(), self._reload_on_request()):
             self._tasks.append(asyncio.create_task(work))
         await self._set_health(True)
         log.info(
@@ -229,7 +218,7 @@ class Server:
         )
 
     def _serve_metrics(self) -> str:
-        """Address of the metrics, empty if they are not asked for."""
+        """Address of the metrics; empty if not configured."""
         host, _, port = self.settings.metrics_listen.rpartition(":")
         if not host:
             return ""
@@ -237,21 +226,21 @@ class Server:
         return f"http://{host}:{bound}/metrics"
 
     async def _serve_health(self) -> str:
-        """Address of the health checks, empty if they are not asked for on a port of their own."""
-        if self._probed is None:
+        """Address of the separate port for health checks; empty if not configured."""
+        if self._health_port_server is None:
             return ""
-        port = self._probed.add_insecure_port(self.settings.health_listen)
-        await self._probed.start()
+        port = self._health_port_server.add_insecure_port(self.settings.health_listen)
+        await self._health_port_server.start()
         return f"{self.settings.health_listen.rpartition(':')[0]}:{port}"
 
     async def _set_health(self, healthy: bool) -> None:
-        """Say it to those who ask, unless the server drains: then it takes no more calls."""
-        answer = health_pb2.HealthCheckResponse
-        status = answer.SERVING if healthy and not self._draining else answer.NOT_SERVING
+        """Publish the health; a server that drains is NOT_SERVING."""
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if healthy and not self._draining else response.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, status)
 
-    async def _reload_when_asked(self) -> None:
+    async def _reload_on_request(self) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
@@ -269,23 +258,27 @@ class Server:
 
     async def stop(self) -> None:
         """Drain, then close; safe to call once."""
-        log.info("draining", calls=self.service.running, seconds=self.settings.drain_seconds)
+        log.info(
+            "draining",
+            calls=self.service.supervisor.open_streams,
+            seconds=self.settings.drain_seconds,
+        )
         self._draining = True
         await self._set_health(False)
-        await self.service.drain(self.settings.drain_seconds)
+        await self.service.supervisor.drain(self.settings.drain_seconds)
         for task in self._tasks:
             task.cancel()
         await self._server.stop(grace=1.0)
-        if self._probed is not None:
-            await self._probed.stop(grace=None)
+        if self._health_port_server is not None:
+            await self._health_port_server.stop(grace=None)
         await self.models.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.tracing.stop)
         await asyncio.get_running_loop().run_in_executor(None, self.metrics.stop)
         log.info("stopped")
 
     async def abandon(self) -> None:
-        """End all calls at once: their student does not answer."""
-        self.service.end_all(Unhealthy(self.models.current.engine.health.reason))
+        """End all calls at once: inference does not recover."""
+        self.service.supervisor.end_all(Unhealthy(self.models.current.engine.health.reason))
         await self._server.stop(grace=1.0)
 
 

@@ -23,7 +23,6 @@ import structlog
 import uvloop
 
 from load.calls import recordings
-from streamer.call.admission import Policy
 from streamer.inference.engine import Engine
 from streamer.inference.model import Student
 from streamer.inference.registry import Models, ServedModel
@@ -31,6 +30,7 @@ from streamer.observability.metrics import Metrics
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.service import ClassifierService
+from streamer.settings import ServerSettings
 from streamer.transport.trunk import TrunkService
 
 CHUNK_MS = 100
@@ -116,13 +116,13 @@ async def serve(calls: int, model: Path | None) -> None:
     student = Student(model, provider="cpu")
     engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
     engine.prepared.result()  # its first steps belong to no call
-    policy = Policy(max_calls=calls + 10)
+    settings = ServerSettings(max_calls=calls + 10)
     service = ClassifierService(
-        Models(ServedModel.of(engine)), policy, time.monotonic, metrics=Metrics()
+        Models(ServedModel.of(engine)), settings, time.monotonic, metrics=Metrics()
     )
     watching = asyncio.create_task(service.watch())
     gateway: Any = Gateway(calls, engine)
-    await TrunkService(service, policy.max_calls, 60.0).StreamTrunk(gateway, gateway)
+    await TrunkService(service, settings.max_calls, 60.0).StreamTrunk(gateway, gateway)
     watching.cancel()
     engine.stop()
 

@@ -1,4 +1,4 @@
-"""One call between its stream and its session: what arrives, what waits to be sent, how it ends."""
+"""One call between its stream and its session: requests in, responses out, and why it ends."""
 
 from __future__ import annotations
 
@@ -23,35 +23,44 @@ from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.events import Update
 from streamer.session.session import CallConfig, CallSession
 from streamer.session.state import CallState
-from streamer.transport import converters as messages
+from streamer.transport import converters
 from streamer.transport.stream import Stream
 
 BACKLOG_SECONDS = 5.0
-"""Speech, over all channels, that may wait for the student before the call's stream is not read."""
+"""Speech, over all channels, that may wait for inference before the call's stream is not read."""
 AHEAD_SECONDS = 0.5
-"""A call that has sent more audio than it is old, and this besides, streams a file."""
+"""A call that has sent more audio than its age, and this besides, streams a file."""
 ACTIVE_SECONDS = 1.0
 """A call that has sent nothing for so long is held, or silent and suppressed."""
 MAX_UNSENT_EVENTS = 1000
-"""Speech events that a slow reader may leave unread; predictions replace each other instead."""
+"""Speech events that a slow gateway may leave unread; predictions replace each other instead."""
 
 
 class Call:
-    """The listener of one session.
+    """One call; the listener of its session.
 
     Args:
         config: validated.
-        model: that answers throughout.
+        model: used throughout.
         clock: seconds, monotonic.
-        metrics: told of final predictions.
-        load: of the server; told of audio, and says how often predictions may come.
+        metrics: counts final predictions.
+        load: of the server; counts audio and sets the update interval.
         identity: of the caller, for the log.
-        checkpoints: of its checkpoints, if it asked for them.
-        resumed: what it goes on from.
-        trace: told what becomes of the call.
+        checkpoint_schedule: if the call requested checkpoints.
+        resumed: the checkpoint that it continues from.
+        trace: records the course of the call.
+
+    Attributes:
+        totals: what metrics have counted of it.
+        messages: received after the config.
+        last_message: time of the last one.
+        started_at: time at which the call started; earlier elsewhere if it is resumed.
+        reading_stopped_at: time since which nothing more is read; None before.
+        stopped: resolves to the reason when the call must end from the server's side.
+        wait_aborted: resolves to the reason when a call that ends must not wait any longer.
 
     Raises:
-        InvalidArgument: no call of this config and model can have been in the state to go on from.
+        InvalidArgument: no call of this config and model can have been in the state to resume.
     """
 
     def __init__(
@@ -63,49 +72,46 @@ class Call:
         load: Load,
         *,
         identity: str = "",
-        checkpoints: CheckpointSchedule | None = None,
+        checkpoint_schedule: CheckpointSchedule | None = None,
         resumed: Resumed | None = None,
         trace: CallTrace = NO_TRACE,
     ) -> None:
         self.config = config
         self.identity = identity
-        self.checkpoints = checkpoints
-        self.counted = ReportedTotals()
-        self._metrics = metrics
         self.model = model
+        self.checkpoint_schedule = checkpoint_schedule
         self.session = CallSession(config, model.engine, self, load.interval_factor)
         self._max_backlog = round(BACKLOG_SECONDS / model.metadata.block_seconds)
-        self.messages = 0
         self._load = load
         self._trace = trace
-        self.last_message = self.began = clock()
-        self._active_until = self.began
-        self.reading_stopped_at: float | None = None
-        """When nothing more was to be read; what is queued is still being sent."""
         self._clock = clock
+        self.totals = ReportedTotals()
+        self.messages = 0
+        self.last_message = self.started_at = clock()
+        self._active_until = self.started_at
+        self.reading_stopped_at: float | None = None
         self.responses = ResponseWriter(
-            model.decider, config.min_speech_seconds, checkpoints, metrics, trace, clock
+            model.decider, config.min_speech_seconds, checkpoint_schedule, metrics, trace, clock
         )
         self._progress = asyncio.Event()
-        self._closed = self._moving = self._moved = False
+        self._closed = self._migrating = self._migrated = False
         self._failure: CallError | None = None
-        self.stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
-        """Resolves to the reason when the call must end from this side."""
-        self.wait_aborted: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
-        """Resolves to the reason when a call that is over must not wait any longer."""
+        loop = asyncio.get_running_loop()
+        self.stopped: asyncio.Future[CallError] = loop.create_future()
+        self.wait_aborted: asyncio.Future[CallError] = loop.create_future()
         self.resumed = resumed is not None
         if resumed is not None:
             self._restore(resumed)
 
-    # --- told by the session ---
+    # --- notified by the session ---
 
     def on_prediction(self, update: Update) -> None:
-        """Queue a prediction in place of an unsent older one of its channel."""
-        self.say(update)
+        """Send a prediction in place of an unsent older one of its channel."""
+        self.send(update)
         self._progress.set()
 
     def on_speech(self, channel: int, started: bool, audio_seconds: float) -> None:
-        """Queue a speech event."""
+        """Send a speech event."""
         if len(self.responses.queue) > MAX_UNSENT_EVENTS:
             self.stop(
                 LimitExceeded(
@@ -115,10 +121,10 @@ class Call:
                     reason="unread",
                 )
             )
-        self.say(messages.speech_event(channel, started, audio_seconds))
+        self.send(converters.speech_event(channel, started, audio_seconds))
 
     def on_progress(self) -> None:
-        """Let the reader go on."""
+        """Continue reading if the backlog was too long."""
         self._progress.set()
 
     def on_error(self, error: CallError) -> None:
@@ -140,50 +146,50 @@ class Call:
                 f"it does not fit: {error}",
                 reason="checkpoint",
             ) from error
-        # What was heard elsewhere was counted there. The call is as old as it is long, but for
-        # the time that it was without a server: that much it may catch up with.
-        self.counted = ReportedTotals.of(session)
-        self.began -= session.audio_seconds + resumed.age
+        # Audio before the checkpoint was counted by the other server. The call is as old as it is
+        # long, but for the time that it was without a server: it may send that much faster.
+        self.totals = ReportedTotals.of(session)
+        self.started_at -= session.audio_seconds + resumed.age
 
     def request_checkpoint(self) -> None:
-        """Send a checkpoint of what has come up to now, as soon as the student has heard it.
+        """Send a checkpoint of all that was received, as soon as inference has reached it.
 
-        One at a time: newer ones that replaced it on its way could keep any from ever being made.
+        One at a time: newer requests that replaced it could keep any from ever being made.
         """
-        if self.checkpoints is None or self._moving or not self.session.begun:
+        if self.checkpoint_schedule is None or self._migrating or not self.session.begun:
             return
         if not self.session.snapshot_pending:
-            self.checkpoints.asked(self.session.audio_seconds)
-            self.session.snapshot(self._remembered)
+            self.checkpoint_schedule.requested(self.session.audio_seconds)
+            self.session.snapshot(self._send_checkpoint)
 
-    def _remember_if_due(self) -> None:
-        if self.checkpoints is not None and self.checkpoints.due(self.session.audio_seconds):
+    def _request_checkpoint_if_due(self) -> None:
+        schedule = self.checkpoint_schedule
+        if schedule is not None and schedule.due(self.session.audio_seconds):
             self.request_checkpoint()
 
-    def _remembered(self, state: CallState) -> None:
-        """Queue a checkpoint in place of an unsent older one."""
-        self.say(state)
-        self._remember_if_due()  # the student may have been long about this one
+    def _send_checkpoint(self, state: CallState) -> None:
+        self.send(state)
+        self._request_checkpoint_if_due()  # inference may have taken long to reach this one
 
     def migrate(self) -> None:
-        """Read no more, send a last checkpoint, and nothing after it; then end with UNAVAILABLE.
+        """Read no more, send a last checkpoint and nothing after it, then end with UNAVAILABLE.
 
-        A call that has heard nothing yet ends at once: it has nothing to go on from.
+        A call without audio ends at once: there is nothing to resume.
         """
-        if self._moving or self.session.finishing:
+        if self._migrating or self.session.finishing:
             return
-        self._moving = True
+        self._migrating = True
         if self.session.begun:
-            self.session.snapshot(self._left)
+            self.session.snapshot(self._complete_migration)
         else:
             self.stop(Moved())
 
-    def _left(self, state: CallState) -> None:
-        self._remembered(state)
-        self._moved = True
+    def _complete_migration(self, state: CallState) -> None:
+        self._send_checkpoint(state)
+        self._migrated = True
         self.stop(Moved())
 
-    # --- told by the service ---
+    # --- used by the service ---
 
     def stop(self, reason: CallError) -> None:
         """End the call with ``reason`` as soon as its stream can be left."""
@@ -191,7 +197,7 @@ class Call:
             self.stopped.set_result(reason)
 
     def stop_reading(self) -> None:
-        """Nothing more is read."""
+        """Note that nothing more is read."""
         self.reading_stopped_at = self._clock()
 
     def abort_wait(self, reason: CallError) -> None:
@@ -200,27 +206,27 @@ class Call:
             self.wait_aborted.set_result(reason)
 
     def active(self, now: float) -> bool:
-        """Whether audio of it is coming."""
+        """Whether audio is arriving."""
         return self._active_until > now
 
     def ahead(self, now: float) -> bool:
-        """Whether it streams a file: it has sent more audio than it is old."""
-        return self.session.audio_seconds - (now - self.began) > AHEAD_SECONDS
+        """Whether the call streams a file: it has sent more audio than its age."""
+        return self.session.audio_seconds - (now - self.started_at) > AHEAD_SECONDS
 
     def lag(self, now: float) -> float:
-        """Seconds that its oldest audio has waited for the student, to the second."""
+        """Seconds that its oldest audio has waited for inference, to the second."""
         return 0.0 if self._closed else self.session.lag(now)
 
-    def say(self, item: Item) -> None:
+    def send(self, item: Item) -> None:
         """Send a response when the gateway reads."""
-        if not self._moved:  # else it is said again by the server that goes on
-            self.responses.say(item)
+        if not self._migrated:  # else the server that resumes the call sends it
+            self.responses.send(item)
 
     def handle(self, request: pb.StreamClassifyRequest) -> bool:
-        """One message after the config; True when it finished the call."""
+        """Process one message after the config; True if it finishes the call."""
         kind = request.WhichOneof("message")
         if kind == "audio":
-            self.hear(request.audio)
+            self.receive_audio(request.audio)
             return False
         self.messages += 1
         self.last_message = self._clock()
@@ -230,16 +236,16 @@ class Call:
             raise FailedPrecondition("config", "only the first message of a stream may be a config")
         raise InvalidArgument("message", "empty", "send config, audio or control")
 
-    def hear(self, audio: pb.Audio) -> None:
-        """One audio message."""
+    def receive_audio(self, audio: pb.Audio) -> None:
+        """Process one audio message."""
         self.messages += 1
         self.last_message = now = self._clock()
         start = audio.start_sample if audio.HasField("start_sample") else None
         seconds = self.session.audio(audio.sequence, audio.data, start, now)
-        self._load.record_audio(seconds)
+        self._load.audio_seconds += seconds
         self._active_until = now + (seconds if seconds > ACTIVE_SECONDS else ACTIVE_SECONDS)
-        if self.checkpoints is not None:
-            self._remember_if_due()
+        if self.checkpoint_schedule is not None:
+            self._request_checkpoint_if_due()
 
     def _control(self, control: pb.Control) -> bool:
         action = control.WhichOneof("action")
@@ -260,12 +266,12 @@ class Call:
             raise InvalidArgument("control.action", "empty", "discard, hold, resume or finish")
         return False
 
-    async def read_all(self, stream: Stream) -> None:
-        """Feed the session until the call is finished or half-closed."""
-        stream.set_audio_handler(self._heard_at_once)
+    async def receive_all(self, stream: Stream) -> None:
+        """Process requests until the call is finished or half-closed."""
+        stream.set_audio_handler(self._receive_audio_now)
         while (request := await stream.read()) is not None:
-            if self._moving:
-                await self.stopped  # not heard here: it will come again, elsewhere
+            if self._migrating:
+                await self.stopped  # not processed here: the gateway sends it again elsewhere
                 return
             if self.handle(request):
                 return
@@ -273,22 +279,22 @@ class Call:
                 self._progress.clear()
                 await self._progress.wait()
 
-    def _heard_at_once(self, request: pb.StreamClassifyRequest) -> bool:
-        """Hear audio unless something stands in its way; what is not audio may have to wait."""
+    def _receive_audio_now(self, request: pb.StreamClassifyRequest) -> bool:
+        """Process audio if the call is ready for it; other messages may have to wait."""
         if (
-            self._moving
+            self._migrating
             or request.WhichOneof("message") != "audio"
             or self.session.backlog.blocks > self._max_backlog
         ):
             return False
-        self.hear(request.audio)
+        self.receive_audio(request.audio)
         return True
 
     async def finish(self) -> None:
         """Flush the session and wait until every final prediction is queued.
 
         Raises:
-            CallError: the student failed on this call.
+            CallError: inference failed on this call.
         """
         if not self.session.finishing:
             self.session.finish()
@@ -299,8 +305,8 @@ class Call:
             await self._progress.wait()
 
     def close_responses(self) -> None:
-        """Let the responses return once everything queued is written."""
-        self.responses.queue.complete()
+        """Let the writer return once everything queued is written."""
+        self.responses.queue.close()
 
     def close(self) -> None:
         """Leave the engine."""

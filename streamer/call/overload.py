@@ -1,4 +1,4 @@
-"""How busy and how far behind the server is, and what it does about it.
+"""Measure how busy and how far behind the server is, and shed load.
 
 Every stream is read one message at a time, so on a server that has too much to do a turn of its
 event loop takes as long as all its calls' messages together. Once a turn takes longer than a
@@ -27,12 +27,12 @@ NO_SPARE_DEMAND = 0.95
 BUSY_DEMAND = 0.5
 """Share of the CPU, taken for live audio, from which on it is worth a few milliseconds."""
 KEEPING_UP = (0.97, 0.9)
-"""Share of what live calls speak that a server without CPU time to spare has heard of late, below
-which predictions come half and a quarter as often."""
+"""Share of the live calls' audio that a server without CPU time to spare has processed of late,
+below which predictions come half and a quarter as often."""
 CATCHING_UP = 1.25
-"""Live calls that were held up are heard faster than they speak: by so much still no files."""
+"""Live calls that were held up are processed faster than real time; so far they are no files."""
 RETRY_SECONDS = 2.0
-"""When a refused call may try again."""
+"""Seconds after which a refused call may try again."""
 _MEMORY_SECONDS = 0.5
 """Time constant of the averages: opening a hundred calls at once is no overload."""
 _LONG_SECONDS = 2.0
@@ -45,6 +45,7 @@ class Load:
     Attributes:
         delay: seconds that work waits.
         demand: share of the CPU time that it could have and live audio takes.
+        audio_seconds: received since the last measurement; calls add to it.
     """
 
     def __init__(self) -> None:
@@ -52,38 +53,34 @@ class Load:
         self.demand = 0.0
         self._busy = 0.0
         self._rate = 0.0
-        self._heard = 0.0
-        self._spoken = self._taken = 0.0
-
-    def record_audio(self, seconds: float) -> None:
-        """Take note of so many seconds of audio."""
-        self._heard += seconds
+        self.audio_seconds = 0.0
+        self._live_rate = self._live_calls = 0.0
 
     def record(self, delay: float, busy: float, passed: float, calls: int) -> None:
-        """Take one measurement into account.
+        """Add one measurement to the averages.
 
         Args:
-            delay: seconds that work waited just now, the longest of what was looked at.
+            delay: seconds that work waited, the longest found.
             busy: see :class:`CpuShare`.
             passed: seconds since the last measurement.
-            calls: that audio is coming of.
+            calls: whose audio is arriving.
         """
         share = 1.0 - math.exp(-passed / _MEMORY_SECONDS)
         self.delay += share * (delay - self.delay)
         self._busy += share * (busy - self._busy)
-        rate, self._heard = self._heard / passed, 0.0
+        rate, self.audio_seconds = self.audio_seconds / passed, 0.0
         self._rate += share * (rate - self._rate)
         share = 1.0 - math.exp(-passed / _LONG_SECONDS)
-        self._taken += share * (rate - self._taken)
-        self._spoken += share * (calls - self._spoken)
-        # Live, so many calls can have spoken so much: what is beyond comes from files. Calls are
-        # not told apart one by one: one that a busy server began late is like a file at first.
+        self._live_rate += share * (rate - self._live_rate)
+        self._live_calls += share * (calls - self._live_calls)
+        # So many live calls can send so much: what is beyond comes from files. Calls are
+        # not distinguished one by one: one that a busy server started late is like a file at first.
         live = min(1.0, CATCHING_UP * calls / self._rate) if self._rate else 1.0
         self.demand = self._busy * live
 
     @property
     def busy(self) -> bool:
-        """Whether work should wait for other work, of which several together are cheaper."""
+        """Whether work should wait for more of its kind, as several together are cheaper."""
         return self.demand >= BUSY_DEMAND
 
     @property
@@ -98,9 +95,9 @@ class Load:
     def interval_factor(self) -> int:
         """Factor on the interval between two predictions: 1, 2 or 4."""
         half, quarter = KEEPING_UP
-        # With CPU time to spare, what is not heard is silence that gateways held or suppressed.
-        no_spare = self._spoken and self.demand >= NO_SPARE_DEMAND
-        kept_up = self._taken / self._spoken if no_spare else 1.0
+        # With CPU time to spare, what does not arrive is silence that gateways suppress.
+        no_spare = self._live_calls and self.demand >= NO_SPARE_DEMAND
+        kept_up = self._live_rate / self._live_calls if no_spare else 1.0
         if self.delay >= FULL_SECONDS or kept_up < quarter:
             return 4
         return 2 if self.delay >= BUSY_SECONDS or kept_up < half else 1

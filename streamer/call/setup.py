@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from streamer.call.admission import Policy
 from streamer.call.call import Call
 from streamer.call.overload import Load
 from streamer.checkpoint.resumption import Resumption
@@ -18,14 +17,17 @@ from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import CallTrace
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Caller
-from streamer.transport import converters as messages
+from streamer.settings import ServerSettings
+from streamer.transport import converters
+
+log = structlog.get_logger()
 
 
 class PendingStreams:
-    """Waits for the config of every stream, for so long.
+    """Streams that are open and have not sent their config yet.
 
     Args:
-        timeout: seconds.
+        timeout: seconds that a stream may wait.
         clock: seconds, monotonic.
     """
 
@@ -38,25 +40,25 @@ class PendingStreams:
         """Streams that wait."""
         return len(self._since)
 
-    async def config(
+    async def wait_for_config(
         self, read: Callable[[], Awaitable[pb.StreamClassifyRequest | None]]
     ) -> pb.StreamConfig:
-        """The first message of a stream that was opened just now.
+        """Read the first message of a stream that was opened just now.
 
         Raises:
             FailedPrecondition: it is no config, or the stream ended.
-            CallError: what :meth:`sweep` or :meth:`stop` has to say.
+            CallError: the reason of :meth:`expire` or :meth:`reject_all`.
         """
-        stopped: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
-        self._since[stopped] = self._clock()
+        rejected: asyncio.Future[CallError] = asyncio.get_running_loop().create_future()
+        self._since[rejected] = self._clock()
         reading = asyncio.ensure_future(read())
         try:
-            await asyncio.wait((reading, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reading, rejected), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
-                raise stopped.result()
+                raise rejected.result()
             first = reading.result()
         finally:
-            del self._since[stopped]
+            del self._since[rejected]
             reading.cancel()
         if first is None:
             raise FailedPrecondition("config", "the stream ended before its first message")
@@ -64,39 +66,36 @@ class PendingStreams:
             raise FailedPrecondition("config", "the first message of a stream must be the config")
         return first.config
 
-    def sweep(self) -> None:
-        """Turn away who has waited for too long; to be called once a second."""
+    def expire(self) -> None:
+        """Reject streams that have waited too long; to be called once a second."""
         oldest = self._clock() - self._timeout
-        for stopped, since in self._since.items():
-            if since < oldest and not stopped.done():
-                stopped.set_result(ConfigTimeout(self._timeout))
+        for rejected, since in self._since.items():
+            if since < oldest and not rejected.done():
+                rejected.set_result(ConfigTimeout(self._timeout))
 
-    def stop(self, reason: CallError) -> None:
-        """Turn away all."""
-        for stopped in self._since:
-            if not stopped.done():
-                stopped.set_result(reason)
-
-
-log = structlog.get_logger()
+    def reject_all(self, reason: CallError) -> None:
+        """Reject every stream that waits."""
+        for rejected in self._since:
+            if not rejected.done():
+                rejected.set_result(reason)
 
 
 class CallFactory:
-    """Makes the calls of a server.
+    """Builds the calls of a server.
 
     Args:
-        models: which student calls take.
-        policy: limits.
+        models: that calls may use.
+        settings: limits.
         clock: seconds, monotonic.
         metrics: counts calls.
         load: of the server.
-        resumption: of calls that ask for checkpoints; such calls are refused if it is None.
+        resumption: of calls that request checkpoints; such calls are refused if it is None.
     """
 
     def __init__(
         self,
         models: ModelRegistry,
-        policy: Policy,
+        settings: ServerSettings,
         clock: Callable[[], float],
         metrics: Metrics,
         load: Load,
@@ -104,34 +103,34 @@ class CallFactory:
         resumption: Resumption | None,
     ) -> None:
         self._models = models
-        self._policy = policy
+        self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._load = load
         self._resumption = resumption
 
-    def begin(self, wanted: pb.StreamConfig, caller: Caller, trace: CallTrace) -> Call:
-        """The call that a config asks for, on its model; a new one or one that goes on.
+    def create(self, requested: pb.StreamConfig, caller: Caller, trace: CallTrace) -> Call:
+        """Build the call that a config requests: a new one, or one that resumes.
 
         Raises:
-            CallError: the config is not acceptable, or the caller may not ask for it.
+            CallError: the config is not valid, or the caller may not request it.
         """
-        if wanted.call_id and messages.is_loggable(wanted.call_id):
-            structlog.contextvars.bind_contextvars(call_id=wanted.call_id)
-        if wanted.HasField("checkpoint_interval") or wanted.resume_from:
+        if requested.call_id and converters.is_loggable(requested.call_id):
+            structlog.contextvars.bind_contextvars(call_id=requested.call_id)
+        if requested.HasField("checkpoint_interval") or requested.resume_from:
             caller.require_scope("resume")
-        config = messages.call_config(
-            wanted,
-            update_seconds=self._policy.update_seconds,
-            max_chunk_seconds=self._policy.max_chunk_seconds,
+        config = converters.call_config(
+            requested,
+            update_seconds=self._settings.update_seconds,
+            max_chunk_seconds=self._settings.max_chunk_seconds,
             checkpoints=self._resumption is not None,
         )
-        model, resumed, checkpoints = self._models.current, None, None
+        model, resumed, schedule = self._models.current, None, None
         if self._resumption is not None:
-            if wanted.resume_from:
-                resumed, model = self._resumption.open(wanted, caller, self._models)
+            if requested.resume_from:
+                resumed, model = self._resumption.open(requested, caller, self._models)
                 config = dataclasses.replace(config, call_id=resumed.identity.call_id)
-            checkpoints = self._resumption.checkpoints(config, wanted, caller, model, resumed)
+            schedule = self._resumption.schedule(config, requested, caller, model, resumed)
         structlog.contextvars.bind_contextvars(call_id=config.call_id)
         trace.accepted(
             config,
@@ -146,26 +145,26 @@ class CallFactory:
             self._metrics,
             self._load,
             identity=caller.identity,
-            checkpoints=checkpoints,
+            checkpoint_schedule=schedule,
             resumed=resumed,
             trace=trace,
         )
         self._models.acquire(model)
         if self._resumption is not None:
-            self._resumption.began(call)
+            self._resumption.register(call)
         return call
 
-    def greet(self, call: Call) -> None:
+    def send_started(self, call: Call) -> None:
         """Queue the first responses of a call."""
-        call.say(
-            messages.started(
+        call.send(
+            converters.started(
                 call.config,
                 call.model.metadata,
-                idle_timeout=self._policy.idle_timeout,
+                idle_timeout=self._settings.idle_timeout,
                 checkpoints=self._resumption is not None,
             )
         )
-        call.request_checkpoint()  # a call that goes on has something to remember
+        call.request_checkpoint()  # a resumed call has a state already
         log.info(
             "call_started",
             call_id=call.config.call_id,

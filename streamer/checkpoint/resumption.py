@@ -22,16 +22,19 @@ from streamer.security.identity import Caller
 from streamer.session.session import CallConfig
 from streamer.session.state import CallState
 
+MAX_ENDED = 65_536
+"""Ended calls that are remembered: 5 minutes of 200 a second. The oldest are dropped first."""
+
 
 class CheckpointSchedule:
-    """One call's checkpoints.
+    """When the checkpoints of one call are due, and what they are sealed with.
 
     Args:
         identity: that they are bound to.
-        interval: seconds of audio from one to the next.
-        most_seconds: of time, likewise: a call on which nothing is said for long must not be left
-            with a checkpoint that is too old.
-        checkpoints: makes them.
+        interval: seconds of audio between two.
+        max_seconds: seconds of time between two: a silent call must not be left with a checkpoint
+            that is too old.
+        checkpoints: seals them.
         metrics: counts them.
         clock: seconds, monotonic.
     """
@@ -40,14 +43,14 @@ class CheckpointSchedule:
         self,
         identity: CallIdentity,
         interval: float,
-        most_seconds: float,
+        max_seconds: float,
         checkpoints: Checkpoints,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.identity = identity
         self._interval = interval
-        self._most_seconds = most_seconds
+        self._max_seconds = max_seconds
         self._checkpoints = checkpoints
         self._metrics = metrics
         self._clock = clock
@@ -55,67 +58,62 @@ class CheckpointSchedule:
         self._last = clock()
 
     def due(self, audio_seconds: float) -> bool:
-        """Whether it is time for one, the call being so long."""
+        """Whether a checkpoint is due, the call being so long."""
         return audio_seconds >= self._next_audio
 
     @property
     def overdue(self) -> bool:
-        """Whether the last one is old, whatever was heard since."""
-        return self._clock() - self._last >= self._most_seconds
+        """Whether the last checkpoint is old, whatever was received since."""
+        return self._clock() - self._last >= self._max_seconds
 
-    def asked(self, audio_seconds: float) -> None:
-        """One is on its way."""
+    def requested(self, audio_seconds: float) -> None:
+        """Note that a checkpoint was requested, the call being so long."""
         self._next_audio = audio_seconds + self._interval
         self._last = self._clock()
 
     def seal(self, state: CallState) -> bytes:
-        """The checkpoint, made only when it is sent."""
+        """Seal a checkpoint; to be called when it is sent."""
         sealed = self._checkpoints.seal(self.identity, state)
         self._metrics.checkpoint(len(sealed))
         return sealed
 
 
-MOST_ENDED = 65_536
-"""Ended calls that are kept in mind: 5 minutes of 200 a second. The oldest are forgotten first."""
-
-
-class Running(Protocol):
+class OpenCall(Protocol):
     """A call with an open stream."""
 
     @property
-    def checkpoints(self) -> CheckpointSchedule | None:
-        """Of its checkpoints; None if it asked for none."""
+    def checkpoint_schedule(self) -> CheckpointSchedule | None:
+        """None if the call requested no checkpoints."""
 
     @property
     def resumed(self) -> bool:
-        """Whether it goes on from a checkpoint."""
+        """Whether the call continues from a checkpoint."""
 
     def stop(self, reason: CallError) -> None:
-        """End it."""
+        """End the call."""
 
 
 class ResumableCalls:
     """Calls by the key that all checkpoints of a call have.
 
     Args:
-        keep_seconds: how long an ended call is kept in mind: as long as a checkpoint of it may be
-            taken.
+        keep_seconds: how long an ended call is remembered: as long as a checkpoint of it is valid.
         clock: seconds, monotonic.
     """
 
     def __init__(self, keep_seconds: float, clock: Callable[[], float]) -> None:
         self._keep_seconds = keep_seconds
         self._clock = clock
-        self._running: dict[bytes, Running] = {}
-        self._ended: dict[bytes, float] = {}  # when, the oldest first
+        self._running: dict[bytes, OpenCall] = {}
+        self._ended: dict[bytes, float] = {}  # time of the end, the oldest first
 
     def __len__(self) -> int:
-        """Calls that are kept in mind."""
+        """Calls that are remembered."""
         return len(self._running) + len(self._ended)
 
     def require_resumable(self, key: bytes) -> None:
-        """Raises FailedPrecondition for a call that has had its final predictions here."""
-        self._forget()
+        """Raise FailedPrecondition for a call that has had its final predictions here."""
+        self._drop_old()
         if key in self._ended:
             raise FailedPrecondition(
                 "config.resume_from",
@@ -123,45 +121,48 @@ class ResumableCalls:
                 reason="checkpoint",
             )
 
-    def began(self, key: bytes, call: Running) -> None:
-        """A stream has the call from now on; one that had it before ends with ABORTED."""
+    def register(self, key: bytes, call: OpenCall) -> None:
+        """Give the call to a new stream; one that had it before ends with ABORTED."""
         before = self._running.get(key)
         self._running[key] = call
         if before is not None:
             before.stop(TakenOver())
 
-    def ended(self, key: bytes, call: Running, *, well: bool) -> None:
-        """The stream of ``call`` is over.
+    def unregister(self, key: bytes, call: OpenCall, *, complete: bool) -> None:
+        """Note that the stream of ``call`` has ended.
 
         Args:
             key: of the call.
-            call: as given to :meth:`began`.
-            well: with its final predictions; otherwise it may be resumed.
+            call: as given to :meth:`register`.
+            complete: with its final predictions; otherwise it may be resumed.
         """
         if self._running.get(key) is not call:
-            return  # taken over
+            return  # another stream has it
         del self._running[key]
-        if well:
+        if complete:
             self._ended[key] = self._clock()
-            self._forget()
+            self._drop_old()
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         oldest = self._clock() - self._keep_seconds
         while self._ended:
             key = next(iter(self._ended))
-            if self._ended[key] > oldest and len(self._ended) <= MOST_ENDED:
+            if self._ended[key] > oldest and len(self._ended) <= MAX_ENDED:
                 return
             del self._ended[key]
 
 
 class Resumption:
-    """All resumable calls of a server.
+    """Resumable calls of a server.
 
     Args:
-        checkpoints: makes and reads them.
-        max_age: seconds that they are good for.
-        metrics: counts them.
+        checkpoints: seals and opens them.
+        max_age: seconds that a checkpoint is valid.
+        metrics: counts checkpoints and resumed calls.
         clock: seconds, monotonic.
+
+    Attributes:
+        calls: that can be resumed, or could.
     """
 
     def __init__(
@@ -172,40 +173,40 @@ class Resumption:
         clock: Callable[[], float],
     ) -> None:
         self._checkpoints = checkpoints
-        self._most_seconds = max_age / 3
+        self._max_seconds = max_age / 3
         self._metrics = metrics
         self._clock = clock
-        self.ledger = ResumableCalls(max_age + CLOCK_SKEW, clock)
+        self.calls = ResumableCalls(max_age + CLOCK_SKEW, clock)
 
     def open(
-        self, wanted: pb.StreamConfig, caller: Caller, models: ModelRegistry
+        self, requested: pb.StreamConfig, caller: Caller, models: ModelRegistry
     ) -> tuple[Resumed, ServedModel]:
-        """The call that a stream wants to go on with, and the model that it is on.
+        """Open the checkpoint of a config; the call to resume and its model.
 
         Raises:
-            CallError: it may not; see :mod:`streamer.checkpoint.serialization`.
+            CallError: the caller may not resume it; see :mod:`streamer.checkpoint.serialization`.
         """
 
         def metadata_of(digest: str) -> Metadata | None:
             model = models.by_digest(digest)
             return model.metadata if model else None
 
-        resumed = self._checkpoints.open(wanted.resume_from, metadata_of)
-        require_same_call(resumed.identity, wanted, _proven(caller))
-        self.ledger.require_resumable(resumed.identity.key)
+        resumed = self._checkpoints.open(requested.resume_from, metadata_of)
+        require_same_call(resumed.identity, requested, _proven(caller))
+        self.calls.require_resumable(resumed.identity.key)
         model = models.by_digest(resumed.identity.student)
         assert model is not None  # noqa: S101 - it had metadata, and nothing was awaited since
         return resumed, model
 
-    def checkpoints(
+    def schedule(
         self,
         config: CallConfig,
-        wanted: pb.StreamConfig,
+        requested: pb.StreamConfig,
         caller: Caller,
         model: ServedModel,
         resumed: Resumed | None,
     ) -> CheckpointSchedule | None:
-        """Of a call that asks for checkpoints."""
+        """Schedule of a call's checkpoints; None if it requests none."""
         if config.checkpoint_seconds is None:
             return None
         identity = CallIdentity(
@@ -213,30 +214,30 @@ class Resumption:
             student=model.digest,
             caller=_proven(caller),
             call_id=config.call_id,
-            config=resumed.identity.config if resumed else wanted,
+            config=resumed.identity.config if resumed else requested,
         )
         return CheckpointSchedule(
             identity,
             config.checkpoint_seconds,
-            self._most_seconds,
+            self._max_seconds,
             self._checkpoints,
             self._metrics,
             self._clock,
         )
 
-    def began(self, call: Running) -> None:
-        """A call has its stream; takes it from an older one."""
-        if call.checkpoints is not None:
-            self.ledger.began(call.checkpoints.identity.key, call)
+    def register(self, call: OpenCall) -> None:
+        """Note that a call has a stream; an older stream of it ends."""
+        if call.checkpoint_schedule is not None:
+            self.calls.register(call.checkpoint_schedule.identity.key, call)
         if call.resumed:
             self._metrics.resumed()
 
-    def ended(self, call: Running, *, well: bool) -> None:
-        """The stream of a call is over, with its final predictions or without."""
-        if call.checkpoints is not None:
-            self.ledger.ended(call.checkpoints.identity.key, call, well=well)
+    def unregister(self, call: OpenCall, *, complete: bool) -> None:
+        """Note that a call's stream has ended, with its final predictions or without."""
+        if call.checkpoint_schedule is not None:
+            self.calls.unregister(call.checkpoint_schedule.identity.key, call, complete=complete)
 
 
 def _proven(caller: Caller) -> str:
-    """An address proves nothing, and a gateway that lost its server may come from another."""
+    """Identity of a caller; empty for an address, which proves nothing and may change."""
     return caller.identity if caller.proven else ""

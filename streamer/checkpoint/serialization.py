@@ -1,7 +1,7 @@
-"""Checkpoints: all that a server remembers of a call, as bytes that only its replicas can read.
+"""Serialise the state of a call to a checkpoint: bytes that only the server's replicas can read.
 
-A snapshot becomes a protobuf message, is compressed, then sealed. What comes back is authentic,
-for only a replica can have sealed it; that it belongs to the call that shows it is checked here.
+A snapshot becomes a protobuf message, is compressed, then sealed. A checkpoint that opens is
+authentic, as only a replica can have sealed it; that it belongs to the call is checked here.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from streamer.transport.converters import MAX_CHANNELS
 
 CALL_KEY_BYTES = 16
 _DIGEST_BYTES = 32  # SHA-256
-_LARGEST_COUNT = 2**40
+_MAX_COUNT = 2**40
 """Samples, frames or messages; two years at 16 kHz."""
 _SMALL_BYTES = 16_384
-"""Bound on all of a call's memory that does not grow with the student: names, config, counters
+"""Bound on the part of a state that does not grow with the model: names, config, counters
 (below 4 kB), and per channel the VAD, at most 1,200 + 239 samples of its gate, a filter."""
 _FIELD = "config.resume_from"
-_MATTERS_NOT = frozenset({"resume_from", "call_id"})
-"""Fields of the config that are not compared as they are."""
+_NOT_COMPARED = frozenset({"resume_from", "call_id"})
+"""Fields of the config that may differ."""
 
 
 @dataclass(frozen=True)
 class CallIdentity:
-    """What a checkpoint is bound to.
+    """The call that a checkpoint is bound to.
 
     Attributes:
         key: random, the same in all checkpoints of a call.
         student: SHA-256 of its file, hexadecimal.
-        caller: who opened the call; empty if nothing but an address is known of it.
-        call_id: as the server reported it in `started`.
-        config: as the gateway sent it.
+        caller: identity that opened the call; empty if only its address is known.
+        call_id: as sent in `started`.
+        config: as received.
     """
 
     key: bytes
@@ -57,7 +57,7 @@ class CallIdentity:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A call to go on with.
+    """A call to resume.
 
     Attributes:
         identity: of the call.
@@ -71,20 +71,20 @@ class Resumed:
 
 
 def new_call_key() -> bytes:
-    """Random."""
+    """Random key of a call."""
     return os.urandom(CALL_KEY_BYTES)
 
 
 def max_bytes(metadata: Metadata) -> int:
-    """Longest message that a checkpoint of this student can be before it is compressed."""
+    """Bytes of the longest checkpoint of this model before compression."""
     block = 2 * metadata.block
     return _SMALL_BYTES + MAX_CHANNELS * (metadata.memory_bytes + block)
 
 
 def max_sealed_bytes(metadata: Metadata) -> int:
-    """Longest checkpoint: what cannot be compressed grows by a few bytes (RFC 1951, 3.2.4)."""
-    most = max_bytes(metadata)
-    return most + most // 1000 + 64 + OVERHEAD
+    """Bytes of the longest checkpoint: incompressible data grows a little (RFC 1951, 3.2.4)."""
+    longest = max_bytes(metadata)
+    return longest + longest // 1000 + 64 + OVERHEAD
 
 
 class Checkpoints:
@@ -98,25 +98,25 @@ class Checkpoints:
         self._sealer = sealer
 
     def seal(self, identity: CallIdentity, state: CallState) -> bytes:
-        """The checkpoint of a call.
+        """Make the checkpoint of a call.
 
         Raises:
-            ValueError: it has heard no audio yet: there is nothing to go on from.
+            ValueError: no audio was received yet: there is nothing to resume.
         """
         student = bytes.fromhex(identity.student)
         return self._sealer.seal(student + _compressed(_packed(identity, state)))
 
     def open(self, sealed: bytes, metadata_of: Callable[[str], Metadata | None]) -> Resumed:
-        """What is in a checkpoint.
+        """Open a checkpoint.
 
         Args:
-            sealed: as a gateway gave it back.
-            metadata_of: of the student whose file has this SHA-256, hexadecimal; None if it is
-                not here.
+            sealed: as received.
+            metadata_of: metadata of the model whose file has this SHA-256, hexadecimal; None if it
+                is not loaded.
 
         Raises:
             InvalidArgument: forged, damaged, or too old.
-            FailedPrecondition: its student is not here.
+            FailedPrecondition: its model is not loaded.
         """
         try:
             opened = self._sealer.open(sealed)
@@ -126,7 +126,7 @@ class Checkpoints:
         metadata = metadata_of(student)
         if metadata is None:
             raise FailedPrecondition(
-                _FIELD, "it is of a student that this server does not have", reason="checkpoint"
+                _FIELD, "it is of a model that this server does not have", reason="checkpoint"
             )
         # Authentic as it is, it may be of a replica with a fault.
         try:
@@ -138,15 +138,15 @@ class Checkpoints:
 
 
 def require_same_call(identity: CallIdentity, config: pb.StreamConfig, caller: str) -> None:
-    """A checkpoint must be of the call that a stream wants to go on with.
+    """Verify that a checkpoint is of the call that a stream resumes.
 
     Args:
         identity: of the checkpoint.
         config: first message of the stream.
-        caller: who opened it; empty if nothing but an address is known.
+        caller: identity of its opener; empty if only the address is known.
 
     Raises:
-        ForeignCheckpoint: somebody else opened the call.
+        ForeignCheckpoint: another identity opened the call.
         InvalidArgument: a field is not as it was when the call started; names the first.
     """
     if caller != identity.caller:
@@ -155,7 +155,7 @@ def require_same_call(identity: CallIdentity, config: pb.StreamConfig, caller: s
         raise _changed("call_id")
     for field in config.DESCRIPTOR.fields:
         name = field.name
-        if name not in _MATTERS_NOT and getattr(config, name) != getattr(identity.config, name):
+        if name not in _NOT_COMPARED and getattr(config, name) != getattr(identity.config, name):
             raise _changed(name)
         if field.has_presence and config.HasField(name) != identity.config.HasField(name):  # type: ignore[arg-type]
             raise _changed(name)
@@ -184,12 +184,12 @@ def _compressed(plain: bytes) -> bytes:
     return packer.compress(plain) + packer.flush()
 
 
-def _decompressed(packed: bytes, most: int) -> bytes:
-    """Raises ValueError for what is not one whole stream, or longer than ``most``."""
+def _decompressed(packed: bytes, longest: int) -> bytes:
+    """Raises ValueError for what is not one whole stream, or too long."""
     unpacker = zlib.decompressobj()
-    plain = unpacker.decompress(packed, most)
+    plain = unpacker.decompress(packed, longest)
     if not unpacker.eof or unpacker.unused_data:
-        raise ValueError(f"its end is missing, not the end, or beyond {most} bytes")
+        raise ValueError(f"its end is missing, not the end, or beyond {longest} bytes")
     return plain
 
 
@@ -198,7 +198,7 @@ def _decompressed(packed: bytes, most: int) -> bytes:
 
 def _packed(identity: CallIdentity, state: CallState) -> bytes:
     if state.sequence is None:
-        raise ValueError("a call that has heard no audio has no checkpoint")
+        raise ValueError("a call without audio has no checkpoint")
     config = pb.StreamConfig()
     config.CopyFrom(identity.config)
     config.ClearField("resume_from")
@@ -209,7 +209,7 @@ def _packed(identity: CallIdentity, state: CallState) -> bytes:
         call_id=identity.call_id,
         config=config,
         sequence=state.sequence,
-        heard=state.position,
+        position=state.position,
         lost=state.lost,
         duplicates=state.duplicates,
         next_update=state.next_update,
@@ -247,7 +247,7 @@ def _unpacked(student: str, memory: inner.CallMemory) -> tuple[CallIdentity, Cal
     )
     state = CallState(
         sequence=memory.sequence,
-        position=_count(memory.heard),
+        position=_count(memory.position),
         lost=_count(memory.lost),
         duplicates=_count(memory.duplicates),
         next_update=_count(memory.next_update),
@@ -289,6 +289,6 @@ def _samples(data: bytes) -> Samples:
 
 
 def _count(value: int) -> int:
-    if value > _LARGEST_COUNT:
+    if value > _MAX_COUNT:
         raise ValueError(f"a counter at {value}")
     return value

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from streamer.rpc import voicecohort_pb2 as voicecohort_dot_v1_dot_voicecohort__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(voicecohort/internal/v1/checkpoint.proto\x12\x17voicecohort.internal.v1\x1a voicecohort/v1/voicecohort.proto\"\x92\x02\n\nCallMemory\x12\x10\n\x08\x63\x61ll_key\x18\x01 \x01(\x0c\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12,\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x1c.voicecohort.v1.StreamConfig\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\r\n\x05heard\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nduplicates\x18\x08 \x01(\x04\x12\x13\n\x0bnext_update\x18\t \x01(\x04\x12\x0f\n\x07\x66ilters\x18\n \x03(\x0c\x12\x38\n\x08\x63hannels\x18\x0b \x03(\x0b\x32&.voicecohort.internal.v1.ChannelMemory\"\xd4\x01\n\rChannelMemory\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x04gate\x18\x02 \x01(\x0b\x32#.voicecohort.internal.v1.GateMemory\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\r\n\x05\x62lock\x18\x04 \x01(\x0c\x12\x0e\n\x06speech\x18\x05 \x01(\x04\x12\x36\n\nposteriors\x18\x06 \x03(\x0b\x32\".voicecohort.internal.v1.Posterior\x12\r\n\x05state\x18\x07 \x01(\x0c\x12\r\n\x05\x63\x61\x63he\x18\x08 \x01(\x0c\"}\n\nGateMemory\x12\x0b\n\x03vad\x18\x01 \x01(\x0c\x12\x0c\n\x04rest\x18\x02 \x01(\x0c\x12\x0e\n\x06recent\x18\x03 \x01(\x0c\x12\x0e\n\x06voiced\x18\x04 \x01(\x04\x12\x10\n\x08unvoiced\x18\x05 \x01(\x04\x12\x10\n\x08position\x18\x06 \x01(\x04\x12\x10\n\x08speaking\x18\x07 \x01(\x08\"\"\n\tPosterior\x12\x15\n\rprobabilities\x18\x01 \x03(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(voicecohort/internal/v1/checkpoint.proto\x12\x17voicecohort.internal.v1\x1a voicecohort/v1/voicecohort.proto\"\x95\x02\n\nCallMemory\x12\x10\n\x08\x63\x61ll_key\x18\x01 \x01(\x0c\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12,\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x1c.voicecohort.v1.StreamConfig\x12\x10\n\x08sequence\x18\x05 \x01(\x04\x12\x10\n\x08position\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\x12\n\nduplicates\x18\x08 \x01(\x04\x12\x13\n\x0bnext_update\x18\t \x01(\x04\x12\x0f\n\x07\x66ilters\x18\n \x03(\x0c\x12\x38\n\x08\x63hannels\x18\x0b \x03(\x0b\x32&.voicecohort.internal.v1.ChannelMemory\"\xd4\x01\n\rChannelMemory\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x04gate\x18\x02 \x01(\x0b\x32#.voicecohort.internal.v1.GateMemory\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\r\n\x05\x62lock\x18\x04 \x01(\x0c\x12\x0e\n\x06speech\x18\x05 \x01(\x04\x12\x36\n\nposteriors\x18\x06 \x03(\x0b\x32\".voicecohort.internal.v1.Posterior\x12\r\n\x05state\x18\x07 \x01(\x0c\x12\r\n\x05\x63\x61\x63he\x18\x08 \x01(\x0c\"}\n\nGateMemory\x12\x0b\n\x03vad\x18\x01 \x01(\x0c\x12\x0c\n\x04rest\x18\x02 \x01(\x0c\x12\x0e\n\x06recent\x18\x03 \x01(\x0c\x12\x0e\n\x06voiced\x18\x04 \x01(\x04\x12\x10\n\x08unvoiced\x18\x05 \x01(\x04\x12\x10\n\x08position\x18\x06 \x01(\x04\x12\x10\n\x08speaking\x18\x07 \x01(\x08\"\"\n\tPosterior\x12\x15\n\rprobabilities\x18\x01 \x03(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'voicecohort.internal.v1.che
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLMEMORY']._serialized_start=104
-  _globals['_CALLMEMORY']._serialized_end=378
-  _globals['_CHANNELMEMORY']._serialized_start=381
-  _globals['_CHANNELMEMORY']._serialized_end=593
-  _globals['_GATEMEMORY']._serialized_start=595
-  _globals['_GATEMEMORY']._serialized_end=720
-  _globals['_POSTERIOR']._serialized_start=722
-  _globals['_POSTERIOR']._serialized_end=756
+  _globals['_CALLMEMORY']._serialized_end=381
+  _globals['_CHANNELMEMORY']._serialized_start=384
+  _globals['_CHANNELMEMORY']._serialized_end=596
+  _globals['_GATEMEMORY']._serialized_start=598
+  _globals['_GATEMEMORY']._serialized_end=723
+  _globals['_POSTERIOR']._serialized_start=725
+  _globals['_POSTERIOR']._serialized_end=759
 # @@protoc_insertion_point(module_scope)

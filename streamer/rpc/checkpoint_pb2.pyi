@@ -32,7 +32,7 @@ class CallMemory(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
-    HEARD_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
     NEXT_UPDATE_FIELD_NUMBER: _builtins.int
@@ -46,7 +46,7 @@ class CallMemory(_message.Message):
     """As in `started`."""
     sequence: _builtins.int
     """Of the last audio message."""
-    heard: _builtins.int
+    position: _builtins.int
     """Samples of the call's rate, lost ones included."""
     lost: _builtins.int
     """Samples of the call's rate that never arrived."""
@@ -74,7 +74,7 @@ class CallMemory(_message.Message):
         call_id: _builtins.str = ...,
         config: _voicecohort_pb2.StreamConfig | None = ...,
         sequence: _builtins.int = ...,
-        heard: _builtins.int = ...,
+        position: _builtins.int = ...,
         lost: _builtins.int = ...,
         duplicates: _builtins.int = ...,
         next_update: _builtins.int = ...,
@@ -83,7 +83,7 @@ class CallMemory(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "call_key", b"call_key", "channels", b"channels", "config", b"config", "duplicates", b"duplicates", "filters", b"filters", "heard", b"heard", "identity", b"identity", "lost", b"lost", "next_update", b"next_update", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "call_key", b"call_key", "channels", b"channels", "config", b"config", "duplicates", b"duplicates", "filters", b"filters", "identity", b"identity", "lost", b"lost", "next_update", b"next_update", "position", b"position", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Protocol messages <-> the session's plain types. Validation of what comes in lives here."""
+"""Convert and validate protocol messages to plain types and back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _seconds(config: pb.StreamConfig, field: str, low: float, high: float, defau
 
 
 def is_loggable(call_id: str) -> bool:
-    """Whether a call may be named so."""
+    """Whether a call id may be used and logged."""
     return len(call_id) <= MAX_CALL_ID and call_id.isascii() and call_id.isprintable()
 
 
@@ -59,13 +59,17 @@ def call_config(
     max_chunk_seconds: float,
     checkpoints: bool = False,
 ) -> CallConfig:
-    """A validated call; raises InvalidArgument or FailedPrecondition naming field and value.
+    """Validate a config.
 
     Args:
-        config: as it came.
-        update_seconds: where it does not say.
+        config: as received.
+        update_seconds: default.
         max_chunk_seconds: longest audio message.
         checkpoints: whether this server makes them.
+
+    Raises:
+        InvalidArgument: a value is not valid; names field and value.
+        FailedPrecondition: the config requests a feature that this server lacks.
     """
     if config.encoding not in ENCODINGS:
         names = ", ".join(pb.AudioEncoding.Name(value) for value in ENCODINGS)
@@ -84,9 +88,12 @@ def call_config(
             repr(config.call_id[:32]),
             f"at most {MAX_CALL_ID} printable ASCII characters",
         )
-    for field in ("checkpoint_interval", "resume_from"):
-        wanted = config.HasField("checkpoint_interval") if field[0] == "c" else config.resume_from
-        if wanted and not checkpoints:
+    requests_checkpoints = {
+        "checkpoint_interval": config.HasField("checkpoint_interval"),
+        "resume_from": bool(config.resume_from),
+    }
+    for field, requested in requests_checkpoints.items():
+        if requested and not checkpoints:
             raise FailedPrecondition(f"config.{field}", "this server has no checkpoints")
     checkpoint_seconds = _seconds(config, "checkpoint_interval", 1.0, 600.0, 0.0) or None
     return CallConfig(
@@ -105,7 +112,7 @@ def call_config(
 def started(
     call: CallConfig, metadata: Metadata, *, idle_timeout: float, checkpoints: bool = False
 ) -> pb.StreamClassifyResponse:
-    """The first response."""
+    """First response of a call."""
 
     def labels(task: str, parents: Sequence[int] = ()) -> pb.TaskLabels:
         rule = metadata.decision[task]
@@ -137,44 +144,47 @@ def started(
     )
 
 
-Said = tuple[Update, pb.StreamClassifyResponse]
-"""An update, and what was said of it."""
+SentPrediction = tuple[Update, pb.StreamClassifyResponse]
+"""An update and its response."""
 
 
 def prediction(
-    update: Update, decider: Decider, min_speech_seconds: float, before: Said | None = None
+    update: Update,
+    decider: Decider,
+    min_speech_seconds: float,
+    previous: SentPrediction | None = None,
 ) -> pb.StreamClassifyResponse:
     """A running or final prediction.
 
     Args:
-        update: that it tells.
+        update: of the channel.
         decider: of the call's model.
-        min_speech_seconds: that the call asked for.
-        before: of the same call; its decisions are taken where nothing was heard since.
+        min_speech_seconds: that the call requested.
+        previous: of the same channel; its decisions are reused if no block was processed since.
     """
     response = pb.StreamClassifyResponse()
-    said = response.prediction
+    message = response.prediction
     if (
-        before is not None
-        and before[0].posteriors is update.posteriors
-        and before[0].speech_seconds == update.speech_seconds
+        previous is not None
+        and previous[0].posteriors is update.posteriors
+        and previous[0].speech_seconds == update.speech_seconds
     ):
-        said.CopyFrom(before[1].prediction)
+        message.CopyFrom(previous[1].prediction)
     else:
         decisions = decider.decide(update.posteriors, update.speech_seconds, min_speech_seconds)
         for task, decision in zip(
-            (said.gender, said.age_group, said.age_band), decisions, strict=True
+            (message.gender, message.age_group, message.age_band), decisions, strict=True
         ):
             task.posterior.extend(decision.posterior)
             task.label = decision.label
             task.confidence = decision.confidence
             task.undecided = _REASONS[decision.undecided]
-        _set(said.speech_time, update.speech_seconds)
-    said.channel = update.channel
-    said.sequence = update.sequence
-    _set(said.audio_time, update.audio_seconds)
-    _set(said.lost_time, update.lost_seconds)
-    said.final = update.final
+        _set(message.speech_time, update.speech_seconds)
+    message.channel = update.channel
+    message.sequence = update.sequence
+    _set(message.audio_time, update.audio_seconds)
+    _set(message.lost_time, update.lost_seconds)
+    message.final = update.final
     return response
 
 
@@ -184,12 +194,12 @@ def _set(time: Duration, seconds: float) -> None:
 
 
 def speech_event(channel: int, started: bool, seconds: float) -> pb.StreamClassifyResponse:
-    """Start or end of speech."""
+    """Response for the start or end of speech."""
     return pb.StreamClassifyResponse(
         speech=pb.SpeechEvent(channel=channel, started=started, audio_time=duration(seconds))
     )
 
 
 def checkpoint(data: bytes, sequence: int) -> pb.StreamClassifyResponse:
-    """Everything up to ``sequence`` is in it."""
+    """Checkpoint that contains everything up to ``sequence``."""
     return pb.StreamClassifyResponse(checkpoint=pb.Checkpoint(data=data, sequence=sequence))

@@ -1,4 +1,4 @@
-"""What a call reads from and writes to: a gRPC stream of its own, or a line of a trunk."""
+"""The stream of one call: a gRPC stream of its own, or a line of a trunk."""
 
 from __future__ import annotations
 
@@ -13,55 +13,56 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from streamer.errors import CallError, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Opener
-from streamer.transport import converters as messages
+from streamer.transport import converters
 
 ABORT_SECONDS = 5.0
-"""How long a status may wait for a gateway that does not read."""
+"""Seconds that a status may wait for a gateway that does not read."""
 
 Context = grpc.aio.ServicerContext[pb.StreamClassifyRequest, pb.StreamClassifyResponse]
 
 
 class Writer(Protocol):
-    """One call's way to its gateway."""
+    """Writes the responses of one call."""
 
     @property
     def writable(self) -> bool:
-        """Whether a response may be given to :meth:`try_write`."""
+        """Whether :meth:`try_write` may be called."""
 
     def try_write(self, response: pb.StreamClassifyResponse) -> object:
-        """Send one without waiting; see :attr:`writable`."""
+        """Send a response without waiting; only while :attr:`writable`."""
 
     async def write(self, response: pb.StreamClassifyResponse) -> None:
-        """Send one; returns when the next may be sent."""
+        """Send a response; returns when the next may be sent."""
 
 
 class Stream(Opener, Writer, Protocol):
-    """One call's way to its gateway and back."""
+    """Reads the requests of one call and writes its responses."""
 
     async def read(self) -> pb.StreamClassifyRequest | None:
         """Next request, or None at the half-close.
 
         Raises:
-            CallError: there is none that could be heard.
+            CallError: the request cannot be processed.
         """
 
-    def set_audio_handler(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
-        """What comes while :meth:`read` waits may be given to ``at_once`` instead.
+    def set_audio_handler(self, handler: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+        """Let a stream hand over requests that arrive while :meth:`read` waits.
 
-        It answers whether it took the request; what it raises, :meth:`read` raises.
+        Args:
+            handler: returns whether it processed the request; :meth:`read` raises its errors.
         """
 
     async def end(self, error: CallError) -> None:
-        """Say that the call ended badly; nothing is written after."""
+        """End the stream with an error; nothing is written after."""
 
 
 def undecodable(error: DecodeError) -> InvalidArgument:
-    """What becomes of a message that is none."""
+    """Error for a message that protobuf cannot decode."""
     return InvalidArgument("message", "undecodable", str(error))
 
 
 class GrpcStream:
-    """A gRPC stream of the call's own."""
+    """A gRPC stream that carries one call."""
 
     writable = False
 
@@ -80,11 +81,11 @@ class GrpcStream:
             raise undecodable(error) from error
         return request if isinstance(request, pb.StreamClassifyRequest) else None
 
-    def set_audio_handler(self, at_once: Callable[[pb.StreamClassifyRequest], bool]) -> None:
-        """Of no use: gRPC wakes a task for each message."""
+    def set_audio_handler(self, handler: Callable[[pb.StreamClassifyRequest], bool]) -> None:
+        """Ignore the handler: gRPC wakes a task for each message."""
 
     def try_write(self, response: pb.StreamClassifyResponse) -> None:
-        """Cannot be: gRPC answers each write."""
+        """Not supported: each write to gRPC must be awaited."""
         raise NotImplementedError
 
     async def end(self, error: CallError) -> None:
@@ -98,14 +99,16 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: CallError) -
     metadata: tuple[tuple[str, bytes], ...] = ()
     if error.retry_after is not None:
         details = AnyMessage()
-        details.Pack(error_details_pb2.RetryInfo(retry_delay=messages.duration(error.retry_after)))
+        details.Pack(
+            error_details_pb2.RetryInfo(retry_delay=converters.duration(error.retry_after))
+        )
         status = status_pb2.Status(
             code=code_pb2.Code.Value(error.status), message=str(error), details=[details]
         )
         metadata = (("grpc-status-details-bin", status.SerializeToString()),)
     try:
         await context.abort(code, str(error), metadata)
-    except grpc.aio.AbortError as told:
-        # gRPC keeps it with the stream, and raises it again itself. Its frames would keep the
-        # call until Python looks for cycles, which for old objects is seldom.
-        told.__traceback__ = None
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps it with the stream and raises it again itself. Its frames would keep the call
+        # until the garbage collector runs, which for old objects is seldom.
+        aborted.__traceback__ = None

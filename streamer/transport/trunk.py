@@ -1,7 +1,7 @@
-"""Many calls on one gRPC stream: each of its lines is served as a stream of its own would be.
+"""Serve many calls on one gRPC stream, each on a line of its own.
 
-gRPC costs the same for each message, however little is in it: of what calls on streams of their own
-cost that is the largest part. A trunk's message holds what a gateway has for all its calls.
+gRPC costs the same for each message, however little is in it. For calls on streams of their own
+that is the largest part of their cost; a trunk's message has the audio of all its calls.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ log = structlog.get_logger()
 
 EOF = grpc.aio.EOF
 NAME = trunk_pb2.DESCRIPTOR.services_by_name["TrunkService"].full_name
-SPARE = 100
+SPARE_LINES = 100
 """Lines that may be open beyond the calls of a server, to be refused."""
-TURN = 250
-"""Requests that are taken before others have their turn."""
+REQUESTS_PER_TURN = 250
+"""Requests that are processed before other tasks run."""
 TRACEPARENT = "traceparent"
 
 
@@ -46,16 +46,16 @@ class CallHandler(Protocol):
     """Serves one call."""
 
     draining: asyncio.Event
-    """Set when no more calls are taken."""
+    """Set when no more calls are accepted."""
 
     def authorize(self, opener: Opener) -> str:
-        """Identity of who opened a stream; raises CallError if it would get no call here."""
+        """Identity of the opener of a stream; raises CallError if it would get no call here."""
 
     async def serve(self, stream: Stream) -> None:
-        """From config to end."""
+        """Serve a call, from its config to its end."""
 
     def trunk_message_received(self, calls: int) -> None:
-        """So many calls have sent what they have until the next message of their trunk."""
+        """Note that a trunk's message with audio of ``calls`` calls was processed."""
 
     def response_delay(self) -> float:
         """Seconds that a message to a gateway should wait for more responses."""
@@ -65,19 +65,21 @@ class _Trunk:
     """One trunk.
 
     Args:
-        calls: serve its lines.
+        calls: serves its lines.
         context: of its stream.
-        most: lines that may be open, and half as many as responses may wait before no more is
-            read: a call waits with each response for it to be sent.
-        patience: seconds that the last responses may take to be read.
+        max_lines: that may be open. Twice as many responses may wait before reading stops: a call
+            waits for each response to be sent.
+        read_seconds: that the last responses may take to be read.
     """
 
-    def __init__(self, calls: CallHandler, context: Context, most: int, patience: float) -> None:
+    def __init__(
+        self, calls: CallHandler, context: Context, max_lines: int, read_seconds: float
+    ) -> None:
         self._calls = calls
         self._context = context
-        self._most = most
-        self._patience = patience
-        self._outgoing = TrunkWriter(calls.response_delay)
+        self._max_lines = max_lines
+        self._read_seconds = read_seconds
+        self._writer = TrunkWriter(calls.response_delay)
         self._lines: dict[int, Line] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
         self._highest = -1
@@ -89,22 +91,22 @@ class _Trunk:
         self._untraced = tuple(item for item in self._metadata if item[0] != TRACEPARENT)
 
     async def run(self) -> None:
-        """To its end; raises CallError if that is not the gateway's own wish."""
+        """Serve the trunk to its end; raises CallError if the gateway did not end it."""
         reader = asyncio.create_task(self._read_all())
-        writer = asyncio.create_task(self._outgoing.send_all(self._context))
+        writer = asyncio.create_task(self._writer.send_all(self._context))
         drained = asyncio.create_task(self._drained())
         try:
-            over = {reader, writer, drained}
-            await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+            ends = {reader, writer, drained}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if writer.done():
                 writer.result()
             if reader.done():
                 reader.result()
                 await self._idle.wait()
-            self._outgoing.complete()
-            await asyncio.wait({writer}, timeout=self._patience)
+            self._writer.close()
+            await asyncio.wait({writer}, timeout=self._read_seconds)
             if not writer.done():
-                raise ReadTimeout(self._patience)
+                raise ReadTimeout(self._read_seconds)
             if not reader.done():
                 raise Draining
         finally:
@@ -114,7 +116,7 @@ class _Trunk:
             await asyncio.gather(*every, return_exceptions=True)
 
     async def _drained(self) -> None:
-        """The server takes no more calls, and none is left."""
+        """Return when the server accepts no more calls and none is left."""
         await self._calls.draining.wait()
         await self._idle.wait()
 
@@ -130,61 +132,61 @@ class _Trunk:
             for number, item in enumerate(message.lines, start=1):
                 line, request = lines.get(item.line), item.request
                 if line is not None and request:  # as nearly all are
-                    line.put(request)
+                    line.receive(request)
                 else:
-                    self._take(item)
-                if not number % TURN:
+                    self._dispatch(item)
+                if not number % REQUESTS_PER_TURN:
                     await asyncio.sleep(0)  # a message can hold very many
             self._calls.trunk_message_received(len(self._lines))
-            await self._outgoing.at_most(2 * self._most, self._patience)
+            await self._writer.wait_for_room(2 * self._max_lines, self._read_seconds)
         for line in self._lines.values():
-            line.close()
+            line.half_close()
 
-    def _take(self, item: envelope.LineRequest) -> None:
+    def _dispatch(self, item: envelope.LineRequest) -> None:
         number = item.line
         line = self._lines.get(number)
         if line is None:
             if number <= self._highest:
-                return  # of a call that ended before the gateway knew
+                return  # the call ended before the gateway knew
             self._highest = number
-            if len(self._lines) >= self._most:
+            if len(self._lines) >= self._max_lines:
                 self._refuse(number)
                 return
             line = self._open(number, item.traceparent)
         if item.HasField("leave"):
             self._serving[number].cancel()
         else:
-            line.put(item.request)
+            line.receive(item.request)
 
     def _refuse(self, number: int) -> None:
-        wanted = len(self._lines) + 1
+        lines = len(self._lines) + 1
         error = LimitExceeded(
-            "lines of a trunk", wanted, self._most, FULL_RETRY_SECONDS, reason="calls"
+            "lines of a trunk", lines, self._max_lines, FULL_RETRY_SECONDS, reason="calls"
         )
-        self._outgoing.say(envelope.LineResponse(line=number, end=line_end(error)))
+        self._writer.send(envelope.LineResponse(line=number, end=line_end(error)))
 
     def _open(self, number: int, traceparent: bytes) -> Line:
         metadata = self._untraced
         if traceparent:
             metadata = (*metadata, (TRACEPARENT, traceparent.decode(errors="replace")))
-        line = Line(number, self._outgoing, self._peer, self._auth, metadata)
+        line = Line(number, self._writer, self._peer, self._auth, metadata)
         serving = asyncio.create_task(self._calls.serve(line))
-        serving.add_done_callback(functools.partial(self._over, line))
+        serving.add_done_callback(functools.partial(self._remove, line))
         self._lines[number], self._serving[number] = line, serving
         self._idle.clear()
         return line
 
-    def _over(self, line: Line, serving: asyncio.Task[None]) -> None:
+    def _remove(self, line: Line, serving: asyncio.Task[None]) -> None:
         del self._lines[line.number], self._serving[line.number]
         if not self._lines:
             self._idle.set()
         if serving.cancelled():
-            line.over(None, left=True)
+            line.finish(None, left=True)
         elif (error := serving.exception()) is not None:
             log.error("trunk_line_exception", exc_info=error)
-            line.over(ServerFault(error))
+            line.finish(ServerFault(error))
         else:
-            line.over(None)
+            line.finish(None)
 
 
 class TrunkService:
@@ -196,33 +198,33 @@ class TrunkService:
         patience: seconds that the last responses of a trunk may take to be read.
     """
 
-    def __init__(self, calls: CallHandler, max_calls: int, patience: float) -> None:
+    def __init__(self, calls: CallHandler, max_calls: int, read_seconds: float) -> None:
         self._calls = calls
-        self._most = max_calls + SPARE
-        self._patience = patience
+        self._max_lines = max_calls + SPARE_LINES
+        self._read_seconds = read_seconds
 
     async def StreamTrunk(  # noqa: N802 - the name is the protocol's
         self,
         request_iterator: AsyncIterator[envelope.StreamTrunkRequest],  # noqa: ARG002 - read() instead
         context: Context,
     ) -> None:
-        """One trunk, to its status."""
-        who = {"peer": context.peer()}
+        """Serve one trunk, to its status."""
+        caller = {"peer": context.peer()}
         try:
-            who = {"identity": self._calls.authorize(context)}
-            await _Trunk(self._calls, context, self._most, self._patience).run()
+            caller = {"identity": self._calls.authorize(context)}
+            await _Trunk(self._calls, context, self._max_lines, self._read_seconds).run()
         except CallError as error:
-            log.info("trunk_ended", status=error.status, reason=str(error), **who)
+            log.info("trunk_ended", status=error.status, reason=str(error), **caller)
             try:
                 async with asyncio.timeout(ABORT_SECONDS):
                     await abort(context, error)
             except TimeoutError:
                 log.warning("status_unread", status=error.status)
-            # Its frames know the task that it ended: free now, not when Python looks for cycles.
+            # Its frames know the task that it ended: free them now, not at the next collection.
             error.__traceback__ = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve trunks; with coded lines, see ``envelope.proto``."""
+        """Add the service to a server; lines stay encoded, see ``envelope.proto``."""
         handler = grpc.stream_stream_rpc_method_handler(
             self.StreamTrunk,
             request_deserializer=envelope.StreamTrunkRequest.FromString,

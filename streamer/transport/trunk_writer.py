@@ -1,4 +1,4 @@
-"""What the lines of a trunk have to say, on its way to the gateway."""
+"""Write the responses of all lines of a trunk in batches."""
 
 from __future__ import annotations
 
@@ -10,77 +10,77 @@ import grpc
 from streamer.errors import ReadTimeout
 from streamer.rpc import envelope_pb2 as envelope
 
-LARGEST = 1 << 20
-"""Bytes of a message to the gateway, and the response that goes over; gRPC's clients take 4 MiB."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""Size from which on a message takes no further response; gRPC's clients accept 4 MiB."""
 
 Context = grpc.aio.ServicerContext[envelope.StreamTrunkRequest, envelope.StreamTrunkResponse]
 
 
 class TrunkWriter:
-    """Gathers responses while the message before is being sent.
+    """Gathers responses while the previous message is being sent.
 
     Args:
-        gather: seconds that a message waits for more responses.
+        delay: seconds that a message waits for more responses.
     """
 
-    def __init__(self, gather: Callable[[], float]) -> None:
-        self._gather = gather
+    def __init__(self, delay: Callable[[], float]) -> None:
+        self._delay = delay
         self._responses: list[envelope.LineResponse] = []
         self._sent = asyncio.Event()
-        self._some, self._room = asyncio.Event(), asyncio.Event()
-        self._complete = False
+        self._some, self._shorter = asyncio.Event(), asyncio.Event()
+        self._closed = False
         self.writable = True
-        """Nothing is in the way: what is said now is as good as sent."""
+        """Nothing is being sent: a response goes out with the next message."""
 
-    def say(self, response: envelope.LineResponse) -> asyncio.Event:
-        """Queue one; the event is set when it is sent."""
+    def send(self, response: envelope.LineResponse) -> asyncio.Event:
+        """Queue a response; the event is set when it is sent."""
         self._responses.append(response)
         self._some.set()
         return self._sent
 
-    def complete(self) -> None:
-        """Nothing more will be said."""
-        self._complete = True
+    def close(self) -> None:
+        """Accept no more responses."""
+        self._closed = True
         self._some.set()
 
-    async def at_most(self, waiting: int, seconds: float) -> None:
-        """Return when no more responses than that wait to be sent.
+    async def wait_for_room(self, waiting: int, seconds: float) -> None:
+        """Return when at most ``waiting`` responses wait to be sent.
 
         Raises:
-            ReadTimeout: none was sent for so long.
+            ReadTimeout: no message was sent for ``seconds``.
         """
         while len(self._responses) > waiting:
-            self._room.clear()
+            self._shorter.clear()
             try:
                 async with asyncio.timeout(seconds):
-                    await self._room.wait()
+                    await self._shorter.wait()
             except TimeoutError:
                 raise ReadTimeout(seconds) from None
 
     async def send_all(self, context: Context) -> None:
-        """Until :meth:`complete`."""
+        """Send messages until :meth:`close`."""
         while True:
             await self._some.wait()
-            if seconds := self._gather():
+            if seconds := self._delay():
                 await asyncio.sleep(seconds)
             self._some.clear()
             responses, self._responses = self._responses, []
-            self._room.set()
+            self._shorter.set()
             sent, self._sent = self._sent, asyncio.Event()
             self.writable = False
             for message in _messages(responses):
                 await context.write(message)
             self.writable = True
             sent.set()
-            if self._complete and not self._responses:
+            if self._closed and not self._responses:
                 return
 
 
 def _messages(responses: list[envelope.LineResponse]) -> list[envelope.StreamTrunkResponse]:
-    """The same in order, in messages of not much more than :data:`LARGEST`."""
-    made, size = [], LARGEST
+    """Pack responses, in order, into messages of not much more than :data:`MAX_MESSAGE_BYTES`."""
+    made, size = [], MAX_MESSAGE_BYTES
     for response in responses:
-        if size >= LARGEST:
+        if size >= MAX_MESSAGE_BYTES:
             made.append(envelope.StreamTrunkResponse())
             size = 0
         made[-1].lines.append(response)

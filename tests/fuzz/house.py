@@ -18,7 +18,6 @@ from pathlib import Path
 from gateway import Context, Ending, Step, check_responses
 
 from streamer.audio.codec import SAMPLE_RATE
-from streamer.call.admission import Policy
 from streamer.checkpoint.resumption import Resumption
 from streamer.checkpoint.serialization import Checkpoints
 from streamer.client.audio_file import read_as_call
@@ -29,6 +28,7 @@ from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.encryption import KEY_BYTES, Keys, Sealer
 from streamer.service import ClassifierService
+from streamer.settings import ServerSettings
 
 MAX_AGE = 1e9
 """Seconds that a checkpoint is good for: age is not what is fuzzed here."""
@@ -108,14 +108,14 @@ class House:
         )
         self.service = ClassifierService(
             ModelRegistry(ServedModel.of(self.engine)),
-            Policy(max_calls=10),
+            ServerSettings(max_calls=10),
             metrics=self.metrics,
             resumption=self._resumption,
         )
 
     def forget_ended(self) -> None:
         """Let calls be resumed that had their final predictions: one checkpoint serves many."""
-        self._resumption.ledger._ended.clear()
+        self._resumption.calls._ended.clear()
 
     def _metrics(self) -> Metrics:
         return Metrics()
@@ -176,7 +176,9 @@ class House:
         async def turn(number: int) -> None:
             if self._calm or number > 2 * third:
                 await over.wait()
-            while self._calm and any(c.session.backlog.blocks for c in self.service._calls):
+            while self._calm and any(
+                c.session.backlog.blocks for c in self.service.supervisor.calls
+            ):
                 await asyncio.sleep(0.001)
 
         before = asyncio.all_tasks()
@@ -203,7 +205,7 @@ class House:
 
     async def nothing_left(self, before: set[asyncio.Task]) -> None:
         """No stream is open and nobody works for one any more but who did ``before``."""
-        assert self.service.running == 0, "a stream is left open"
+        assert self.service.supervisor.open_streams == 0, "a stream is left open"
         left = asyncio.all_tasks() - before
         assert not left, f"tasks are left: {left}"
 

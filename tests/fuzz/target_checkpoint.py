@@ -155,7 +155,7 @@ def _change(memory: inner.CallMemory, material: Material) -> None:
     channel = memory.channels[0] if memory.channels else memory.channels.add()
     counters = [
         (memory, "sequence"),
-        (memory, "heard"),
+        (memory, "position"),
         (memory, "lost"),
         (memory, "duplicates"),
         (memory, "next_update"),

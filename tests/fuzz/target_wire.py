@@ -106,7 +106,7 @@ class RpcStream(House):
 
     async def nothing_left(self, before: set[asyncio.Task]) -> None:  # noqa: ARG002 - gRPC has its own
         """No stream is open; the server's side of one ends a little after the client's."""
-        await self._until(lambda: not self.service.running)
+        await self._until(lambda: not self.service.supervisor.open_streams)
         self.metrics.seen.clear()
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from streamer.audio.codec import SAMPLE_RATE, Encoding, decode, encode
-from streamer.call.admission import Policy
+from streamer.settings import ServerSettings
 from tests.streamer.doubles import Bench, FakeModel
 from tests.streamer.in_process import Local
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction
@@ -126,8 +126,8 @@ def free_port():
 def in_process(run_async, make_student):
     """Run a scenario against a server around a fake student."""
 
-    async def main(scenario, policy, identities):
-        local = Local(make_student(), policy, identities)
+    async def main(scenario, settings, identities):
+        local = Local(make_student(), settings, identities)
         await local.server.start()
         try:
             await scenario(local)
@@ -137,8 +137,8 @@ def in_process(run_async, make_student):
             local.student.gate.set()
             await asyncio.to_thread(local.engine.stop)
 
-    def run(scenario, identities=None, **policy):
-        return run_async(main(scenario, Policy(**policy), identities))
+    def run(scenario, identities=None, **settings):
+        return run_async(main(scenario, ServerSettings(**settings), identities))
 
     return run
 

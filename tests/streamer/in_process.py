@@ -17,21 +17,21 @@ from streamer.transport.trunk import TrunkService
 class Local:
     """The service around a fake student, in this process."""
 
-    def __init__(self, student, policy, identities):
+    def __init__(self, student, settings, identities):
         self.student = student
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
         self.clock = time.monotonic
         self.metrics = Metrics()
         self.service = ClassifierService(
             ModelRegistry(ServedModel.of(self.engine)),
-            policy,
+            settings,
             self._now,
             self.metrics,
             identities,
         )
         self.server = grpc.aio.server()
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
-        TrunkService(self.service, policy.max_calls, policy.idle_timeout).add_to(self.server)
+        TrunkService(self.service, settings.max_calls, settings.idle_timeout).add_to(self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = pb_grpc.ClassifierServiceStub(self.channel)

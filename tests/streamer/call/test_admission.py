@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.call.admission import Admission, Policy
+from streamer.call.admission import Admission
 from streamer.call.overload import Load
 from streamer.errors import LimitExceeded, Overloaded
 from streamer.security.identity import Caller
+from streamer.settings import ServerSettings
 
 BERLIN, OSLO = Caller("berlin"), Caller("oslo")
 
@@ -21,7 +22,7 @@ def refusal(admission, caller):
 
 
 def test_one_caller_may_have_every_place_unless_told_otherwise():
-    admission = Admission(Policy(max_calls=2), Load())
+    admission = Admission(ServerSettings(max_calls=2), Load())
     with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, OSLO)
         assert str(error) == "calls: 3 exceeds the limit of 2"
@@ -35,7 +36,7 @@ def test_one_caller_may_have_every_place_unless_told_otherwise():
 
 
 def test_a_caller_with_its_share_leaves_the_others_theirs():
-    admission = Admission(Policy(max_calls=10, max_calls_per_identity=2), Load())
+    admission = Admission(ServerSettings(max_calls=10, max_calls_per_identity=2), Load())
     with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, BERLIN)
         assert str(error) == "calls of berlin: 3 exceeds the limit of 2"
@@ -48,7 +49,7 @@ def test_a_caller_with_its_share_leaves_the_others_theirs():
 
 @pytest.mark.parametrize("own", [1, 3])
 def test_what_a_token_grants_goes_before_the_setting(own):
-    admission = Admission(Policy(max_calls=10, max_calls_per_identity=2), Load())
+    admission = Admission(ServerSettings(max_calls=10, max_calls_per_identity=2), Load())
     caller = Caller("berlin", max_calls=own)
     with contextlib.ExitStack() as places:
         for _ in range(own):
@@ -58,7 +59,7 @@ def test_what_a_token_grants_goes_before_the_setting(own):
 
 def test_a_full_server_refuses_whoever_comes():
     load = Load()
-    admission = Admission(Policy(), load)
+    admission = Admission(ServerSettings(), load)
     load.record(1.0, 0.5, 30.0, 0)
     error = refusal(admission, BERLIN)
     assert (error.reason, error.retry_after) == ("full", 2.0)
@@ -68,7 +69,7 @@ def test_a_full_server_refuses_whoever_comes():
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
 def test_places_are_given_back_whatever_happens(steps):
     """Calls of three callers begin and end in any order, some of them badly."""
-    admission = Admission(Policy(max_calls=5, max_calls_per_identity=3), Load())
+    admission = Admission(ServerSettings(max_calls=5, max_calls_per_identity=3), Load())
     open_calls = []
     for name, fails in steps:
         place = admission.acquire(Caller(name))

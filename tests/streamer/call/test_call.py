@@ -97,7 +97,7 @@ def test_reader_stops_reading_while_the_student_is_behind(run):
     async def scenario(desk):
         desk.student.gate.clear()
         desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
-        reader = asyncio.create_task(desk.call.read_all(desk))
+        reader = asyncio.create_task(desk.call.receive_all(desk))
         await until(lambda: desk.call.session.backlog.blocks > MOST)
         await asyncio.sleep(0.05)
         read = desk.reads
@@ -290,15 +290,15 @@ def test_only_finish_finishes(run):
         finish = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish()))
         assert desk.call.handle(finish) is True
         desk.incoming = [finish, audio(2, b"\0\0")]
-        await desk.call.read_all(desk)
+        await desk.call.receive_all(desk)
         assert len(desk.incoming) == 1, "nothing is read behind a finish"
 
     run(scenario)
 
 
-def test_only_audio_that_nothing_stands_in_the_way_of_is_heard_at_once(run):
+def test_only_audio_that_nothing_stands_in_the_way_of_is_receive_audio_now(run):
     async def scenario(desk):
-        reader = asyncio.create_task(desk.call.read_all(desk))
+        reader = asyncio.create_task(desk.call.receive_all(desk))
         await reader  # there is nothing to read
         assert desk.at_once(audio(1, noise(0.5))) is True
         assert desk.call.session.audio_seconds == 0.5

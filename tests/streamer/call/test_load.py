@@ -81,7 +81,7 @@ def test_share_of_one_worker_among_several(monkeypatch):
 def lasting(load, *, busy=1.0, calls, rate, ticks=200):
     """Tenths of a second in which so many calls send, and so much audio is heard a second."""
     for _ in range(ticks):
-        load.record_audio(rate * 0.1)
+        load.audio_seconds += rate * 0.1
         load.record(0.0, busy, 0.1, calls)
 
 
@@ -106,7 +106,7 @@ def test_bursts_of_a_network_are_no_files():
     """Nothing for a tenth of a second, then what was held up."""
     load = Load()
     for tick in range(200):
-        load.record_audio(40.0 * (0.3, 1.7)[tick % 2])
+        load.audio_seconds += 40.0 * (0.3, 1.7)[tick % 2]
         load.record(0.0, 1.0, 0.1, 400)
         assert tick < 50 or load.full
 

@@ -23,55 +23,55 @@ def update(channel, sequence):
     )
 
 
-async def everything(unsent):
-    unsent.complete()
+async def everything(queue):
+    queue.close()
     found = []
-    while (item := await unsent.next()) is not None:
+    while (item := await queue.next()) is not None:
         found.append(item)
     return found
 
 
-def test_what_is_queued_comes_in_order_and_then_nothing(run_async):
+def test_responses_come_in_order_then_none(run_async):
     async def scenario():
-        unsent = ResponseQueue()
+        queue = ResponseQueue()
         responses = [pb.StreamClassifyResponse() for _ in range(3)]
         for response in responses:
-            unsent.put(response)
-        assert len(unsent) == 3
-        found = await everything(unsent)
+            queue.append(response)
+        assert len(queue) == 3
+        found = await everything(queue)
         assert all(a is b for a, b in zip(found, responses, strict=True))
-        assert await unsent.next() is None, "and it stays so"
+        assert await queue.next() is None, "and it stays so"
 
     run_async(scenario())
 
 
-def test_who_waits_is_woken_by_the_next_and_by_the_end(run_async):
+def test_next_waits_for_a_response_or_the_end(run_async):
     async def scenario():
-        unsent = ResponseQueue()
-        first = asyncio.create_task(unsent.next())
+        queue = ResponseQueue()
+        first = asyncio.create_task(queue.next())
         await asyncio.sleep(0)
         assert not first.done()
-        unsent.put(item := update(0, 1))
+        queue.append(item := update(0, 1))
         assert await first is item
-        last = asyncio.create_task(unsent.next())
+        last = asyncio.create_task(queue.next())
         await asyncio.sleep(0)
         assert not last.done()
-        unsent.complete()
+        queue.close()
         assert await last is None
 
     run_async(scenario())
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))
-def test_of_a_channel_only_the_newest_waits(channels):
+def test_newer_prediction_replaces_the_older(channels):
     async def scenario():
-        unsent = ResponseQueue()
+        queue = ResponseQueue()
         for sequence, channel in enumerate(channels):
-            unsent.drop(lambda old: old.channel == channel)  # noqa: B023 - called at once
-            unsent.put(update(channel, sequence))
-        assert len(unsent) == len(set(channels))
+            queue.remove_first(lambda old: old.channel == channel)  # noqa: B023 - called at once
+            queue.append(update(channel, sequence))
+        assert len(queue) == len(set(channels))
         newest = {channel: sequence for sequence, channel in enumerate(channels)}
-        found = [(item.channel, item.sequence) for item in await everything(unsent)]
+        found = [(item.channel, item.sequence) for item in await everything(queue)]
         assert found == sorted(newest.items(), key=lambda pair: pair[1])
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""What a call says is written at once or in turn; never twice, never out of turn."""
+"""Responses are written at once or in turn; never twice, never out of order."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -36,10 +36,10 @@ def update(sequence, channel=0, final=False):
 
 
 @pytest.fixture
-def told(run_async, make_student):
-    """Run a scenario with a responses, a writer, and the metrics of predictions."""
+def write(run_async, make_student):
+    """Run a scenario with a response writer and its stream."""
 
-    def told_(scenario):
+    def run_scenario(scenario):
         async def main():
             metrics, writer = Metrics(), Writer()
             decider = Decider(make_student().metadata)
@@ -48,80 +48,80 @@ def told(run_async, make_student):
             await asyncio.sleep(0)
             await scenario(responses, writer)
             writer.may.set()
-            responses.queue.complete()
+            responses.queue.close()
             await asyncio.wait_for(writing, 5.0)
             return writer, metrics
 
         return run_async(main())
 
-    return told_
+    return run_scenario
 
 
 def latencies(metrics):
     return metrics._latency._sum.get()
 
 
-def test_nothing_in_the_way(told):
+def test_idle_writer_writes_at_once(write):
     async def scenario(responses, writer):
-        responses.say(update(1))
-        responses.say(update(2))
+        responses.send(update(1))
+        responses.send(update(2))
         assert writer.now == [1, 2]
 
-    writer, metrics = told(scenario)
+    writer, metrics = write(scenario)
     assert writer.later == []
     assert latencies(metrics) == 2.0
 
 
-def test_a_writer_that_is_not_free(told):
+def test_busy_writer_queues_the_newest(write):
     """Then the newest prediction of a channel replaces the one that waits."""
 
     async def scenario(responses, writer):
         writer.writable = False
         for item in (update(1), update(2, channel=1), update(3)):
-            responses.say(item)
+            responses.send(item)
         assert len(responses.queue) == 2
         writer.writable = True
 
-    writer, metrics = told(scenario)
+    writer, metrics = write(scenario)
     assert (writer.now, writer.later) == ([], [2, 3])
     assert latencies(metrics) == 2.0
 
 
-def test_what_waits_is_not_overtaken(told):
+def test_queued_responses_keep_their_order(write):
     async def scenario(responses, writer):
         writer.writable = False
-        responses.say(update(1))
+        responses.send(update(1))
         writer.writable = True
-        responses.say(update(2, channel=1))  # the task has not been woken for the first
+        responses.send(update(2, channel=1))  # the task has not been woken for the first
         await asyncio.sleep(0.01)
-        responses.say(update(3))  # the first is being written
+        responses.send(update(3))  # the first is being written
         assert writer.now == []
 
-    writer, _ = told(scenario)
+    writer, _ = write(scenario)
     assert (writer.now, writer.later) == ([], [1, 2, 3])
 
 
-def test_a_final_prediction_is_no_latency(told):
+def test_final_prediction_has_no_latency(write):
     async def scenario(responses, _):
-        responses.say(update(1, final=True))
+        responses.send(update(1, final=True))
 
-    writer, metrics = told(scenario)
+    writer, metrics = write(scenario)
     assert writer.now == [1]
     assert latencies(metrics) == 0.0
 
 
-def test_before_and_after_its_task_everything_waits(run_async, make_student):
+def test_without_a_writer_responses_are_queued(run_async, make_student):
     async def main():
         writer = Writer()
         decider = Decider(make_student().metadata)
         responses = ResponseWriter(decider, 0.0, None, Metrics(), NO_TRACE, lambda: 4.0)
-        responses.say(pb.StreamClassifyResponse(started=pb.Started()))
+        responses.send(pb.StreamClassifyResponse(started=pb.Started()))
         assert len(responses.queue) == 1
         writing = asyncio.create_task(responses.write_all(writer))
         await asyncio.sleep(0)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        responses.say(update(2))
+        responses.send(update(2))
         assert (writer.now, len(responses.queue)) == ([], 1)
 
     run_async(main())

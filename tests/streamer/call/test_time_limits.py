@@ -32,7 +32,7 @@ class Clock:
         """So many whole seconds go by; what the sweeps decide is done."""
         for _ in range(passed):
             self.now += 1.0
-            self._local.service.sweep()
+            self._local.service.supervisor.sweep()
         await asyncio.sleep(0.05)
 
 
@@ -42,7 +42,7 @@ async def opened(local, *requests):
         await stream.write(request)
     assert (await stream.read()).HasField("started")
     heard = len(requests) - 1
-    await until(lambda: any(call.messages == heard for call in local.service._calls))
+    await until(lambda: any(call.messages == heard for call in local.service.supervisor.calls))
     return stream
 
 
@@ -79,7 +79,7 @@ def test_a_stream_without_a_config_holds_its_place_for_so_long(in_process):
         await mute.wait_for_connection()
         await until(lambda: len(local.service._pending))
         clock.now += 9.5
-        local.service.sweep()
+        local.service.supervisor.sweep()
         assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
         await clock.run(1)
         read, code, details, _ = await ended(mute)
@@ -97,7 +97,7 @@ def test_a_call_may_last_so_long_and_gets_its_finals(in_process):
         clock = Clock(local)
         stream = await opened(local, config(), sound(1))
         clock.now += 3599.0
-        local.service._calls.copy().pop().last_message = clock.now
+        local.service.supervisor.calls.copy().pop().last_message = clock.now
         await clock.run(1)
         assert not stream.done()
         await clock.run(1)
@@ -119,7 +119,7 @@ def test_a_live_call_whose_audio_waits_too_long_is_ended(in_process, loud):
         clock.now += 1.0  # as old as the audio that it sends
         for request in loud:
             await stream.write(request)
-        await until(lambda: [call.messages for call in local.service._calls] == [5])
+        await until(lambda: [call.messages for call in local.service.supervisor.calls] == [5])
         await clock.run(11)
         assert not stream.done(), "10 s since the first look"
         await clock.run(1)
@@ -139,11 +139,13 @@ def test_the_predictions_that_there_are_come_before_the_status(in_process, loud)
         clock = Clock(local)
         stream = await opened(local, LINEAR, *loud)
         clock.now += 1.0
-        await until(lambda: all(c.session.backlog.blocks == 0 for c in local.service._calls))
+        await until(
+            lambda: all(c.session.backlog.blocks == 0 for c in local.service.supervisor.calls)
+        )
         local.student.gate.clear()
         await stream.write(sound(6, loud[0].audio.data))
         await stream.write(sound(7, loud[0].audio.data))
-        await until(lambda: all(c.session.backlog.blocks for c in local.service._calls))
+        await until(lambda: all(c.session.backlog.blocks for c in local.service.supervisor.calls))
         await clock.run(13)
         read, code, _, _ = await ended(stream)
         assert code is Code.RESOURCE_EXHAUSTED
@@ -160,7 +162,7 @@ def test_a_lag_that_grows_is_seen_though_the_student_goes_on(in_process):
     async def scenario(local):
         clock = Clock(local)
         stream = await opened(local, LINEAR)
-        (call,) = local.service._calls
+        (call,) = local.service.supervisor.calls
         (channel,) = call.session._channels.values()
         for second in range(100):
             channel.submitted, channel.completed = 6 * (second + 1), 5 * second
@@ -178,7 +180,7 @@ def test_a_lag_that_is_allowed_is_never_taken_for_more(in_process):
     async def scenario(local):
         clock = Clock(local)
         await opened(local, LINEAR)
-        (call,) = local.service._calls
+        (call,) = local.service.supervisor.calls
         (channel,) = call.session._channels.values()
         for second in range(60):
             channel.submitted = 6 * (second + 1)
@@ -212,7 +214,7 @@ def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_proce
         local.student.gate.clear()
         live = await opened(local, LINEAR, *loud)
         await live.done_writing()
-        (call,) = local.service._calls
+        (call,) = local.service.supervisor.calls
         await until(lambda: call.reading_stopped_at is not None)
         await clock.run(13)
         read, code, details, retry = await ended(live)
@@ -221,7 +223,7 @@ def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(in_proce
         silence = [sound(n, bytes(160_000)) for n in range(6, 66)]  # 600 s at once
         file = await opened(local, LINEAR, *loud, *silence)
         await file.done_writing()
-        (call,) = local.service._calls
+        (call,) = local.service.supervisor.calls
         await until(lambda: call.reading_stopped_at is not None)
         await clock.run(300)
         assert not file.done()
@@ -266,7 +268,9 @@ def test_a_gateway_that_reads_nothing_is_given_up(in_process):
         clock = Clock(local)
         deaf = Deaf(config())
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
-        await until(lambda: any(c.reading_stopped_at is not None for c in local.service._calls))
+        await until(
+            lambda: any(c.reading_stopped_at is not None for c in local.service.supervisor.calls)
+        )
         assert local.service._admission.held == {"192.0.2.1": 1}
         await clock.run(300)
         assert not task.done()
@@ -300,7 +304,7 @@ def test_a_status_that_nobody_takes_waits_for_so_long(in_process, monkeypatch):
         await clock.run(1)
         await task
         assert said.calls == [("warning", ("status_unread",), {"status": "INVALID_ARGUMENT"})]
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
         assert counted(local, "refusals", "INVALID_ARGUMENT", "invalid") == 1
 
     in_process(scenario)
@@ -314,7 +318,9 @@ def test_blocks_left_behind_by_a_failed_call_are_no_lag(in_process, loud):
         local.student.gate.clear()
         deaf = Deaf(LINEAR, *loud, loud[0])
         task = asyncio.create_task(local.service.StreamClassify(None, deaf))
-        await until(lambda: any(c.reading_stopped_at is not None for c in local.service._calls))
+        await until(
+            lambda: any(c.reading_stopped_at is not None for c in local.service.supervisor.calls)
+        )
         await clock.run(300)
         assert not task.done()
         await clock.run(1)
@@ -336,7 +342,7 @@ def test_one_caller_with_its_share_leaves_the_others_theirs(in_process):
         assert code is Code.RESOURCE_EXHAUSTED
         assert details == "calls of 127.0.0.1: 2 exceeds the limit of 1"
         first.cancel()
-        await until(lambda: local.service.running == 0)
+        await until(lambda: local.service.supervisor.open_streams == 0)
         assert (await local.outcome(config()))[0] is Code.OK
         assert counted(local, "refusals", "RESOURCE_EXHAUSTED", "identity_calls") == 1
         assert counted(local, "calls", "CANCELLED", "cancelled") == 1

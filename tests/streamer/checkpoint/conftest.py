@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from streamer.audio.codec import Encoding
-from streamer.call.admission import Policy
+from streamer.settings import ServerSettings
 from tests.streamer.checkpoint.replicas import (
     CHUNK,
     RATE,
@@ -32,15 +32,15 @@ def keys(tmp_path_factory):
 
 @pytest.fixture
 def replicas(run_async, make_student, keys):
-    """Run a scenario with replicas; made by ``make(keys=..., digest=..., **policy)``."""
+    """Run a scenario with replicas; made by ``make(keys=..., digest=..., **settings)``."""
 
     async def main(scenario):
         made, clock = [], SimpleNamespace(now=1000.0)
 
-        async def make(keys=keys, digest=None, **policy):
+        async def make(keys=keys, digest=None, **settings):
             student = make_student()
             student.digest = digest or student.digest
-            made.append(Replica(student, keys, clock, Policy(**policy)))
+            made.append(Replica(student, keys, clock, ServerSettings(**settings)))
             await made[-1].server.start()
             return made[-1]
 

@@ -37,7 +37,7 @@ class ByName:
 class Replica:
     """A server around a fake student."""
 
-    def __init__(self, student, keys, clock, policy):
+    def __init__(self, student, keys, clock, settings):
         self.student, self.clock = student, clock
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
         self.metrics = Metrics()
@@ -47,7 +47,7 @@ class Replica:
             sealer = Sealer(Keys(keys), 300.0, lambda: 1e9 + clock.now)
             resumption = Resumption(Checkpoints(sealer), 300.0, self.metrics, lambda: clock.now)
         self.service = ClassifierService(
-            self.models, policy, lambda: clock.now, self.metrics, ByName(), resumption
+            self.models, settings, lambda: clock.now, self.metrics, ByName(), resumption
         )
         self.server = grpc.aio.server()
         pb_grpc.add_ClassifierServiceServicer_to_server(self.service, self.server)
@@ -112,7 +112,7 @@ class Talk:
         async def ask():
             while True:
                 await asyncio.sleep(0.2)
-                for call in self.replica.service._calls:
+                for call in self.replica.service.supervisor.calls:
                     call.request_checkpoint()
 
         asking = asyncio.create_task(ask())
@@ -184,14 +184,14 @@ async def broken_off(replica, chunks, heard, name="", **fields):
 
 async def only_call(replica):
     """The one call there is, once its config has come."""
-    while not replica.service._calls:
+    while not replica.service.supervisor.calls:
         await asyncio.sleep(0.005)
-    (call,) = replica.service._calls
+    (call,) = replica.service.supervisor.calls
     return call
 
 
 async def settled(replica):
-    while replica.service.running:
+    while replica.service.supervisor.open_streams:
         await asyncio.sleep(0.005)
 
 

@@ -57,14 +57,14 @@ def test_call_on_which_nothing_is_said_keeps_a_fresh_checkpoint(replicas, chunks
         before = here.count("checkpoints_total")
         for turn in range(1, 4):
             clock.now += 99.0
-            here.service.sweep()
+            here.service.supervisor.sweep()
             await talk.stream.write(nothing)  # so that the call is not idle
             await asyncio.sleep(0.02)
             assert here.count("checkpoints_total") == before + turn - 1
             clock.now += 2.0
-            here.service.sweep()
+            here.service.supervisor.sweep()
             fresh = await talk.until("checkpoint")
-            here.service.sweep()
+            here.service.supervisor.sweep()
         assert fresh.sequence == old.sequence == 10
         talk.stream.cancel()
         stale = await gone_on(there, old, chunks)

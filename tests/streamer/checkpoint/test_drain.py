@@ -27,10 +27,10 @@ def test_drain_sends_calls_with_checkpoints_away(replicas, chunks):
             talk = await here.open(config(call_id=f"call-{number}")).begin()
             await talk.say(chunks[: 15 + number])
             moving.append(talk)
-        for call in list(here.service._calls):
+        for call in list(here.service.supervisor.calls):
             while call.session.audio_seconds < 1.5:
                 await asyncio.sleep(0.005)
-        while sum(call.messages for call in here.service._calls) < 20 + 15 + 16 + 17 + 18:
+        while sum(call.messages for call in here.service.supervisor.calls) < 20 + 15 + 16 + 17 + 18:
             await asyncio.sleep(0.005)
         began, ends = asyncio.get_running_loop().time(), []
 
@@ -39,7 +39,7 @@ def test_drain_sends_calls_with_checkpoints_away(replicas, chunks):
             ends.append(asyncio.get_running_loop().time() - began)
             return ended
 
-        draining = asyncio.create_task(here.service.drain(1.6))
+        draining = asyncio.create_task(here.service.supervisor.drain(1.6))
         for ended in await asyncio.gather(*(outcome(talk) for talk in moving)):
             assert ended == (
                 Code.UNAVAILABLE,
@@ -72,7 +72,7 @@ def test_drain_of_a_call_that_has_heard_nothing(replicas, chunks):
         final = await uninterrupted(here, chunks)
         talk = await here.open(config()).begin()
         await talk.until("started")
-        await here.service.drain(5.0)
+        await here.service.supervisor.drain(5.0)
         assert (await talk.outcome())[0] is Code.UNAVAILABLE
         assert talk.kinds() == ["started"]
         assert (await uninterrupted(there, chunks)) == final
@@ -93,7 +93,7 @@ def test_call_that_ends_while_it_is_sent_away_ends_well(replicas, chunks):
         call = await only_call(here)
         while not call.session.finishing:
             await asyncio.sleep(0.005)
-        draining = asyncio.create_task(here.service.drain(5.0))
+        draining = asyncio.create_task(here.service.supervisor.drain(5.0))
         await asyncio.sleep(0.05)
         here.student.gate.set()
         assert await talk.outcome() == (Code.OK, "")
@@ -115,7 +115,7 @@ def test_audio_that_comes_while_a_call_is_sent_away_is_not_heard_twice(replicas,
         call = await only_call(here)
         while call.messages < 30:
             await asyncio.sleep(0.005)
-        draining = asyncio.create_task(here.service.drain(5.0))
+        draining = asyncio.create_task(here.service.supervisor.drain(5.0))
         await asyncio.sleep(0.05)
         await talk.say(chunks[30:40], first=31)  # the student has yet to come to the checkpoint
         await asyncio.sleep(0.05)

@@ -106,7 +106,7 @@ def test_checkpoint_of_another_model(replicas, chunks):
         checkpoint = await broken_off(here, chunks, 30)
         assert await (await there.open(resuming(checkpoint)).begin()).outcome() == (
             Code.FAILED_PRECONDITION,
-            "config.resume_from: it is of a student that this server does not have",
+            "config.resume_from: it is of a model that this server does not have",
         )
 
     replicas(scenario)
@@ -171,9 +171,9 @@ def test_call_does_not_get_longer_than_one_may_by_moving(replicas, chunks):
         clock.now += 1.0
         talk = await there.open(resuming(checkpoint)).begin()
         await talk.until("started")
-        there.service.sweep()
+        there.service.supervisor.sweep()
         clock.now += 1.1  # 3 s long, 1 s without a server, and 1.1 s here
-        there.service.sweep()
+        there.service.supervisor.sweep()
         assert (await talk.outcome())[0] is Code.RESOURCE_EXHAUSTED
         assert len(talk.finals) == 1
 
@@ -189,7 +189,7 @@ def test_call_that_catches_up_is_live_again(replicas, chunks):
         clock.now += 2.0
         talk = await there.open(resuming(checkpoint)).begin()
         await talk.until("started")
-        (call,) = there.service._calls
+        (call,) = there.service.supervisor.calls
         await talk.say(chunks[30:50], first=31)
         while call.session.audio_seconds < 5:
             await asyncio.sleep(0.005)

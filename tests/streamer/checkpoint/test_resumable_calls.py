@@ -1,4 +1,4 @@
-"""Which calls run, which are over, and for how long that is kept in mind."""
+"""Which calls are open, which have ended, and for how long that is remembered."""
 
 import pytest
 from hypothesis import given
@@ -23,75 +23,75 @@ def clock():
 
 
 @pytest.fixture
-def ledger(clock):
+def calls(clock):
     return ResumableCalls(330.0, lambda: clock[0])
 
 
-def test_second_stream_takes_the_call_over(ledger):
+def test_second_stream_takes_the_call_over(calls):
     first, second, third = Stream(), Stream(), Stream()
-    ledger.began(b"a", first)
-    ledger.began(b"b", third)
-    ledger.began(b"a", second)
+    calls.register(b"a", first)
+    calls.register(b"b", third)
+    calls.register(b"a", second)
     assert [type(reason) for reason in first.reasons] == [TakenOver]
     assert second.reasons == third.reasons == []
-    ledger.ended(b"a", first, well=False)  # only now is its stream gone
-    ledger.began(b"a", Stream())
+    calls.unregister(b"a", first, complete=False)  # only now is its stream gone
+    calls.register(b"a", Stream())
     assert len(second.reasons) == 1
 
 
-def test_call_that_ended_well_is_used_up_as_long_as_its_checkpoints_live(ledger, clock):
+def test_complete_call_cannot_be_resumed(calls, clock):
     stream = Stream()
-    ledger.began(b"a", stream)
-    ledger.require_resumable(b"a")
-    ledger.ended(b"a", stream, well=True)
+    calls.register(b"a", stream)
+    calls.require_resumable(b"a")
+    calls.unregister(b"a", stream, complete=True)
     clock[0] += 329.0
     with pytest.raises(FailedPrecondition, match=r"^config.resume_from: it is used up"):
-        ledger.require_resumable(b"a")
-    ledger.require_resumable(b"b")
+        calls.require_resumable(b"a")
+    calls.require_resumable(b"b")
     clock[0] += 2.0
-    ledger.require_resumable(b"a")
-    assert len(ledger) == 0
+    calls.require_resumable(b"a")
+    assert len(calls) == 0
 
 
-def test_call_that_broke_off_may_go_on(ledger):
+def test_broken_call_can_be_resumed(calls):
     stream = Stream()
-    ledger.began(b"a", stream)
-    ledger.ended(b"a", stream, well=False)
-    ledger.require_resumable(b"a")
-    assert len(ledger) == 0
+    calls.register(b"a", stream)
+    calls.unregister(b"a", stream, complete=False)
+    calls.require_resumable(b"a")
+    assert len(calls) == 0
 
 
-def test_end_of_a_stream_that_lost_its_call_uses_nothing_up(ledger):
+def test_end_of_an_older_stream_changes_nothing(calls):
     first, second = Stream(), Stream()
-    ledger.began(b"a", first)
-    ledger.began(b"a", second)
-    ledger.ended(b"a", first, well=True)
-    ledger.require_resumable(b"a")
-    ledger.ended(b"a", second, well=True)
+    calls.register(b"a", first)
+    calls.register(b"a", second)
+    calls.unregister(b"a", first, complete=True)
+    calls.require_resumable(b"a")
+    calls.unregister(b"a", second, complete=True)
     with pytest.raises(FailedPrecondition):
-        ledger.require_resumable(b"a")
+        calls.require_resumable(b"a")
 
 
 @given(gaps=st.lists(st.floats(0, 200), max_size=60))
-def test_it_stays_small_and_forgets_the_oldest_first(gaps):
+def test_number_of_ended_calls_is_bounded(gaps):
     now = [0.0]
-    ledger = ResumableCalls(330.0, lambda: now[0])
-    most, module.MOST_ENDED = module.MOST_ENDED, 8
+    calls = ResumableCalls(330.0, lambda: now[0])
+    limit, module.MAX_ENDED = module.MAX_ENDED, 8
     try:
         ended = []
         for number, gap in enumerate(gaps):
             now[0] += gap
             key, stream = number.to_bytes(2), Stream()
-            ledger.began(key, stream)
-            ledger.ended(key, stream, well=True)
+            calls.register(key, stream)
+            calls.unregister(key, stream, complete=True)
             ended.append((key, now[0]))
-            assert len(ledger) <= 8
-        wanted = {key for key, at in ended[-8:] if at > now[0] - 330.0}
+            assert len(calls) <= 8
+        remembered = {key for key, at in ended[-8:] if at > now[0] - 330.0}
         for key, _ in ended:
-            if key in wanted:
+            if key in remembered:
                 with pytest.raises(FailedPrecondition):
-                    ledger.require_resumable(key)
+                    calls.require_resumable(key)
             else:
-                ledger.require_resumable(key)
+                calls.require_resumable(key)
     finally:
-        module.MOST_ENDED = most
+        module.MAX_ENDED = limit

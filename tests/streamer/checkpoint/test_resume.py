@@ -20,14 +20,14 @@ from tests.streamer.checkpoint.replicas import (
 )
 
 
-@pytest.mark.parametrize("heard", [10, 30, 59])
-def test_call_that_lost_its_server_ends_as_if_it_had_not(replicas, chunks, heard):
+@pytest.mark.parametrize("received", [10, 30, 59])
+def test_call_that_lost_its_server_ends_as_if_it_had_not(replicas, chunks, received):
     async def scenario(make, _):
         here, there = await make(), await make()
         final = await uninterrupted(here, chunks)
         before = there.count("audio_seconds_total")
-        checkpoint = await broken_off(here, chunks, heard)
-        assert checkpoint.sequence == heard // 10 * 10
+        checkpoint = await broken_off(here, chunks, received)
+        assert checkpoint.sequence == received // 10 * 10
         talk = await there.open(resuming(checkpoint)).begin()
         assert (await talk.until("started")).call_id == "call-1"
         fresh = await talk.until("checkpoint")
@@ -164,7 +164,7 @@ def test_call_that_ended_badly_may_go_on(replicas, chunks):
         await talk.say(chunks[:30])
         checkpoint = await talk.checkpoint(30)
         clock.now += 51.0
-        here.service.sweep()
+        here.service.supervisor.sweep()
         assert (await talk.outcome())[0] is Code.DEADLINE_EXCEEDED
         assert (await gone_on(here, checkpoint, chunks)).finals == [final]
 

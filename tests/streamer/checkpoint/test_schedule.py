@@ -35,32 +35,32 @@ def clock():
     return SimpleNamespace(now=100.0)
 
 
-def make_keeper(clock, checkpoints, interval=1.0, most=100.0):
+def make_schedule(clock, checkpoints, interval=1.0, most=100.0):
     return CheckpointSchedule(None, interval, most, checkpoints, Metrics(), lambda: clock.now)
 
 
 def test_due_by_audio(clock):
-    checkpoints = make_keeper(clock, Plain(), interval=2.0)
-    assert [checkpoints.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [
+    schedule = make_schedule(clock, Plain(), interval=2.0)
+    assert [schedule.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [
         False,
         False,
         True,
         True,
     ]
-    checkpoints.asked(3.0)
-    assert [checkpoints.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
+    schedule.requested(3.0)
+    assert [schedule.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
 
 
 def test_overdue_by_time(clock):
-    checkpoints = make_keeper(clock, Plain())
+    schedule = make_schedule(clock, Plain())
     clock.now += 99.0
-    assert not checkpoints.overdue
+    assert not schedule.overdue
     clock.now += 1.0
-    assert checkpoints.overdue
-    checkpoints.asked(0.5)
-    assert not checkpoints.overdue
+    assert schedule.overdue
+    schedule.requested(0.5)
+    assert not schedule.overdue
     clock.now += 100.0
-    assert checkpoints.overdue
+    assert schedule.overdue
 
 
 class Desk:
@@ -69,7 +69,7 @@ class Desk:
     def __init__(self, student, clock):
         self.student, self.sealed, self.sent = student, Plain(), []
         self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.checkpoints = make_keeper(clock, self.sealed)
+        self.schedule = make_schedule(clock, self.sealed)
         config = CallConfig("c", Encoding.LINEAR16, RATE, checkpoint_seconds=1.0)
         self.call = Call(
             config,
@@ -77,16 +77,16 @@ class Desk:
             lambda: clock.now,
             Metrics(),
             Load(),
-            checkpoints=self.checkpoints,
+            checkpoint_schedule=self.schedule,
         )
         self.may_send = asyncio.Event()
-        self.heard = 0
+        self.received = 0
 
-    def hear(self, seconds):
-        rng = np.random.default_rng(self.heard)
+    def receive_audio(self, seconds):
+        rng = np.random.default_rng(self.received)
         data = rng.integers(-9000, 9000, round(seconds * RATE)).astype("<i2").tobytes()
-        self.heard += 1
-        audio = pb.Audio(sequence=self.heard, data=data)
+        self.received += 1
+        audio = pb.Audio(sequence=self.received, data=data)
         self.call.handle(pb.StreamClassifyRequest(audio=audio))
 
     writable = False
@@ -127,7 +127,7 @@ def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
 
     async def scenario(desk):
         for _ in range(20):
-            desk.hear(1.0)
+            desk.receive_audio(1.0)
             await until(lambda: not desk.call.session.snapshot_pending)
         assert len(desk.call.responses.queue) <= 3
         assert desk.sealed.states == []
@@ -149,7 +149,7 @@ def test_slow_student_does_not_keep_every_checkpoint_from_being_made(run):
         desk.may_send.set()
         desk.student.gate.clear()
         for _ in range(5):
-            desk.hear(1.0)
+            desk.receive_audio(1.0)
         await asyncio.sleep(0.02)
         assert desk.sequences == []
         desk.student.gate.set()
@@ -165,13 +165,13 @@ def test_nothing_follows_the_last_checkpoint(run):
     async def scenario(desk):
         desk.may_send.set()
         desk.student.gate.clear()
-        desk.hear(0.9)
+        desk.receive_audio(0.9)
         desk.call.migrate()
         desk.call.migrate()
         desk.student.gate.set()
         reason = await desk.call.stopped
         assert reason.status == "UNAVAILABLE"
-        desk.hear(3.0)  # the reader had it in its hands
+        desk.receive_audio(3.0)  # the reader had it in its hands
         await until(lambda: desk.call.session.backlog.blocks == 0)
         desk.call.request_checkpoint()
         desk.call.close_responses()
@@ -185,7 +185,7 @@ def test_nothing_follows_the_last_checkpoint(run):
 
 def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
     async def scenario(desk):
-        desk.hear(0.5)
+        desk.receive_audio(0.5)
         desk.student.gate.clear()
         desk.call.migrate()
         audio = pb.Audio(sequence=2, data=bytes(1600))
@@ -200,7 +200,7 @@ def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
                 first, *self.left = self.left
                 return first
 
-        reader = asyncio.create_task(desk.call.read_all(Incoming()))
+        reader = asyncio.create_task(desk.call.receive_all(Incoming()))
         await asyncio.sleep(0.02)
         assert not reader.done()
         assert desk.call.session.audio_seconds == 0.5

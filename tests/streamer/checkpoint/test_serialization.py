@@ -198,7 +198,7 @@ def state(make_bench, audio, voices):
 
 
 def test_call_without_audio_has_none(checkpoints, state):
-    with pytest.raises(ValueError, match="has heard no audio"):
+    with pytest.raises(ValueError, match="without audio"):
         checkpoints.seal(identity(), dataclasses.replace(state, sequence=None))
 
 
@@ -239,9 +239,9 @@ def test_every_flipped_byte_is_refused(checkpoints, metadata, state):
         refused(checkpoints, bytes(forged), metadata, "a checkpoint of")
 
 
-def test_student_that_is_not_here_is_a_precondition(checkpoints, metadata, state):
+def test_checkpoint_of_another_model_is_refused(checkpoints, metadata, state):
     sealed = checkpoints.seal(identity(student="cd" * 32), state)
-    refused(checkpoints, sealed, metadata, "a student that this server", FailedPrecondition)
+    refused(checkpoints, sealed, metadata, "a model that this server", FailedPrecondition)
 
 
 def inside(content):
@@ -273,7 +273,7 @@ def test_authentic_nonsense_is_refused(sealer, checkpoints, metadata, content):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: setattr(m, "heard", 2**40 + 1),
+        lambda m: setattr(m, "position", 2**40 + 1),
         lambda m: setattr(m.channels[0].gate, "position", 2**64 - 1),
         lambda m: setattr(m.channels[0], "block", b"odd"),
         lambda m: setattr(m.channels[0], "state", b"\0" * 31),

@@ -132,9 +132,9 @@ def test_a_call_that_is_left_is_over_at_the_server(in_process):
     async def scenario(local):
         async with Client(f"127.0.0.1:{local.port}", trunks=1) as client:
             async with client.call():
-                assert local.service.running == 1
+                assert local.service.supervisor.open_streams == 1
             async with asyncio.timeout(5):
-                while local.service.running:
+                while local.service.supervisor.open_streams:
                     await asyncio.sleep(0.01)
             async with client.call() as call:  # the trunk goes on
                 assert len(await call.finish()) == 1

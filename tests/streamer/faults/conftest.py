@@ -18,8 +18,8 @@ def faulty(run_async, make_line):
             await scenario(server)
         finally:
             await server.stop()
-        assert server.service.running == 0
-        assert server.service._calls == set()
+        assert server.service.supervisor.open_streams == 0
+        assert server.service.supervisor.calls == set()
         assert server.service._admission.held == {}
         assert server.models._calls[server.models.current] == 0
 

@@ -9,7 +9,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from streamer.audio.codec import SAMPLE_RATE
-from streamer.call.admission import Policy
 from streamer.inference.engine import Engine
 from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.inference.watchdog import Watchdog
@@ -17,6 +16,7 @@ from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService
+from streamer.settings import ServerSettings
 
 WAIT_SECONDS = 20.0
 Code = grpc.StatusCode
@@ -42,7 +42,7 @@ class FaultyServer:
             clock=lambda: self.now,
         )
         self.models = ModelRegistry(ServedModel.of(self.engine), metrics=self.metrics)
-        self.service = ClassifierService(self.models, Policy(), metrics=self.metrics)
+        self.service = ClassifierService(self.models, ServerSettings(), metrics=self.metrics)
         self.exits = 0
         self.watchdog = Watchdog(
             self.models, self.metrics, self._set_health, self._exit, exit_seconds
@@ -148,7 +148,10 @@ async def undisturbed_call(server, noise):
     assert len(expected.finals) == 1
     stream = server.open(config(), audio(1, noise[:SAMPLE_RATE]))
     await until(
-        lambda: any(c.messages == 1 and not c.session.backlog.blocks for c in server.service._calls)
+        lambda: any(
+            c.messages == 1 and not c.session.backlog.blocks
+            for c in server.service.supervisor.calls
+        )
     )
     yield
     stream.send(audio(2, noise[SAMPLE_RATE:]))

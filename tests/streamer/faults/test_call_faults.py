@@ -11,7 +11,7 @@ from tests.streamer.faults.harness import SERVING, Code, config, undisturbed_cal
 
 def break_calls(server, owner, method, error):
     """Let calls with the id "bad" raise ``error`` in a method of their session or their own."""
-    begin = server.service._factory.begin
+    begin = server.service._factory.create
 
     def begin_broken(*arguments):
         call = begin(*arguments)
@@ -23,7 +23,7 @@ def break_calls(server, owner, method, error):
             setattr(call.session if owner == "session" else call, method, raising)
         return call
 
-    server.service._factory.begin = begin_broken
+    server.service._factory.create = begin_broken
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def break_calls(server, owner, method, error):
         ("session", "finish", KeyError("x")),
         ("call", "on_prediction", ZeroDivisionError()),
         ("call", "on_progress", MemoryError()),
-        ("call", "read_all", TimeoutError()),
+        ("call", "receive_all", TimeoutError()),
     ],
 )
 def test_unexpected_exception_ends_one_call(faulty, noise, owner, method, error):
@@ -48,7 +48,7 @@ def test_unexpected_exception_ends_one_call(faulty, noise, owner, method, error)
         await until(lambda: server.metric("calls_total", status="INTERNAL", reason="fault") == 1)
         (ended,) = [e for e in logs if e["event"] == "call_ended" and e["call_id"] == "bad"]
         assert (ended["status"], ended["reason_code"]) == ("INTERNAL", "fault")
-        if method in {"audio", "read_all", "finish"}:
+        if method in {"audio", "receive_all", "finish"}:
             (entry,) = [e for e in logs if e["event"] == "call_exception"]
             assert (entry["call_id"], entry["log_level"]) == ("bad", "error")
         await server.check()
@@ -80,20 +80,20 @@ def test_failing_last_prediction_ends_the_call(faulty, monkeypatch):
 
 def test_exception_before_a_call_exists_leaves_no_slot(faulty, noise):
     async def scenario(server):
-        begin, errors = server.service._factory.begin, [MemoryError()]
+        begin, errors = server.service._factory.create, [MemoryError()]
 
         def begin_once(*arguments):
             if errors:
                 raise errors.pop()
             return begin(*arguments)
 
-        server.service._factory.begin = begin_once
+        server.service._factory.create = begin_once
         with structlog.testing.capture_logs() as logs:
             outcome = await server.call(noise)
         assert (outcome.code, outcome.details) == (Code.INTERNAL, str(ServerFault(MemoryError())))
         assert [e["call_id"] for e in logs if e["event"] == "call_exception"] == [""]
         await until(lambda: server.metric("refusals_total", status="INTERNAL", reason="fault") == 1)
-        assert server.service.running == 0
+        assert server.service.supervisor.open_streams == 0
         assert (await server.call(noise)).code is Code.OK
 
     faulty(scenario)
@@ -109,9 +109,9 @@ def test_sweep_that_raises_is_repeated(faulty):
             sweeps.append(1)
             raise RuntimeError("sweep")
 
-        server.service.sweep = sweep
+        server.service.supervisor.sweep = sweep
         server.service.measured = lambda *_: None
-        watching = asyncio.create_task(server.service.watch())
+        watching = asyncio.create_task(server.service.supervisor.run())
         await until(lambda: len(sweeps) == 2)
         watching.cancel()
 

@@ -40,8 +40,8 @@ def test_failing_student_is_internal_to_one_call(in_process, make_student, marke
             [],
         )
         assert good == other == quiet
-        assert local.service.running == 0
-        assert local.service._calls == set()
+        assert local.service.supervisor.open_streams == 0
+        assert local.service.supervisor.calls == set()
 
     in_process(scenario)
 
@@ -74,8 +74,8 @@ def test_client_gone_before_the_answer_leaves_nothing_behind(in_process):
         task = asyncio.create_task(local.service.StreamClassify(None, Gone()))
         await asyncio.wait({task})
         assert task.cancelled()
-        assert local.service.running == 0
-        assert local.service._calls == set()
+        assert local.service.supervisor.open_streams == 0
+        assert local.service.supervisor.calls == set()
         assert local.service._admission.held == {}
 
     in_process(scenario)
@@ -91,22 +91,22 @@ def test_idle_sweep_goes_by_the_clock_it_is_given(in_process):
         await stream.write(config())
         await stream.read()
         now[0] += 299.0
-        local.service.sweep()
+        local.service.supervisor.sweep()
         await stream.write(sound(1))
-        while not any(call.messages for call in local.service._calls):
+        while not any(call.messages for call in local.service.supervisor.calls):
             await asyncio.sleep(0.01)
         now[0] += 299.0
-        local.service.sweep()
+        local.service.supervisor.sweep()
         await asyncio.sleep(0.05)
         assert not stream.done()
         now[0] += 2.0
-        local.service.sweep()
+        local.service.supervisor.sweep()
         final = await stream.read()
         assert final.prediction.final
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert caught.value.code() is Code.DEADLINE_EXCEEDED
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
 
     in_process(scenario)
 
@@ -131,7 +131,7 @@ def test_an_ended_call_is_free_at_once_under_real_grpc(in_process, monkeypatch, 
                 code, _, _ = await local.outcome(*requests)
                 assert (code is Code.OK) == (len(requests) == 1)
             await local.outcome()  # the last may still be held by what asyncio did last
-            while local.service.running:
+            while local.service.supervisor.open_streams:
                 await asyncio.sleep(0.01)
             assert [call() for call in calls] == [None] * 3
         finally:

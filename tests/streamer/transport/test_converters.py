@@ -9,7 +9,7 @@ from streamer.inference.decision import Decider
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.events import Update
 from streamer.session.session import CallConfig
-from streamer.transport import converters as messages
+from streamer.transport import converters
 
 
 def config(**fields):
@@ -18,7 +18,7 @@ def config(**fields):
 
 
 def read(message):
-    return messages.call_config(message, update_seconds=0.5, max_chunk_seconds=10.0)
+    return converters.call_config(message, update_seconds=0.5, max_chunk_seconds=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_checkpoints_are_not_offered(field, value):
 
 
 def read_with_checkpoints(request):
-    return messages.call_config(
+    return converters.call_config(
         request, update_seconds=0.5, max_chunk_seconds=10.0, checkpoints=True
     )
 
@@ -160,20 +160,20 @@ def test_limits_themselves_are_valid(interval):
 
 @given(st.integers(0, 10**9 * 90_000))
 def test_duration_is_exact_to_the_nanosecond_for_a_day(nanoseconds):
-    made = messages.duration(nanoseconds / 1e9)
+    made = converters.duration(nanoseconds / 1e9)
     assert abs(made.ToNanoseconds() - nanoseconds) <= 1 + nanoseconds * 2**-52
     assert 0 <= made.nanos < 10**9
 
 
 @pytest.mark.parametrize("seconds", [0.9999999999, 7.9999999996])
 def test_duration_carries_into_seconds(seconds):
-    made = messages.duration(seconds)
+    made = converters.duration(seconds)
     assert (made.seconds, made.nanos) == (round(seconds), 0)
 
 
 def test_started_says_all_a_gateway_needs(metadata):
     call = CallConfig("name", Encoding.MULAW, 8000, update_seconds=0.25, min_speech_seconds=2.5)
-    started = messages.started(call, metadata, idle_timeout=12.5).started
+    started = converters.started(call, metadata, idle_timeout=12.5).started
     assert started.call_id == "name"
     assert (started.model.model_id, started.model.contract) == ("fake-1", 1)
     assert started.model.block == Duration(nanos=160_000_000)
@@ -195,14 +195,14 @@ def test_started_says_all_a_gateway_needs(metadata):
 
 def test_started_tells_a_tasks_own_minimum_if_that_is_higher(metadata):
     call = CallConfig("name", Encoding.MULAW, 8000, min_speech_seconds=0.2)
-    started = messages.started(call, metadata, idle_timeout=1.0).started
+    started = converters.started(call, metadata, idle_timeout=1.0).started
     assert started.gender.min_speech == Duration(seconds=1)
 
 
 def test_prediction_carries_update_and_decisions(metadata):
     posteriors = ([0.9, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.3, 0.1])
     update = Update(1, 2**63, 90061.000125, 12.5, 0.75, posteriors, final=True)
-    prediction = messages.prediction(update, Decider(metadata), 0.0).prediction
+    prediction = converters.prediction(update, Decider(metadata), 0.0).prediction
     assert (prediction.channel, prediction.sequence, prediction.final) == (1, 2**63, True)
     assert prediction.audio_time == Duration(seconds=90061, nanos=125_000)
     assert prediction.speech_time == Duration(seconds=12, nanos=500_000_000)
@@ -227,7 +227,7 @@ def test_prediction_carries_update_and_decisions(metadata):
 )
 def test_prediction_says_why_not(metadata, posteriors, speech, asked, reason):
     update = Update(0, 1, 1.0, speech, 0.0, posteriors, final=False)
-    prediction = messages.prediction(update, Decider(metadata), asked).prediction
+    prediction = converters.prediction(update, Decider(metadata), asked).prediction
     for task in (prediction.gender, prediction.age_group, prediction.age_band):
         assert task.undecided == reason
         assert bool(task.label) == (reason == pb.UNDECIDED_REASON_UNSPECIFIED)
@@ -252,18 +252,18 @@ def test_what_was_decided_is_said_again_only_where_nothing_was_heard_since(metad
         (quiet._replace(posteriors=None, speech_seconds=0.0), 1),
     ):
         decider = Counting(metadata)
-        said = (first, messages.prediction(first, Decider(metadata), 0.0))
+        said = (first, converters.prediction(first, Decider(metadata), 0.0))
         kept = said[1].SerializeToString()
-        again = messages.prediction(later, decider, 0.0, said)
+        again = converters.prediction(later, decider, 0.0, said)
         assert decider.asked == asked
-        assert again == messages.prediction(later, Decider(metadata), 0.0)
+        assert again == converters.prediction(later, Decider(metadata), 0.0)
         assert said[1].SerializeToString() == kept
     never = Update(0, 5, 0.5, 0.0, 0.0, None, final=False)
-    said = (never, messages.prediction(never, Decider(metadata), 0.0))
-    assert messages.prediction(never, Counting(metadata), 0.0, said) == said[1]
+    said = (never, converters.prediction(never, Decider(metadata), 0.0))
+    assert converters.prediction(never, Counting(metadata), 0.0, said) == said[1]
 
 
 def test_speech_event():
-    event = messages.speech_event(1, started=True, seconds=2.5).speech
+    event = converters.speech_event(1, started=True, seconds=2.5).speech
     assert (event.channel, event.started) == (1, True)
     assert event.audio_time == Duration(seconds=2, nanos=500_000_000)

@@ -33,7 +33,7 @@ def test_calls_are_what_they_would_be_on_their_own(trunked):
             assert gateway.end(line) == OK
             assert gateway.finals(line) == alone
             assert gateway.responses[line][0].HasField("started")
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
         assert local.service._admission.held == {}
 
     trunked(scenario)
@@ -57,17 +57,17 @@ def test_the_trunk_of_many_calls_waits_for_no_others(trunked):
         await gateway.say(leave(1), leave(2))
         await gateway.until(1, 2)
         del hurried[:]
-        local.service._open_streams += 4  # now it is one of six calls
+        local.service.supervisor.open_streams += 4  # now it is one of six calls
         await gateway.say(item(0, CHUNKS[10]))
         await gateway.say(item(0, LINEAR))
         await gateway.until(0)
         assert not hurried
-        local.service._open_streams -= 4
+        local.service.supervisor.open_streams -= 4
         await gateway.say(item(7, LINEAR))
         await gateway.began(7)
         assert hurried.count(True) > 0
         assert local.service.response_delay() == 0.0
-        local.service._load.demand = 0.6  # now a few milliseconds are worth less than CPU
+        local.service.supervisor.load.demand = 0.6  # now a few milliseconds are worth less than CPU
         assert local.service.response_delay() > 0.0
         del hurried[:]
         local.service.trunk_message_received(2)
@@ -133,7 +133,7 @@ def test_a_message_that_is_none_ends_the_trunk_and_its_calls(trunked):
         code, details = await gateway.status()
         assert code is INVALID
         assert details.startswith("message: undecodable is not valid; ")
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
         assert local.service._admission.held == {}
 
     trunked(scenario)
@@ -175,7 +175,7 @@ def test_a_call_can_be_left(trunked, at_once):
         await gateway.until(2)
         assert gateway.end(2) == (Code.CANCELLED, "the gateway left")
         assert gateway.finals(2) == []
-        assert local.service.running == 1
+        assert local.service.supervisor.open_streams == 1
         await gateway.call(1, *CHUNKS, FINISH)
         await gateway.until(1)
         assert gateway.end(1) == OK
@@ -191,7 +191,7 @@ def test_what_comes_after_the_end_is_dropped(trunked):
         await gateway.call(6, LINEAR, FINISH)
         await gateway.until(6)
         assert set(gateway.ends) == {5, 6}
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
 
     trunked(scenario)
 
@@ -201,12 +201,12 @@ def test_calls_of_a_trunk_that_breaks_are_over(trunked):
         await gateway.call(1, LINEAR, *CHUNKS)
         await gateway.call(2, LINEAR)
         await gateway.began(1, 2)
-        assert local.service.running == 2
+        assert local.service.supervisor.open_streams == 2
         gateway.stream.cancel()
         async with asyncio.timeout(10):
-            while local.service.running:
+            while local.service.supervisor.open_streams:
                 await asyncio.sleep(0.01)
-        assert local.service._calls == set()
+        assert local.service.supervisor.calls == set()
         assert local.service._admission.held == {}
 
     trunked(scenario)
@@ -237,7 +237,7 @@ def test_nothing_is_kept_of_a_trunk_that_is_over(trunked, monkeypatch, way):
         else:
             gateway.stream.cancel()
         async with asyncio.timeout(10):
-            while local.service.running or any(line() is not None for line in kept):
+            while local.service.supervisor.open_streams or any(line() is not None for line in kept):
                 await asyncio.sleep(0.01)
         assert len(kept) == 2
 

@@ -11,7 +11,7 @@ from streamer.call.call import Call
 from streamer.errors import Unauthenticated
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.security.identity import Caller
-from streamer.transport.trunk import SPARE, TURN
+from streamer.transport.trunk import REQUESTS_PER_TURN, SPARE_LINES
 from streamer.transport.trunk_line import WINDOW
 from tests.streamer.transport.gateway import CHUNKS, FINISH, NOISE, Gateway, item
 from tests.streamer.wire import (
@@ -87,7 +87,7 @@ def test_a_draining_server_takes_no_calls_and_ends_the_trunk_after_the_last(trun
     async def scenario(local, gateway):
         await gateway.call(1, LINEAR)
         await gateway.began(1)
-        draining = asyncio.create_task(local.service.drain(20))
+        draining = asyncio.create_task(local.service.supervisor.drain(20))
         await asyncio.sleep(0)
         await gateway.call(2, LINEAR)
         await gateway.until(2)
@@ -161,7 +161,7 @@ def test_a_message_of_very_many_lines_costs_no_call_and_little_memory(trunked):
         await gateway.say(*(item(line, LINEAR) for line in crowd))
         await gateway.until(*crowd)
         ends = {gateway.end(line) for line in crowd}
-        most = 1 + SPARE
+        most = 1 + SPARE_LINES
         assert (EXHAUSTED, f"lines of a trunk: {most + 1} exceeds the limit of {most}") in ends
         assert {code for code, _ in ends} == {EXHAUSTED}
         assert all(gateway.ends[line].HasField("retry_delay") for line in crowd)
@@ -184,7 +184,7 @@ def test_others_have_their_turn_within_a_message(trunked):
 
         await gateway.call(1, LINEAR)
         await gateway.began(1)
-        tiny = [sound(n, b"\0\0") for n in range(1, 20 * TURN + 1)]
+        tiny = [sound(n, b"\0\0") for n in range(1, 20 * REQUESTS_PER_TURN + 1)]
         counting = asyncio.create_task(count())
         heard = asyncio.create_task(gateway.until(1))
         await gateway.say(*(item(1, request) for request in tiny), item(1, FINISH))
@@ -215,19 +215,19 @@ def test_a_trunk_that_is_not_read_is_ended(trunked):
         assert ended[0]["status"] == "DEADLINE_EXCEEDED"
         assert ended[0]["reason"] == "the last responses were not read for 0.5 s"
 
-    trunked(scenario, max_calls=0, idle_timeout=0.5)
+    trunked(scenario, max_calls=1, idle_timeout=0.5)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "with the config"])
 def test_an_exception_that_nobody_expected_ends_its_line_alone(trunked, monkeypatch, at_once):
-    hear = Call.hear
+    receive = Call.receive_audio
 
     def fragile(call, audio):
         if call.config.call_id == "bad":
             raise MemoryError
-        hear(call, audio)
+        receive(call, audio)
 
-    monkeypatch.setattr(Call, "hear", fragile)
+    monkeypatch.setattr(Call, "receive_audio", fragile)
     bad = config(call_id="bad", encoding=LINEAR.config.encoding)
 
     async def scenario(_local, gateway):
@@ -280,7 +280,7 @@ def test_whatever_comes_on_other_lines_a_call_is_heard(trunked, messages):
         assert gateway.end(good) == OK
         assert [final.sequence for final in gateway.finals(good)] == [len(messages)]
         assert set(gateway.responses) <= set(gateway.ends)
-        assert local.service.running == 0
+        assert local.service.supervisor.open_streams == 0
         assert local.service._admission.held == {}
 
     trunked(scenario)
