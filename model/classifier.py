@@ -68,24 +68,24 @@ class StudentConfig:
         )
 
 
-class Output(NamedTuple):
-    """What the student says after each block.
+class ClassifierOutput(NamedTuple):
+    """Outputs after each block.
 
     Attributes:
         logits: by task, [B, n, classes]; row k knows blocks 0..k. n is 1 if not causal.
         embedding: [B, n, E].
-        ended: [B, n], True where the block completes at least one frame of the utterance.
-        glance: logits of the first look by task, see :class:`model.heads.PriorKnowledge`.
+        block_mask: [B, n], True where the block completes at least one frame of the utterance.
+        prior_logits: logits of the first look by task, see :class:`model.heads.PriorKnowledge`.
     """
 
     logits: dict[str, Tensor]
     embedding: Tensor
-    ended: Tensor
-    glance: dict[str, Tensor] = {}  # noqa: RUF012 - a tuple's default, never changed
+    block_mask: Tensor
+    prior_logits: dict[str, Tensor] = {}  # noqa: RUF012 - a tuple's default, never changed
 
     def last_index(self) -> Tensor:
         """int64 [B]: the row that knows the whole utterance."""
-        return (self.ended.sum(dim=1) - 1).clamp(min=0)
+        return (self.block_mask.sum(dim=1) - 1).clamp(min=0)
 
     def last(self) -> dict[str, Tensor]:
         """Logits over each whole utterance, by task, [B, classes]."""
@@ -94,7 +94,7 @@ class Output(NamedTuple):
         return {task: logits[rows, index] for task, logits in self.logits.items()}
 
 
-class Student(nn.Module):
+class SpeakerClassifier(nn.Module):
     """Front end, fixed normalisation, encoder, heads.
 
     ``forward`` is the offline pass over whole utterances; ``step`` advances calls by blocks. For
@@ -129,22 +129,24 @@ class Student(nn.Module):
         """D: floats of one call's state. Zeros are a call that has not begun."""
         return sum(self.state_sizes)
 
-    def step(self, samples: Tensor, valid: Tensor, state: Tensor) -> tuple[Output, Tensor]:
+    def step(
+        self, samples: Tensor, valid: Tensor, state: Tensor
+    ) -> tuple[ClassifierOutput, Tensor]:
         """Advance each call by n blocks.
 
         Args:
             samples: [B, n*BLOCK] in [-1, 1].
             valid: int64 [B]; samples from here on are padding. Only a call's last step may be
-                short: a partial frame is not heard, and what follows would not join on.
+                short: a partial frame is dropped, and what follows would not join.
             state: [B, D].
 
         Returns:
-            Output for the n blocks, and the next state [B, D].
+            ClassifierOutput for the n blocks, and the next state [B, D].
         """
-        pooled, ended, after = self.listen(samples, valid, state)
-        return self._output(pooled, ended), after
+        pooled, block_mask, after = self.encode(samples, valid, state)
+        return self._output(pooled, block_mask), after
 
-    def listen(
+    def encode(
         self, samples: Tensor, valid: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`step` without the heads.
@@ -154,16 +156,16 @@ class Student(nn.Module):
             complete a frame, [B, n]; the next state [B, D].
         """
         context, seen, before = state.split(self.state_sizes, dim=1)
-        heard = torch.cat([context, samples], dim=1)
+        joined = torch.cat([context, samples], dim=1)
         frames = torch.div(valid, self.samples_per_frame, rounding_mode="floor")
-        pooled, ended, after = self._encode(self.frontend(heard), frames, seen, before)
+        pooled, block_mask, after = self._encode(self.frontend(joined), frames, seen, before)
         seen = seen + frames[:, None].to(samples.dtype)
-        after = torch.cat([heard[:, -self.context :], seen, after], dim=1)
-        return pooled, ended, after
+        after = torch.cat([joined[:, -self.context :], seen, after], dim=1)
+        return pooled, block_mask, after
 
-    def _output(self, pooled: Tensor, ended: Tensor) -> Output:
-        logits, embedding, glance = self.heads(pooled)
-        return Output(logits, embedding, ended, glance)
+    def _output(self, pooled: Tensor, block_mask: Tensor) -> ClassifierOutput:
+        logits, embedding, prior_logits = self.heads(pooled)
+        return ClassifierOutput(logits, embedding, block_mask, prior_logits)
 
     def _encode(
         self, features: Tensor, frames: Tensor, seen: Tensor, before: Tensor
@@ -190,7 +192,7 @@ class Student(nn.Module):
         frames: Tensor = self.frontend(padded)
         return frames
 
-    def judge(self, features: Tensor, lengths: Tensor) -> Output:
+    def forward_features(self, features: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Posteriors of whole utterances from their fbank, see :meth:`forward`.
 
         Args:
@@ -201,8 +203,8 @@ class Student(nn.Module):
         if self.config.encoder.causal:
             size = sum(self.encoder.state_sizes)
             zeros = features.new_zeros(features.shape[0], 1 + size)
-            pooled, ended, _ = self._encode(features, frames, zeros[:, :1], zeros[:, 1:])
-            return self._output(pooled, ended)
+            pooled, block_mask, _ = self._encode(features, frames, zeros[:, :1], zeros[:, 1:])
+            return self._output(pooled, block_mask)
         stride = self.config.encoder.stem_stride
         inside = torch.arange(features.shape[1] // stride, device=frames.device) < frames[:, None]
         mask = inside.to(features.dtype)[..., None]
@@ -210,7 +212,7 @@ class Student(nn.Module):
         pooled = self.encoder(features * mask.repeat_interleave(stride, dim=1), mask)
         return self._output(pooled[:, None], inside.any(dim=1, keepdim=True))
 
-    def forward(self, samples: Tensor, lengths: Tensor) -> Output:
+    def forward(self, samples: Tensor, lengths: Tensor) -> ClassifierOutput:
         """Whole utterances.
 
         Args:
@@ -220,4 +222,4 @@ class Student(nn.Module):
         Returns:
             Output after every block (causal) or once over the whole (not causal).
         """
-        return self.judge(self.features(samples), lengths)
+        return self.forward_features(self.features(samples), lengths)

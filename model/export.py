@@ -22,7 +22,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from model.classifier import BLOCK, Student
+from model.classifier import BLOCK, SpeakerClassifier
 from model.frontend import SAMPLE_RATE
 from model.labels import TASKS
 from model.onnx_passes.graph import flatten
@@ -37,17 +37,17 @@ OUTPUTS = (*TASKS, "state_out")
 class _OneBlock(nn.Module):
     """The student's step over exactly one block, with posteriors instead of logits."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: SpeakerClassifier) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, samples: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        pooled, _, after = self.student.listen(samples, valid, state)
+        pooled, _, after = self.student.encode(samples, valid, state)
         logits, _, _ = self.student.heads(pooled[:, 0])
         return (*(logits[task].softmax(dim=1) for task in TASKS), after)
 
 
-def _graph(student: Student) -> ModelProto:
+def _graph(student: SpeakerClassifier) -> ModelProto:
     from onnxscript import ir, optimizer  # noqa: PLC0415 - a second, for who only reads METADATA_KEY
 
     samples = torch.zeros(2, BLOCK)
@@ -88,7 +88,7 @@ def _without_traces(graph: ModelProto) -> None:
 
 
 def export(
-    student: Student,
+    student: SpeakerClassifier,
     path: Path,
     *,
     calibration: dict[str, Any],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 SAMPLE_RATE = 8000
 """Hz. Telephone band; the server resamples everything to it."""
 WIDEBAND_RATE = 16000
-"""Hz, of the clean speech that a teacher hears."""
+"""Hz, of the clean speech for a teacher."""
 HOP = 80
 """Samples between frames: 10 ms."""
 WINDOW = 200
@@ -37,7 +37,7 @@ def _povey_window(window: int) -> Tensor:
 def _dft_matrix(window: int, fft: int) -> Tensor:
     """[window, fft - 2]: samples of a frame -> real parts, then imaginary parts.
 
-    Of all but the first and the last frequency, 0 and Nyquist, which no mel filter hears.
+    Of all but the first and the last frequency, 0 and Nyquist, which no mel filter covers.
     """
     identity = torch.eye(window, dtype=torch.float64)
     frames = identity - identity.mean(dim=1, keepdim=True)  # row i: unit sample i, DC removed

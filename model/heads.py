@@ -67,14 +67,14 @@ class PriorKnowledge(nn.Module):
         self.join = PointwiseNorm(embedding + width, embedding)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x [..., E] -> Z [..., E] and the glance's logits by task."""
+        """x [..., E] -> Z [..., E] and the prior_logits's logits by task."""
         hidden = x.relu()
-        glance = {"gender": self.gender(hidden), "age_band": self.band(hidden)}
-        # Detached: the glance is trained on labels, not bent to fetch convenient rows.
-        genders = glance["gender"].detach().softmax(dim=-1)[..., :, None]
-        bands = glance["age_band"].detach().softmax(dim=-1)[..., None, :]
+        prior_logits = {"gender": self.gender(hidden), "age_band": self.band(hidden)}
+        # Detached: the first look is trained on labels, not to fetch convenient rows.
+        genders = prior_logits["gender"].detach().softmax(dim=-1)[..., :, None]
+        bands = prior_logits["age_band"].detach().softmax(dim=-1)[..., None, :]
         known = (genders * bands).flatten(-2) @ self.dictionary
-        return self.join(torch.cat([x, known], dim=-1)), glance
+        return self.join(torch.cat([x, known], dim=-1)), prior_logits
 
 
 class TaskHeads(nn.Module):
@@ -118,12 +118,12 @@ class TaskHeads(nn.Module):
         return hidden.relu()
 
     def forward(self, pooled: Tensor) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """[..., inputs] -> logits [..., classes] by task, embedding [..., E], glance's logits.
+        """[..., inputs] -> logits [..., classes] by task, embedding [..., E], prior logits by task.
 
-        The glance is empty without prior knowledge.
+        The prior logits are empty without prior knowledge.
         """
         embedding = self.embed(pooled)
-        z, glance = (embedding, {}) if self.prior is None else self.prior(embedding)
+        z, prior_logits = (embedding, {}) if self.prior is None else self.prior(embedding)
         z = self.dropout(z.relu())
         band = self._represent("age_band", z)
         logits = {
@@ -134,6 +134,6 @@ class TaskHeads(nn.Module):
             posterior = logits["age_band"].softmax(dim=-1) @ self.child_of.t()
             logits["age_group"] = posterior.clamp(min=1e-9).log()
         else:
-            heard = torch.cat([z, band], dim=-1) if self.config.hierarchy == "conveyed" else z
-            logits["age_group"] = self.classify["age_group"](self._represent("age_group", heard))
-        return {task: logits[task] for task in TASKS}, embedding, glance
+            features = torch.cat([z, band], dim=-1) if self.config.hierarchy == "conveyed" else z
+            logits["age_group"] = self.classify["age_group"](self._represent("age_group", features))
+        return {task: logits[task] for task in TASKS}, embedding, prior_logits

@@ -1,7 +1,7 @@
 """The student with its large matrix products in 8 bits: half the cost of a step on a CPU.
 
 Static, not dynamic: scales are fixed when the file is made. A dynamic scale is taken over the
-whole batch, so that a loud call would change what the calls beside it are told. Products of
+whole batch, so that a loud call would change the results of the calls beside it. Products of
 integers are exact, so a call's answer depends on the batch less than in float32.
 
 Between a block's expansion and its projection nothing is float32
@@ -30,7 +30,7 @@ from model.export import METADATA_KEY
 from model.onnx_passes.activation_ranges import Product, Ranges, products
 from model.onnx_passes.byte_caches import in_bytes
 from model.onnx_passes.channels_last import as_image
-from model.onnx_passes.depthwise_int8 import DOMAIN, Depthwise, Eight, convolution, depthwise
+from model.onnx_passes.depthwise_int8 import DOMAIN, Depthwise, Int8Tensor, convolution, depthwise
 from model.onnx_passes.framing import gather_frames
 from model.onnx_passes.graph import Graph, axis_of, drop_unread, sooner
 from model.onnx_passes.mel import add_first
@@ -68,10 +68,10 @@ def quantised(
     if not found:
         raise ValueError("no product of the graph is large enough to quantise")
     layers = {layer.expanded: layer for layer in depthwise(writer.graph)}
-    heard = {product.source for product in found}
+    sources = {product.source for product in found}
     for index, product in enumerate(found):
         layer = layers.get(product.output)
-        if layer is not None and layer.projected in heard:
+        if layer is not None and layer.projected in sources:
             writer.expansion(f"product{index}", product, layer)
         else:
             writer.product(f"product{index}", product)
@@ -116,7 +116,7 @@ class _Writer:
         node = helper.make_node("MatMulIntegerToFloat", inputs, [product.output], domain=DOMAIN)
         self._replace(product, [node])
 
-    def _joined(self, product: Product) -> tuple[Eight, Floats]:
+    def _joined(self, product: Product) -> tuple[Int8Tensor, Floats]:
         """What it reads in 8 bits, and weights for it.
 
         Parts that other products read are quantised once, as those want them; how much more a
@@ -147,9 +147,9 @@ class _Writer:
         outputs = product.weight.shape[1]
         zero = self.graph.add(f"{name}_zero", np.zeros(outputs, np.int8))
         inputs = [*read, levels, scale, zero, made.scale, made.zero, *bias]
-        heard = self._eight(layer.projected)
-        gone, convolved = layer.in_bytes(self.graph, made, heard)
-        self._made.add(heard.data)
+        projected = self._eight(layer.projected)
+        gone, convolved = layer.in_bytes(self.graph, made, projected)
+        self._made.add(projected.data)
         self._gone |= gone
         self._replace(product, [convolution(inputs, made), *convolved])
 
@@ -161,19 +161,19 @@ class _Writer:
         self._gone |= {product.node.output[0], product.output}
         self._new += nodes
 
-    def _eight(self, source: str) -> Eight:
+    def _eight(self, source: str) -> Int8Tensor:
         """How an activation is quantised."""
         top = self._ranges.top(source, self._quantile)
         signed = self._ranges.low[source] < 0.0
         scale = np.asarray(top / (127.0 if signed else 255.0), np.float32)
         zero = np.asarray(128 if signed else 0, np.uint8)
-        return Eight(
+        return Int8Tensor(
             f"{source}_q",
             self.graph.add(f"{source}_scale", scale),
             self.graph.add(f"{source}_zero", zero),
         )
 
-    def _quantised(self, source: str) -> Eight:
+    def _quantised(self, source: str) -> Int8Tensor:
         """The activation in 8 bits, made from float32 unless something makes it so."""
         read = self._eight(source)
         if read.data not in self._made:

@@ -1,4 +1,4 @@
 """Training: corpora, telephone channel, objective, evaluation, export of the trained student.
 
-Uses of ``streamer`` only its signal path (``codec``, ``vad``): what the server hears.
+Uses ``streamer.audio`` alone of the server, so that training and calls process audio alike.
 """

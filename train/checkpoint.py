@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 
 FILE = "last.pt"
 """Within the folder of a run: its newest state, and the weights of its best epoch."""
@@ -21,7 +21,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def load_student(path: Path) -> Student:
+def load_student(path: Path) -> SpeakerClassifier:
     """The network of a run at its best epoch, for evaluation.
 
     Args:
@@ -36,7 +36,7 @@ def load_student(path: Path) -> Student:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         weights = state["best"]["weights"]
-        student = Student(StudentConfig.from_dict(state["config"]))
+        student = SpeakerClassifier(StudentConfig.from_dict(state["config"]))
     except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path.name}: no checkpoint with the best weights: {error}") from error
     try:

@@ -17,19 +17,19 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.frontend import SAMPLE_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
-from train.data.babble import Talkers
-from train.data.batching import Calls
-from train.data.channel_sampler import Lines, Preset
+from train.data.babble import BabblePool
+from train.data.batching import TelephoneDataset
+from train.data.channel_sampler import ChannelSampler, Preset
 from train.data.dataset import open_split
 from train.evaluation.evaluate import run, summary
 from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 from train.method.objective import AgeLoss, Dependency, Distillation, Objective
 from train.method.teacher import Embeddings, embeddings_of
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 from train.trainer.devices import launch
 from train.trainer.settings import Training
 from train.trainer.setup import augmentation, begin, open_corpus
@@ -77,11 +77,11 @@ class Distill(Training):
     """base: cross-entropy; mkd-*: mixup and distillation; ch: asymmetric and dependency loss,
     dictionary K, hierarchy, invariance; mkd+ch: everything"""
     channel: Preset = "full"
-    """telephone that everything is heard through: clean, simple or full (train/channel)"""
+    """simulated telephone: clean, simple or full (train/telephone)"""
     teacher: Path | None = None
     """run of train.pretrain; needed by distillation and by the dictionary K"""
     clean_data: list[str] | None = None
-    """where the teacher hears the clean twins, if --data is already degraded"""
+    """clean twins for the teacher, if --data is already degraded"""
 
     mixup: bool | None = None
     """stage 1: temporal-frequency mixup"""
@@ -107,7 +107,7 @@ class Distill(Training):
     knowledge: Knowledge | None = None
     """X -> Z <- K: none, teacher, or for comparison zeroed, shuffled, or everywhere the mean"""
     invariance_weight: float | None = Field(None, ge=0)
-    """of the divergence between what is said of plain and of styled speech (Z -> H -> Y)"""
+    """of the divergence between predictions on plain and on styled speech (Z -> H -> Y)"""
     hidden: int = Field(64, ge=1)
     """width of each task's hidden representation, where the hierarchy conveys one"""
 
@@ -171,7 +171,7 @@ def dictionary(found: Embeddings, kinds: int, knowledge: Knowledge, seed: int) -
     return known
 
 
-def distill(settings: Distill) -> Student:
+def distill(settings: Distill) -> SpeakerClassifier:
     """Train; a streaming student is calibrated and exported. Returns the student.
 
     Raises:
@@ -201,13 +201,13 @@ def distill(settings: Distill) -> Student:
         hidden=settings.hidden if chosen["hierarchy"] == "conveyed" else 0,
         knowledge=taught.matrix.shape[1] if taught and chosen["knowledge"] != "none" else 0,
     )
-    student = Student(StudentConfig(settings.encoder(), heads, tree))
+    student = SpeakerClassifier(StudentConfig(settings.encoder(), heads, tree))
     if student.heads.prior is not None and taught is not None:
         kinds = len(tree.gender) * len(tree.age_band)
         student.heads.prior.dictionary.copy_(
             dictionary(taught, kinds, chosen["knowledge"], settings.seed)
         )
-    lesson = Lesson(
+    lesson = TrainingStep(
         student,
         objective,
         augment=augmentation(settings, SAMPLE_RATE),
@@ -219,16 +219,16 @@ def distill(settings: Distill) -> Student:
         taught=taught.matrix.shape[1] if taught and chosen["distillation"] != "none" else 0,
         compiled=settings.compile,
     )
-    lines = Lines(settings.channel, Talkers.of(corpus.train))
+    lines = ChannelSampler(settings.channel, BabblePool.of(corpus.train))
 
-    def hearing(epoch: int, crop: tuple[float, float] | None) -> Calls:
-        return Calls(tree, lines, settings.seed, epoch=epoch, crop=crop)
+    def hearing(epoch: int, crop: tuple[float, float] | None) -> TelephoneDataset:
+        return TelephoneDataset(tree, lines, settings.seed, epoch=epoch, crop=crop)
 
     loop = begin(settings, lesson, corpus, hearing, fabric, taught if lesson.project else None)
     student = loop.train().cpu()  # calibration, probe and export are no work for a GPU
     if fabric.is_global_zero:
         recipe = {
-            "command": " ".join(["python -m train.distill", *settings.words()]),
+            "command": " ".join(["python -m train.distill", *settings.to_cli_args()]),
             "seed": settings.seed,
             "best_epoch": loop.at.best["epoch"],
             "doubted_labels": len(corpus.sampling.weights),
@@ -240,7 +240,7 @@ def distill(settings: Distill) -> Student:
                 loop.material.dev,
                 recipe=recipe,
                 data=corpus.train.licences,
-                people=corpus.people(),
+                people=corpus.labels_by_cut(),
                 out=settings.out,
                 shifted=settings.class_prior == "dev",
             )

@@ -1,4 +1,4 @@
-"""Cross-validation in which nobody is judged by a model that has heard them."""
+"""Cross-validation over speakers: none is scored by a model trained on the same speaker."""
 
 from __future__ import annotations
 

@@ -125,8 +125,8 @@ def doubts(
             verdict = flagged.get((speaker, label[scope.task](utterance)))
             if verdict is not None:
                 cut = f"{utterance.corpus}/{utterance.id}"
-                told = (verdict.given, verdict.suggested, verdict.confidence)
-                rows.append(Doubt(cut, speaker, scope.task, *told, keep_weight))
+                verdict_fields = (verdict.given, verdict.suggested, verdict.confidence)
+                rows.append(Doubt(cut, speaker, scope.task, *verdict_fields, keep_weight))
     return rows
 
 
@@ -181,7 +181,7 @@ class LabelNoise(Command):
 
     Classifiers on pitch, formants and spectral shape are cross-validated by speaker, cleanlab
     picks the speakers whose label they contradict, and every clip of these gets a row. Nobody is
-    judged by a model that has heard them. It is a list of doubts: listen to some of it.
+    judged by a model that was trained on them. It is a list of doubts: listen to some of it.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="python -m train.label_noise")

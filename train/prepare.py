@@ -76,9 +76,9 @@ class Prepare(Command):
     jobs: int = Field(os.cpu_count() or 1, ge=1)
     """threads that read audio headers; more than there are cores pays on a network disk"""
     licence: str = ""
-    """written into the manifests instead of what the source says"""
+    """written into the manifests instead of the source's value"""
     language: str = ""
-    """ISO 639 code, written into the manifests instead of what the source says"""
+    """ISO 639 code, written into the manifests instead of the source's value"""
     as_json: bool = Field(default=False, validation_alias="json")
     """print the summary as JSON to standard output"""
 
@@ -117,7 +117,7 @@ class Gathered:
 
 
 def prepare(settings: Prepare, console: Console) -> dict[str, Any]:
-    """Do it all; returns what ``prepare.json`` says.
+    """Prepare all sources; returns the content of ``prepare.json``.
 
     Raises:
         ValueError: nothing to read at IN, or nothing usable in it.

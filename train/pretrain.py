@@ -14,15 +14,15 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliApp, SettingsConfigDict
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.frontend import WIDEBAND_RATE
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
-from train.data.batching import Calls
+from train.data.batching import TelephoneDataset
 from train.data.clean import CleanSpeech
 from train.evaluation.evaluate import run, summary
 from train.method.objective import Objective
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 from train.trainer.devices import launch
 from train.trainer.settings import Backbone, Training
 from train.trainer.setup import augmentation, begin, open_corpus
@@ -40,7 +40,7 @@ class Pretrain(Training):
     """ecapa: depthwise, the cheap one; ecapa-res2: the paper's; resnet: ResNet34's shape; resnet10:
     one block a stage and half the frames, a sixth of its cost"""
     streaming: bool = False
-    """a teacher hears whole utterances; only offline encoders can be wideband"""
+    """a teacher is given whole utterances; only offline encoders can be wideband"""
     embedding: int = Field(192, ge=1)
     """width of the representation that is distilled"""
 
@@ -52,7 +52,7 @@ class Pretrain(Training):
             sys.exit(f"pretrain: {error}")
 
 
-def pretrain(settings: Pretrain) -> Student:
+def pretrain(settings: Pretrain) -> SpeakerClassifier:
     """Train, and write ``dev.json`` beside the checkpoint; returns the teacher.
 
     Raises:
@@ -61,7 +61,7 @@ def pretrain(settings: Pretrain) -> Student:
     """
     if settings.streaming:
         raise ValueError(
-            "--streaming: a teacher hears whole utterances at 16 kHz; "
+            "--streaming: a teacher is given whole utterances at 16 kHz; "
             "students that stream are made by train.distill"
         )
     fabric = launch(settings)
@@ -75,21 +75,25 @@ def pretrain(settings: Pretrain) -> Student:
         age_group_weight=settings.age_group_weight,
         age_band_weight=settings.age_band_weight,
     )
-    lesson = Lesson(
-        Student(config),
+    lesson = TrainingStep(
+        SpeakerClassifier(config),
         objective,
         augment=augmentation(settings, WIDEBAND_RATE),
         compiled=settings.compile,
     )
 
-    def hearing(epoch: int, crop: tuple[float, float] | None) -> Calls:
+    def hearing(epoch: int, crop: tuple[float, float] | None) -> TelephoneDataset:
         return CleanSpeech(tree, None, settings.seed, epoch=epoch, crop=crop)
 
     loop = begin(settings, lesson, corpus, hearing, fabric)
     teacher = loop.train()
     if fabric.is_global_zero:
         scores = summary(run(teacher, loop.material.dev), tree)
-        report = {"scores": scores, "settings": settings.words(), "data": corpus.train.licences}
+        report = {
+            "scores": scores,
+            "settings": settings.to_cli_args(),
+            "data": corpus.train.licences,
+        }
         (settings.out / "dev.json").write_text(json.dumps(report, indent=1))
     return teacher
 

@@ -35,7 +35,7 @@ FEWEST_TALKERS = 8
 """Utterances read at least, where there are as many, so that babble has other talkers."""
 
 
-class Listen(Command):
+class PreviewChannel(Command):
     """Write examples of the telephone channel to listen to and to look at.
 
     IN is an audio file, a folder of audio files, or a folder of train.prepare or train.shard. The
@@ -86,7 +86,7 @@ class Clean:
     speaker: str
 
 
-def write_examples(settings: Listen) -> list[dict[str, Any]]:
+def write_examples(settings: PreviewChannel) -> list[dict[str, Any]]:
     """Draw, degrade and write; what was written, as in ``--json``.
 
     Raises:
@@ -109,17 +109,17 @@ def write_examples(settings: Listen) -> list[dict[str, Any]]:
     return examples
 
 
-def _draw(settings: Listen) -> list[Clean]:
-    """At least the utterances asked for, and more for babble, where there are as many."""
-    wanted = max(settings.count, FEWEST_TALKERS)
+def _draw(settings: PreviewChannel) -> list[Clean]:
+    """Read the requested utterances, and more for babble where there are as many."""
+    count = max(settings.count, FEWEST_TALKERS)
     folder = settings.source
     if any(folder.glob("cuts.*.jsonl.gz")) or (folder / "index.json").exists():
-        found = list(_read_cuts(folder, settings, wanted))
+        found = list(_read_cuts(folder, settings, count))
     else:
         files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         files = [file for file in files if file.suffix.lower() in SUFFIXES]
         random = np.random.default_rng([settings.seed, 0])
-        drawn = random.permutation(len(files))[:wanted]
+        drawn = random.permutation(len(files))[:count]
         sources = [str(files[n]) for n in drawn]
         found = [Clean(source, read_audio(source, SAMPLE_RATE), source) for source in sources]
     if not found:
@@ -127,14 +127,14 @@ def _draw(settings: Listen) -> list[Clean]:
     return found
 
 
-def _read_cuts(folder: Path, settings: Listen, wanted: int) -> Iterator[Clean]:
+def _read_cuts(folder: Path, settings: PreviewChannel, count: int) -> Iterator[Clean]:
     """Utterances of a prepared or sharded corpus, drawn evenly among the first thousand."""
     # Imported late: it brings torch, and a folder of files needs neither.
     from train.data.dataset import audio_of, open_data  # noqa: PLC0415
 
     random = np.random.default_rng([settings.seed, 0])
     found = list(islice(open_data(folder, settings.split), 1000))
-    for number in random.permutation(len(found))[:wanted]:
+    for number in random.permutation(len(found))[:count]:
         cut = found[number]
         yield Clean(cut.id, audio_of(cut, SAMPLE_RATE), cut.supervisions[0].speaker)
 
@@ -154,18 +154,18 @@ def _other_talker(speaker: str, utterances: list[Clean]) -> TalkerSource | None:
 
 
 def _versions(
-    settings: Listen,
+    settings: PreviewChannel,
     shares: ChannelSettings,
     number: int,
     clean: Samples,
     babble: TalkerSource | None,
 ) -> Iterator[tuple[str, Plan, Samples]]:
-    """Name, plan and degraded speech: the whole channel, then each effect alone if wanted."""
+    """Name, plan and degraded speech: the whole channel, then each effect alone if requested."""
     kinds: dict[str, ChannelSettings] = {settings.preset: shares}
     if settings.each_effect:
         kinds |= {effect: shares.only(effect) for effect in EFFECTS}
-    for kind, (name, wanted) in enumerate(kinds.items()):
-        channel = TelephoneChannel(wanted, babble=babble)
+    for kind, (name, effects) in enumerate(kinds.items()):
+        channel = TelephoneChannel(effects, babble=babble)
         random = np.random.default_rng([settings.seed, 1, number, kind])
         plan = channel.draw(random, len(clean))
         if plan.effects or name == settings.preset:
@@ -206,7 +206,7 @@ img{max-width:100%}table{border-collapse:collapse}td{padding:.2em .6em;vertical-
 code{font-size:85%}"""
 
 
-def _page(settings: Listen, examples: list[dict[str, Any]]) -> str:
+def _page(settings: PreviewChannel, examples: list[dict[str, Any]]) -> str:
     """The page with players and pictures."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>Telephone channel</title>",
@@ -234,7 +234,7 @@ def _row(name: str, wav: str, drawn: str) -> str:
 def main(args: list[str] | None = None) -> None:
     """Run with these arguments, or those of the process; exits with a message on bad ones."""
     try:
-        CliApp.run(Listen, cli_args=args)
+        CliApp.run(PreviewChannel, cli_args=args)
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         sys.exit("\n".join(f"train.preview_channel: {fault}" for fault in faults))

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from train.checkpoint import load_student
 from train.command import Command
-from train.data.batching import Calls, evaluation_batches
-from train.data.channel_sampler import Lines, Preset
+from train.data.batching import TelephoneDataset, evaluation_batches
+from train.data.channel_sampler import ChannelSampler, Preset
 from train.data.dataset import open_split, utterance_of
 from train.probing.report import Report, picture, shortcut_report, show
 
@@ -30,7 +30,8 @@ class Probe(Command):
 
     Prints, for every age band, how well a linear probe tells the corpora apart by the embedding,
     beside chance and beside what the bare spectrum tells; then how well the student tells children
-    from people in their twenties inside one corpus. What cannot be measured says why.
+    from people in their twenties inside one corpus. What cannot be measured is reported with the
+    reason.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="python -m train.probe")
@@ -42,7 +43,7 @@ class Probe(Command):
     split: str = "dev"
     """split to measure on; the student must not have been trained on it"""
     channel: Preset = "full"
-    """telephone that everything is heard through: clean, simple or full (train/channel)"""
+    """simulated telephone: clean, simple or full (train/telephone)"""
     limit: int | None = Field(None, ge=1)
     """at most so many utterances; the first of the split"""
     seed: int = 1
@@ -73,7 +74,7 @@ class Probe(Command):
         """
         student = load_student(self.student)
         split = open_split(self.data, self.split)
-        calls = Calls(student.config.tree, Lines(self.channel), self.seed)
+        calls = TelephoneDataset(student.config.tree, ChannelSampler(self.channel), self.seed)
         with contextlib.redirect_stdout(sys.stderr):  # progress is not part of the answer
             batches = evaluation_batches(split, calls, limit=self.limit)
         utterances = {cut.id: utterance_of(cut) for cut in split.cuts()}

@@ -24,12 +24,12 @@ from model.labels import LabelTree
 from model.onnx_passes.activation_ranges import observe
 from model.quantize import quantised
 from train.command import Command
-from train.data.batching import Calls
-from train.data.channel_sampler import Lines, Preset
+from train.data.batching import TelephoneDataset
+from train.data.channel_sampler import ChannelSampler, Preset
 from train.data.dataset import open_split
 
 
-class Quantise(Command):
+class Quantize(Command):
     """Write a student whose large matrix products run in 8 bits.
 
     Calls of the split are streamed through the float32 student to see how large its activations
@@ -50,7 +50,7 @@ class Quantise(Command):
     calls: int = Field(256, ge=1)
     """utterances to look at; the first of the split"""
     channel: Preset = "full"
-    """telephone that they are heard through: clean, simple or full (train/channel)"""
+    """simulated telephone: clean, simple or full (train/telephone)"""
     quantile: float = Field(0.9999, gt=0.9, le=1.0)
     """share of an activation's values that is kept unclipped"""
     seed: int = 1
@@ -96,7 +96,7 @@ class Quantise(Command):
     def _blocks(self, tree: LabelTree) -> Iterator[dict[str, NDArray[np.generic]]]:
         """Blocks of one call after the other; an empty batch ends a call."""
         split = open_split(self.data, self.split)
-        calls = Calls(tree, Lines(self.channel), self.seed)
+        calls = TelephoneDataset(tree, ChannelSampler(self.channel), self.seed)
         for _, example in calls.examples(islice(split.cuts(), self.calls)):
             samples = example.speech.astype(np.float32) / np.float32(32768)
             whole = len(samples) // BLOCK * BLOCK
@@ -106,4 +106,4 @@ class Quantise(Command):
 
 
 if __name__ == "__main__":
-    CliApp.run(Quantise)
+    CliApp.run(Quantize)

@@ -3,7 +3,7 @@
     python -m train.shard runs/prepared runs/shards
 
 Needed when decoding is dear (Opus, MP3), when audio lies in zip archives, or when a corpus lives
-in object storage. ``train.data.shards`` says what the folder looks like. A run that was cut off
+in object storage. ``train.data.shards`` describes the folder. A run that was cut off
 goes on where it stopped.
 """
 

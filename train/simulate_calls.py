@@ -28,14 +28,14 @@ from model.labels import DEFAULT_TREE
 from streamer.audio.codec import SAMPLE_RATE
 from train.command import Command
 from train.corpora.utterance import CALL
-from train.data.babble import Talkers
-from train.data.batching import Calls
-from train.data.channel_sampler import Lines, Preset
+from train.data.babble import BabblePool
+from train.data.batching import TelephoneDataset
+from train.data.channel_sampler import ChannelSampler, Preset
 from train.data.dataset import Shard, Split, open_splits, plain_id, utterance_of
 from train.data.shards import LeftOut, Part, Parts, Stored, summary, write_folder
 
 
-class Degrade(Command):
+class SimulateCalls(Command):
     """Send a corpus through the simulated telephone once, for many runs that train on it."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m train.simulate_calls")
@@ -47,9 +47,9 @@ class Degrade(Command):
     copies: int = Field(3, ge=1)
     """telephone channels drawn for each utterance of the train split; dev and test get one"""
     channel: Preset = "full"
-    """telephone that everything is heard through: clean, simple or full (train/channel)"""
+    """simulated telephone: clean, simple or full (train/telephone)"""
     seed: int = 1
-    """of the channels; training with the same one hears the same dev split"""
+    """of the channels; training with the same one uses the same dev split"""
     clips: int = Field(1000, ge=1)
     """utterances per shard; every process of a training needs at least one shard of its own"""
     workers: int = Field(2, ge=1)
@@ -61,7 +61,7 @@ class Degrade(Command):
 
 
 def _heard(
-    calls: Calls, shard: Shard, chunk: slice, copy: int | None
+    calls: TelephoneDataset, shard: Shard, chunk: slice, copy: int | None
 ) -> Iterator[Stored | LeftOut]:
     """What a chunk of a shard sounds like at the other end of the line."""
     for cut in islice(shard.read(), chunk.start, chunk.stop):
@@ -98,7 +98,9 @@ def _inventory(split: Split) -> tuple[list[int], str]:
     return counts, digest.hexdigest()[:16]
 
 
-def _parts(split: Split, counts: list[int], calls: Calls, copies: int | None, clips: int) -> Parts:
+def _parts(
+    split: Split, counts: list[int], calls: TelephoneDataset, copies: int | None, clips: int
+) -> Parts:
     """One copy after the other, so that those of an utterance are far apart.
 
     Args:
@@ -122,7 +124,7 @@ def _parts(split: Split, counts: list[int], calls: Calls, copies: int | None, cl
     return Parts(len(parts), parts)
 
 
-def degrade(settings: Degrade) -> dict[str, Any]:
+def degrade(settings: SimulateCalls) -> dict[str, Any]:
     """Write what the settings ask for; returns the index that lies in ``out`` too.
 
     Raises:
@@ -130,9 +132,9 @@ def degrade(settings: Degrade) -> dict[str, Any]:
     """
     splits = open_splits(settings.data)
     if "train" not in splits:
-        raise ValueError(f"{settings.data}: no train split, from which others are heard talking")
-    lines = Lines(settings.channel, Talkers.of(splits["train"]))
-    calls = Calls(DEFAULT_TREE, lines, settings.seed)
+        raise ValueError(f"{settings.data}: no train split, from which babble is made")
+    lines = ChannelSampler(settings.channel, BabblePool.of(splits["train"]))
+    calls = TelephoneDataset(DEFAULT_TREE, lines, settings.seed)
     parts: dict[str, Parts] = {}
     digests: dict[str, str] = {}
     for name, split in splits.items():
@@ -152,4 +154,4 @@ def degrade(settings: Degrade) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    CliApp.run(Degrade)
+    CliApp.run(SimulateCalls)

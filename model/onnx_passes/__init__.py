@@ -1,4 +1,4 @@
 """What an exported graph goes through until it is cheap to step.
 
-:mod:`model.quantize` says in which order.
+their order is that of :mod:`model.quantize`.
 """

@@ -117,8 +117,8 @@ def _chain_up(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto
 
 
 def _split(graph: Graph, name: str, sizes: NDArray[np.int64], parts: list[str]) -> NodeProto:
-    wanted = graph.add(f"{name}_parts", sizes.astype(np.int64))
-    return helper.make_node("Split", [name, wanted], parts, axis=1)
+    lengths = graph.add(f"{name}_parts", sizes.astype(np.int64))
+    return helper.make_node("Split", [name, lengths], parts, axis=1)
 
 
 def _reshape(graph: Graph, name: str, made: str, *sizes: int) -> NodeProto:

@@ -29,13 +29,13 @@ def as_image(graph: Graph) -> None:
     The dimension in front comes with the Reshape that made the frames where there is one; who reads
     frames and is of a kind that is not known here reads them as they were.
     """
-    image = _Image(graph)
+    image = _ChannelsLast(graph)
     for node in graph.nodes:
         image.pass_on(node)
     graph.replace(image.gone, image.new)
 
 
-class _Image:
+class _ChannelsLast:
     """Which tensors have the dimension in front by now.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Image:
         elif node.op_type == "QLinearConv" and node.input[0] not in wide:
             self._write(node, [self._widened(node.input[0]), *node.input[1:]], wide=True)
         elif not wide or node.op_type == "Reshape":
-            return  # a shape that is said in full stays what it is
+            return  # a complete shape stays as it is
         elif node.op_type in _EACH | _PRODUCTS:
             self._wide.update(node.output)
         elif node.op_type in _CUTS:

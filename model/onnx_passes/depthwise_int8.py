@@ -24,7 +24,7 @@ _CHAIN = ("Unsqueeze", "Transpose", "Conv", "Relu", "Transpose", "Reshape")
 """From the joined frames to the projection, as :class:`model.layers.DepthwiseConv` is exported."""
 
 
-class Eight(NamedTuple):
+class Int8Tensor(NamedTuple):
     """An activation in 8 bits: names of the uint8 tensor, its scale and its zero point."""
 
     data: str
@@ -56,7 +56,7 @@ class Depthwise:
         return str(self.chain[-1].output[0])
 
     def in_bytes(
-        self, graph: Graph, expanded: Eight, heard: Eight
+        self, graph: Graph, expanded: Int8Tensor, projected: Int8Tensor
     ) -> tuple[set[str], list[NodeProto]]:
         """What takes its place where it reads and makes 8 bits.
 
@@ -65,7 +65,7 @@ class Depthwise:
         Args:
             graph: that it is in.
             expanded: what the expansion makes now, not below its zero point, which is the ReLU.
-            heard: what the projection reads from now on.
+            projected: what the projection reads from now on.
 
         Returns:
             What the nodes to leave out make, and the nodes to add.
@@ -75,7 +75,7 @@ class Depthwise:
         new = [
             helper.make_node("QuantizeLinear", [self.cache, *scale], [old]),
             helper.make_node("Concat", [old, expanded.data], [both], axis=_TIME),
-            self._convolution(graph, both, expanded, heard),
+            self._convolution(graph, both, expanded, projected),
         ]
         gone = {self.frames, self.joined.output[0], *(node.output[0] for node in self.chain)}
         # What the state keeps of them stays what it was, real units in float32: whether it can be
@@ -92,7 +92,9 @@ class Depthwise:
             new.append(helper.make_node("DequantizeLinear", [expanded.data, *scale], [self.frames]))
         return gone, new
 
-    def _convolution(self, graph: Graph, both: str, read: Eight, heard: Eight) -> NodeProto:
+    def _convolution(
+        self, graph: Graph, both: str, read: Int8Tensor, projected: Int8Tensor
+    ) -> NodeProto:
         conv = next(node for node in self.chain if node.op_type == "Conv")
         weight = graph.constant(conv.input[1])
         assert weight is not None
@@ -106,19 +108,19 @@ class Depthwise:
             graph.add(f"{name}_weight", levels),
             graph.add(f"{name}_scale", steps.astype(np.float32)),
             graph.add(f"{name}_zero", np.zeros(len(steps), np.int8)),
-            *(heard.scale, heard.zero),
+            *(projected.scale, projected.zero),
         ]
         if len(conv.input) > 2:
             bias = graph.constant(conv.input[2])
             assert bias is not None
             levels = np.rint(bias / (step * steps)).astype(np.int32)
             inputs.append(graph.add(f"{name}_bias", levels))
-        node = convolution(inputs, heard)
+        node = convolution(inputs, projected)
         node.attribute.extend(conv.attribute)
         return node
 
 
-def convolution(inputs: list[str], made: Eight) -> NodeProto:
+def convolution(inputs: list[str], made: Int8Tensor) -> NodeProto:
     """A QLinearConv of frames; its kernel's shape, if that is not the weights', is to be added."""
     return helper.make_node("QLinearConv", inputs, [made.data], domain=DOMAIN, channels_last=1)
 

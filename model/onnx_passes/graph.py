@@ -103,7 +103,7 @@ def reading(node: NodeProto, names: Iterable[str]) -> NodeProto:
 
 
 def sooner(graph: Graph) -> None:
-    """Quantise what is joined or cut out before that: a byte is copied where four were."""
+    """Quantise before a join or a cut instead of after it: one byte is copied instead of four."""
     while True:
         for node in graph.nodes:
             copied = graph.maker(node.input[0]) if node.op_type == "QuantizeLinear" else None

@@ -74,19 +74,19 @@ def look_up(model: ModelProto) -> None:
     graph = Graph(model)
     found = _of_lengths(graph)
     inside = {name for node in found for name in node.output}
-    wanted = [
+    names = [
         name
         for node in found
         for name in node.output
         if any(reader.output[0] not in inside for reader in graph.readers(name))
     ]
-    if not wanted:
+    if not names:
         return
     samples = next(value for value in model.graph.input if value.name == "samples")
     block = samples.type.tensor_type.shape.dim[1].dim_value
     opsets = [entry for entry in model.opset_import if not entry.domain]
-    every_length = _values(graph, found, wanted, block, opsets)
-    values = dict(zip(wanted, every_length, strict=True))
+    every_length = _values(graph, found, names, block, opsets)
+    values = dict(zip(names, every_length, strict=True))
     frame = gcd(*(at for every in values.values() for at in _changes(every)))
     if frame < 2:
         return
@@ -102,7 +102,7 @@ def look_up(model: ModelProto) -> None:
         table = tables.setdefault((rows.shape, rows.tobytes()), f"{name}_table")
         graph.add(table, rows)
         new.append(helper.make_node("Gather", [table, row], [name], axis=0))
-    graph.replace(wanted, new)
+    graph.replace(names, new)
 
 
 def _of_lengths(graph: Graph) -> list[NodeProto]:
@@ -119,18 +119,18 @@ def _of_lengths(graph: Graph) -> list[NodeProto]:
 def _values(
     graph: Graph,
     nodes: list[NodeProto],
-    wanted: list[str],
+    names: list[str],
     block: int,
     opsets: list[OperatorSetIdProto],
 ) -> list[NDArray[Any]]:
     """Of what these nodes make: a row for every length, 0 to ``block``."""
-    names = {name for node in nodes for name in node.input}
-    constants = {name: values for name in names if (values := graph.constant(name)) is not None}
+    inputs = {name for node in nodes for name in node.input}
+    constants = {name: values for name in inputs if (values := graph.constant(name)) is not None}
     made = helper.make_graph(
         nodes,
         "lengths",
         [helper.make_tensor_value_info(_LENGTHS, TensorProto.INT64, ["b"])],
-        [helper.make_tensor_value_info(name, 0, None) for name in wanted],
+        [helper.make_tensor_value_info(name, 0, None) for name in names],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     model = helper.make_model(made, opset_imports=opsets)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import COMPACT, EcapaConfig
 from model.heads import HeadsConfig
 
@@ -11,10 +11,10 @@ SMALL_RES2 = EcapaConfig(
 )  # fmt: skip
 
 
-def trained_looking(config: StudentConfig) -> Student:
+def trained_looking(config: StudentConfig) -> SpeakerClassifier:
     """Random weights, but batch-norm statistics as after training."""
     torch.manual_seed(0)
-    student = Student(config)
+    student = SpeakerClassifier(config)
     student.train()
     with torch.no_grad():
         for _ in range(3):
@@ -23,11 +23,11 @@ def trained_looking(config: StudentConfig) -> Student:
 
 
 @pytest.fixture(scope="session", params=["compact", "res2"])
-def student(request) -> Student:
+def student(request) -> SpeakerClassifier:
     encoder = {"compact": COMPACT, "res2": SMALL_RES2}[request.param]
     return trained_looking(StudentConfig(encoder=encoder, heads=HeadsConfig(embedding=32)))
 
 
 @pytest.fixture(scope="session")
-def compact() -> Student:
+def compact() -> SpeakerClassifier:
     return trained_looking(StudentConfig())

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from model.labels import TASKS
 
 
@@ -30,8 +30,8 @@ def test_streaming_equals_offline(student, seed, lengths):
         offline = student(samples, lengths)
         online = stream(student, samples, lengths)
     for k, output in enumerate(online):
-        heard = offline.ended[:, k]
-        assert torch.equal(heard, output.ended[:, 0])
+        heard = offline.block_mask[:, k]
+        assert torch.equal(heard, output.block_mask[:, 0])
         for task in TASKS:
             torch.testing.assert_close(
                 output.logits[task][heard, 0], offline.logits[task][heard, k], atol=1e-4, rtol=1e-4
@@ -64,7 +64,7 @@ def test_nothing_depends_on_the_future(student):
 
 
 def test_every_parameter_gets_a_gradient(student):
-    trainable = Student(student.config).train()
+    trainable = SpeakerClassifier(student.config).train()
     output = trainable(torch.randn(4, 3 * BLOCK), torch.full((4,), 3 * BLOCK))
     torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
     without = [n for n, p in trainable.named_parameters() if p.grad is None or not p.grad.any()]
@@ -76,7 +76,7 @@ def test_judging_the_features_is_the_forward_pass(compact):
     with torch.no_grad():
         whole = compact(samples, length)
         features = compact.features(samples)
-        judged = compact.judge(features, length)
+        judged = compact.forward_features(features, length)
     assert features.shape == (2, BLOCK // 80, 80)
     assert torch.equal(whole.embedding, judged.embedding)
 

@@ -27,10 +27,10 @@ def test_knowledge_is_the_dictionary_row_of_whom_the_glance_is_sure_of():
         module.gender.bias.copy_(torch.tensor([0.0, 50.0]))  # male
         module.band.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 50.0]))  # 60+
         x = torch.randn(3, 6)
-        z, glance = module(x)
+        z, prior_logits = module(x)
         row = module.dictionary[13].expand(3, 4)  # gender 1 x 7 bands + band 6
         torch.testing.assert_close(z, module.join(torch.cat([x, row], dim=1)))
-    assert set(glance) == {"gender", "age_band"}
+    assert set(prior_logits) == {"gender", "age_band"}
 
 
 def test_the_dictionary_matters_and_a_constant_one_is_a_constant():

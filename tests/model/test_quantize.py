@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.encoders.resnet import ResNetConfig
 from model.export import METADATA_KEY, export
@@ -18,7 +18,7 @@ from model.onnx_passes.activation_ranges import observe
 from model.onnx_passes.graph import Graph, axis_of
 from model.quantize import quantised
 from streamer.inference.metadata import TASKS
-from streamer.inference.model import Student as Served
+from streamer.inference.model import OnnxModel as Served
 
 SHAPE = EcapaConfig(channels=128, dilations=(1, 2), aggregated=128, attention=128)
 CONFIG = StudentConfig(encoder=SHAPE)
@@ -39,7 +39,7 @@ def exported(config, folder):
     """A float32 student of random weights, and as a file."""
     torch.manual_seed(1)
     path = folder / "student.onnx"
-    export(Student(config).eval(), path, calibration=CALIBRATION, provenance={})
+    export(SpeakerClassifier(config).eval(), path, calibration=CALIBRATION, provenance={})
     return onnx.load(path)
 
 
@@ -143,7 +143,7 @@ def test_what_stays_in_the_state_has_the_same_units(pair):
         for index, student in enumerate(served):
             _, memories[index] = student.step(feed["samples"], feed["valid"], memories[index])
     exact, small = (memory.state for memory in memories)
-    temporal = [block.temporal.state_size for block in Student(CONFIG).encoder.blocks]
+    temporal = [block.temporal.state_size for block in SpeakerClassifier(CONFIG).encoder.blocks]
     means = SHAPE.channels
     before = exact.shape[1] - sum(temporal) - len(temporal) * means - 3 * SHAPE.aggregated
     kept, cached, at = [exact[:, :before]], [], before

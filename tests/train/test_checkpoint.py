@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from train.checkpoint import load_student, save
@@ -14,7 +14,7 @@ SMALL = StudentConfig(encoder=EcapaConfig(channels=24), heads=HeadsConfig(embedd
 @pytest.fixture(scope="module")
 def student():
     torch.manual_seed(1)
-    return Student(SMALL).eval()
+    return SpeakerClassifier(SMALL).eval()
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from lhotse import CutSet
 from model.classifier import BLOCK
 from model.export import METADATA_KEY
 from model.labels import DEFAULT_TREE, TASKS
-from streamer.inference.model import Student as ServedStudent
+from streamer.inference.model import OnnxModel as ServedStudent
 from train.checkpoint import load_student
 from train.data.dataset import open_split
 from train.distill import PRESETS, Distill, dictionary, distill
 from train.method.objective import Objective
 from train.method.teacher import embeddings_of
-from train.method.training_step import Lesson
-from train.trainer.trainer import Loop
+from train.method.training_step import TrainingStep
+from train.trainer.trainer import Trainer
 
 SUPERVISED = ["gender", "age_group", "age_band"]
 CAUSAL = ["dependency", "invariance", "glance_gender", "glance_age_band"]
@@ -162,15 +162,15 @@ def test_nothing_in_the_file_says_where_it_was_made(exported, sharded, teacher_r
 )
 def test_words_are_the_flags_that_reproduce_a_run(flags):
     settings = Distill(_cli_parse_args=["--data", "d", "--out", "o", *flags.split()])
-    again = Distill(_cli_parse_args=["--data", "d", "--out", "o", *settings.words()])
+    again = Distill(_cli_parse_args=["--data", "d", "--out", "o", *settings.to_cli_args()])
     assert again == settings
-    assert len(settings.words()) == len(flags.split())
+    assert len(settings.to_cli_args()) == len(flags.split())
 
 
 def test_words_name_no_folder_and_nothing_of_the_machine():
     line = ["--data", "d", "--out", "o", "--teacher", "a/t", "--init", "/b/i", "--exclude", "c/e"]
     line += ["--clean-data", "c", "--workers", "2", "--threads", "1", "--accelerator", "cpu"]
-    assert Distill(_cli_parse_args=[*line, "--hidden", "32"]).words() == [
+    assert Distill(_cli_parse_args=[*line, "--hidden", "32"]).to_cli_args() == [
         *("--exclude", "e", "--init", "i", "--teacher", "t", "--hidden", "32")
     ]  # fmt: skip
 
@@ -297,7 +297,7 @@ def beginning(monkeypatch, line):
         seen.append(self)
         raise StoppedError
 
-    monkeypatch.setattr(Loop, "train", stopped)
+    monkeypatch.setattr(Trainer, "train", stopped)
     with pytest.raises(StoppedError):
         distill(Distill(_cli_parse_args=line))
     (loop,) = seen
@@ -323,7 +323,7 @@ def test_stages_are_those_of_the_preset(preset, words, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    # the glance has no flag
+    # the prior logits have no flag
     [
         field.name
         for field in fields(Objective)
@@ -384,13 +384,13 @@ def test_finished_calls_are_taught_by_their_clean_originals(
 ):
     calls = finished_calls(prepared, tmp_path / "calls")
     known = []
-    forward = Lesson.forward
+    forward = TrainingStep.forward
 
     def recorded(self, samples, lengths, targets, teacher, found):
         known.append(found)
         return forward(self, samples, lengths, targets, teacher, found)
 
-    monkeypatch.setattr(Lesson, "forward", recorded)
+    monkeypatch.setattr(TrainingStep, "forward", recorded)
     flags = ("--preset", "mkd-cos", "--teacher", teacher_run, "--no-streaming")
     distill(
         Distill(_cli_parse_args=tiny(calls, tmp_path / "run", *flags, "--clean-data", prepared))

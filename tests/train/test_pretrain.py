@@ -19,7 +19,7 @@ def test_a_run_ends_in_a_teacher_that_hears_whole_wideband_utterances(teacher_ru
     with torch.no_grad():
         output = teacher(samples, torch.tensor([20000, 9000]))
     assert output.embedding.shape == (2, 1, 12)
-    assert torch.equal(output.ended, torch.ones(2, 1, dtype=torch.bool))
+    assert torch.equal(output.block_mask, torch.ones(2, 1, dtype=torch.bool))
 
 
 def test_dev_scores_stand_beside_the_checkpoint_without_paths(teacher_run):

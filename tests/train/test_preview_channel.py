@@ -9,7 +9,7 @@ import soundfile
 
 from train.corpora.audio import read_audio
 from train.data.dataset import audio_of, open_data
-from train.preview_channel import Listen, main, write_examples
+from train.preview_channel import PreviewChannel, main, write_examples
 from train.telephone import EFFECTS, ChannelSettings, TelephoneChannel, active_level_db
 from train.telephone.spectrogram import Panel, side_by_side, spectrogram_db
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def settings(source, out, **more):
-    return Listen.model_validate({"in": source, "out": out, **more})
+    return PreviewChannel.model_validate({"in": source, "out": out, **more})
 
 
 def test_writes_pairs_pictures_and_a_page(folder, tmp_path):

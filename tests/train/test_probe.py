@@ -10,7 +10,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from pydantic_settings import CliApp
 from rich.console import Console
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from train.corpora.utterance import Utterance
 from train.data.batching import Batch
 from train.probe import Probe, picture, shortcut_report, show
@@ -20,9 +20,9 @@ RATE = 8000
 
 
 @pytest.fixture(scope="module")
-def student() -> Student:
+def student() -> SpeakerClassifier:
     torch.manual_seed(1)
-    return Student(StudentConfig()).eval()
+    return SpeakerClassifier(StudentConfig()).eval()
 
 
 @pytest.fixture(scope="module")

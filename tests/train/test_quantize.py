@@ -2,15 +2,18 @@
 
 import pytest
 
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
-from train.quantize import Quantise
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
+from train.quantize import Quantize
 
 
 def test_writes_a_student_that_can_be_served(prepared, tmp_path):
     out = tmp_path / "small.onnx"
-    command = Quantise(student=DEFAULT_MODEL, data=prepared, out=out, calls=3, channel="clean")
+    command = Quantize(student=DEFAULT_MODEL, data=prepared, out=out, calls=3, channel="clean")
     assert command.run() == out
-    exact, small = Student(DEFAULT_MODEL, provider="cpu"), Student(out, provider="cpu")
+    exact, small = (
+        OnnxModel(DEFAULT_MODEL, provider="cpu"),
+        OnnxModel(out, provider="cpu"),
+    )
     assert small.metadata.model_id != exact.metadata.model_id
     made_by = small.metadata.provenance["quantised"]
     assert made_by["from"] == exact.metadata.model_id
@@ -19,6 +22,6 @@ def test_writes_a_student_that_can_be_served(prepared, tmp_path):
 
 
 def test_refuses_a_student_that_is_quantised_already(prepared, tmp_path):
-    command = Quantise(student=CPU_MODEL, data=prepared, out=tmp_path / "again.onnx")
+    command = Quantize(student=CPU_MODEL, data=prepared, out=tmp_path / "again.onnx")
     with pytest.raises(ValueError, match="quantised already"):
         command.run()

@@ -13,12 +13,12 @@ from lhotse import CutSet
 
 from model.labels import DEFAULT_TREE
 from train.data import batching as loader
-from train.data.babble import Talkers
-from train.data.batching import Calls, evaluation_batches, training_batches
-from train.data.channel_sampler import Lines
+from train.data.babble import BabblePool
+from train.data.batching import TelephoneDataset, evaluation_batches, training_batches
+from train.data.channel_sampler import ChannelSampler
 from train.data.dataset import audio_of, open_split, plain_id, speaker_clips, utterance_of
 from train.data.sampling import Draws, Sampling, expected_copies
-from train.simulate_calls import Degrade, degrade
+from train.simulate_calls import SimulateCalls, degrade
 
 COPIES = 2
 
@@ -30,7 +30,7 @@ def words(data, out, **changes):
 
 
 def run(data, out, **changes):
-    return degrade(Degrade(_cli_parse_args=words(data, out, **changes)))
+    return degrade(SimulateCalls(_cli_parse_args=words(data, out, **changes)))
 
 
 def contents(folder):
@@ -55,8 +55,8 @@ def degraded(sharded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def calls(sharded):
     """As training with the same seed and channel has them."""
-    lines = Lines("full", Talkers.of(open_split(sharded, "train")))
-    return Calls(DEFAULT_TREE, lines, seed=1)
+    lines = ChannelSampler("full", BabblePool.of(open_split(sharded, "train")))
+    return TelephoneDataset(DEFAULT_TREE, lines, seed=1)
 
 
 def test_dev_is_what_evaluation_would_have_heard(sharded, degraded, calls):
@@ -72,7 +72,7 @@ def test_dev_is_what_evaluation_would_have_heard(sharded, degraded, calls):
 
     expected = rows(evaluation_batches(open_split(sharded, "dev"), calls))
     # whatever telephone a run names: these calls have theirs behind them
-    other = Calls(DEFAULT_TREE, Lines("simple"), seed=7)
+    other = TelephoneDataset(DEFAULT_TREE, ChannelSampler("simple"), seed=7)
     assert rows(evaluation_batches(open_split(degraded, "dev"), other)) == expected
 
 
@@ -100,7 +100,7 @@ def test_a_call_goes_through_neither_telephone_nor_gate_again(degraded, monkeypa
         raise AssertionError
 
     monkeypatch.setattr(loader, "speech_of", never)
-    again = Calls(DEFAULT_TREE, never, seed=1)
+    again = TelephoneDataset(DEFAULT_TREE, never, seed=1)
     for cut in open_split(degraded, "train").cuts():
         heard = audio_of(cut, 8000)
         np.testing.assert_array_equal(again.example(cut).speech, heard)
@@ -111,7 +111,7 @@ def test_a_call_goes_through_neither_telephone_nor_gate_again(degraded, monkeypa
 
 def test_training_reads_calls_like_any_other_folder(degraded):
     split = open_split(degraded, "train")
-    plain = Calls(DEFAULT_TREE, None, seed=1, crop=(0.5, 1.0))
+    plain = TelephoneDataset(DEFAULT_TREE, None, seed=1, crop=(0.5, 1.0))
     for batch in training_batches(split, plain, Sampling(batch_size=4), steps=5):
         assert len(set(batch.lengths.tolist())) == 1
         assert {name.split("#")[0] for name in batch.ids} <= {cut.id for cut in split.cuts()}
@@ -120,7 +120,7 @@ def test_training_reads_calls_like_any_other_folder(degraded):
 def test_there_is_no_undegraded_twin(degraded):
     cut = next(iter(open_split(degraded, "dev").cuts()))
     with pytest.raises(ValueError, match=rf"{cut.id}: no undegraded twin .*clean_rate=16000"):
-        Calls(DEFAULT_TREE, None, seed=1, clean_rate=16000).example(cut)
+        TelephoneDataset(DEFAULT_TREE, None, seed=1, clean_rate=16000).example(cut)
 
 
 def test_every_speaker_keeps_the_weight_in_an_epoch_of_the_same_steps(sharded, degraded):
@@ -157,9 +157,9 @@ def test_a_doubted_label_excludes_all_copies(degraded):
 
 
 def test_nobody_is_heard_talking_behind_finished_calls(sharded, degraded):
-    assert not Talkers.of(open_split(degraded, "train")).speech
-    both = Talkers.of(open_split([degraded, sharded], "train"))
-    assert both.speakers == Talkers.of(open_split(sharded, "train")).speakers
+    assert not BabblePool.of(open_split(degraded, "train")).speech
+    both = BabblePool.of(open_split([degraded, sharded], "train"))
+    assert both.speakers == BabblePool.of(open_split(sharded, "train")).speakers
 
 
 # lhotse's own reader leaves the archives open
@@ -215,7 +215,7 @@ def test_what_has_no_speech_or_no_audio_is_left_out_and_listed(make_prepared, tm
     with open(broken.recording.sources[0].source, "r+b") as file:  # noqa: PTH123
         file.truncate(10)
     out = tmp_path / "calls"
-    Degrade(_cli_parse_args=words(prepared, out, channel="clean")).cli_cmd()
+    SimulateCalls(_cli_parse_args=words(prepared, out, channel="clean")).cli_cmd()
     assert f"{2 * COPIES} left out" in capsys.readouterr().out.replace("\n", " ")
     assert json.loads((out / "index.json").read_text())["rejected"] == 2 * COPIES
     rejected = [

@@ -95,8 +95,8 @@ def _utterance(
 
 def _audio(path: str, label: Entry, audio: AudioIndex) -> Entry:
     """By call and file name: the folders before them differ between label, archive and disk."""
-    wanted = path if "/" in path else f"{label.stem}/{path}"
-    sound = audio.find(wanted, label)
+    sound_path = path if "/" in path else f"{label.stem}/{path}"
+    sound = audio.find(sound_path, label)
     if sound is None:
         raise Unusable("audio missing", f"audioPath {path!r}")
     return sound

@@ -22,7 +22,7 @@ OPEN_ARCHIVES = 16
 
 
 class UnreadableFileError(OSError):
-    """A file or member that is there but cannot be read; the message says why."""
+    """A file or member that is there but cannot be read; the message gives the reason."""
 
 
 class MissingFileError(UnreadableFileError):

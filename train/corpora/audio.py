@@ -19,7 +19,7 @@ from train.corpora.archive import (
 
 
 class AudioInfo(NamedTuple):
-    """What the header of a file says: Hz, samples per channel, channels."""
+    """Header of a file: Hz, samples per channel, channels."""
 
     rate: int
     frames: int

@@ -13,7 +13,7 @@ Speaker = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """An utterance, what its header says, and where it belongs.
+    """An utterance, its header, and where it belongs.
 
     Attributes:
         utterance: as the source labels it.

@@ -1,4 +1,4 @@
-"""How a source says that one record is of no use, without stopping at it."""
+"""Error of one record of a source; the source continues."""
 
 from __future__ import annotations
 

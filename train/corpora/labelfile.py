@@ -53,7 +53,7 @@ def items(content: dict[str, Any], name: str) -> list[Any]:
 
 
 def seconds_of(value: object) -> float:
-    """Duration in seconds as the label says, 0 where it does not: the header decides anyway."""
+    """Duration in seconds by the label, 0 if it has none: the header decides anyway."""
     try:
         return max(float(text(value) or 0), 0.0)
     except ValueError:

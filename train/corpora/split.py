@@ -5,7 +5,7 @@ Rules, for each corpus by itself:
 1. A speaker stands in one split only.
 2. Splits that the corpus gives are kept. A speaker whom the corpus has in several goes as a whole
    to the one with most of his clips, ties to the rarer use (test, dev, train): so least changes.
-3. A wanted split that none of the corpora gives is taken out of their train splits.
+3. A requested split that none of the corpora gives is taken out of their train splits.
 4. Everybody else is spread so that each cell of gender and age band meets the fractions; what
    whole numbers leave over goes to whichever split lacks most in the corpus.
 """
@@ -48,7 +48,7 @@ def assign(clips: Iterable[Clip], fractions: Mapping[str, float], seed: int) -> 
 
     Args:
         clips: of one or more corpora.
-        fractions: wanted share of speakers by split; must cover :data:`SPLITS` and sum to 1.
+        fractions: share of speakers by split; must cover :data:`SPLITS` and sum to 1.
         seed: of the choice.
 
     Raises:

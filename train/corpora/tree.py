@@ -114,20 +114,20 @@ class AudioIndex:
     def _key(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         return (*parts[-self._depth : -1], _stem(parts[-1]).casefold())
 
-    def find(self, wanted: str, label: Entry) -> Entry | None:
+    def find(self, path_in_label: str, label: Entry) -> Entry | None:
         """The audio of one label; None if there is none.
 
         Of several with the same end, the one wins whose path shares most components with
-        ``wanted`` counted from the end, then most with the label's path from either end.
+        ``path_in_label`` counted from the end, then most with the label's path from either end.
 
         Args:
-            wanted: path the label gives, with slashes; suffix and leading folders may be wrong.
+            path_in_label: path in the label, with slashes; suffix and leading folders may be wrong.
             label: file the label comes from.
 
         Raises:
             Unusable: several fit equally well.
         """
-        path = tuple(composed(wanted).replace("\\", "/").split("/"))
+        path = tuple(composed(path_in_label).replace("\\", "/").split("/"))
         found = self._entries.get(self._key(path), [])
         if len(found) <= 1:
             return found[0] if found else None
@@ -144,7 +144,9 @@ class AudioIndex:
         best = max(closeness(entry) for entry in found)
         closest = [entry for entry in found if closeness(entry) == best]
         if len(closest) > 1:
-            raise Unusable("audio ambiguous", f"{wanted} fits {closest[0].name}, {closest[1].name}")
+            raise Unusable(
+                "audio ambiguous", f"{path_in_label} fits {closest[0].name}, {closest[1].name}"
+            )
         return closest[0]
 
 

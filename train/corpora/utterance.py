@@ -24,7 +24,7 @@ class Utterance:
         licence: of the audio.
         line: what the microphone signal went through: "wideband" or "telephone" in a corpus,
             :data:`CALL` in shards of train.simulate_calls.
-        split: "train", "dev" or "test" where the corpus says so, else empty.
+        split: "train", "dev" or "test" where the corpus has splits, else empty.
         seconds: of audio; 0 where the source's labels do not say.
     """
 

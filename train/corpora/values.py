@@ -21,7 +21,7 @@ _TEENS = (13, 19)
 
 
 def text(value: object) -> str:
-    """A label as text, empty where it says in one of many spellings that there is none."""
+    """A label as text, empty for the many spellings of a missing value."""
     if value is None:
         return ""
     plain = unicodedata.normalize("NFC", str(value)).strip()

@@ -20,7 +20,7 @@ LONGEST_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
-class Talkers:
+class BabblePool:
     """Speech of some training speakers, pauses taken out.
 
     Attributes:
@@ -32,7 +32,7 @@ class Talkers:
     speakers: tuple[str, ...]
 
     @staticmethod
-    def of(split: Split, count: int = POOL) -> Talkers:
+    def of(split: Split, count: int = POOL) -> BabblePool:
         """One utterance each of the first ``count`` speakers of a split that speak in it.
 
         What cannot be decoded is passed over; the loader names it when it comes to it. So are the
@@ -47,16 +47,16 @@ class Talkers:
             if speaker in speech:
                 continue
             with contextlib.suppress(OSError):
-                heard = speech_of(audio_of(cut, SAMPLE_RATE))[:most]
-                if len(heard) >= SAMPLE_RATE // 2:
-                    speech[speaker] = heard
-        return Talkers(tuple(speech.values()), tuple(speech))
+                found = speech_of(audio_of(cut, SAMPLE_RATE))[:most]
+                if len(found) >= SAMPLE_RATE // 2:
+                    speech[speaker] = found
+        return BabblePool(tuple(speech.values()), tuple(speech))
 
     def besides(self, speaker: str, random: np.random.Generator, n: int) -> Samples:
         """int16 [n] at 8 kHz of one talker other than ``speaker``; silence if there is none.
 
         Args:
-            speaker: ``corpus/speaker`` who must not be heard behind herself.
+            speaker: ``corpus/speaker`` left out, so that no speaker is mixed with herself.
             random: chooses the talker and where to begin; short speech is repeated.
             n: samples.
         """

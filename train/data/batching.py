@@ -38,11 +38,12 @@ _log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
-    """One utterance as the student hears it, and as it was.
+    """One utterance for the student, with its undegraded original.
 
     Attributes:
         speech: int16 [n] at 8 kHz: what the server's gate lets through of the degraded call.
-        clean: int16 [m] at the teacher's rate, the whole undegraded utterance; None unless asked.
+        clean: int16 [m] at the teacher's rate, the whole undegraded utterance; None unless
+            requested.
         targets: class index by task.
     """
 
@@ -60,7 +61,7 @@ class Batch(NamedTuple):
         targets: int64 [B] by task; -1 where unknown.
         ids: cut of each row.
         clean: float32 [B, M], the undegraded twin of each row at the teacher's rate; None unless
-            asked for.
+            requested.
         clean_lengths: int64 [B], samples of each twin; None without them.
     """
 
@@ -87,7 +88,7 @@ def targets_of(utterance: Utterance, tree: LabelTree) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Calls(Dataset[Batch]):
+class TelephoneDataset(Dataset[Batch]):
     """Batches of cuts in, batches of telephone speech out.
 
     Attributes:
@@ -115,11 +116,11 @@ class Calls(Dataset[Batch]):
 
         Args:
             cut: with one supervision; a finished call of train.simulate_calls is only cropped.
-            crop: seconds of speech wanted; None keeps what there is.
+            crop: seconds of speech at most; None keeps what there is.
 
         Raises:
             OSError: its audio cannot be read.
-            ValueError: a twin is asked for and there is none, or a label is foreign to the tree.
+            ValueError: a twin is requested and there is none, or a label is foreign to the tree.
         """
         utterance = utterance_of(cut)
         random = generator(self.seed, self.epoch, cut.id)
@@ -203,7 +204,7 @@ def collate(examples: Mapping[str, Example]) -> Batch:
 
 def training_batches(
     split: Split,
-    calls: Calls,
+    calls: TelephoneDataset,
     sampling: Sampling,
     *,
     steps: int,
@@ -225,7 +226,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: Split, calls: Calls, *, batch_size: int = 32, limit: int | None = None
+    split: Split, calls: TelephoneDataset, *, batch_size: int = 32, limit: int | None = None
 ) -> list[Batch]:
     """Utterances of a split once each, longest first so that padding is small, kept in memory.
 
@@ -237,5 +238,5 @@ def evaluation_batches(
     """
     total = split.clips if limit is None else min(limit, split.clips)
     cuts = track(islice(split.cuts(), limit), "decoding", total)
-    heard = sorted(calls.examples(cuts), key=lambda pair: -len(pair[1].speech))
-    return [collate(dict(heard[i : i + batch_size])) for i in range(0, len(heard), batch_size)]
+    ordered = sorted(calls.examples(cuts), key=lambda pair: -len(pair[1].speech))
+    return [collate(dict(ordered[i : i + batch_size])) for i in range(0, len(ordered), batch_size)]

@@ -1,4 +1,4 @@
-"""Which telephone each utterance is heard through."""
+"""Choose the simulated telephone of each utterance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from streamer.audio.codec import Samples
 from train.corpora.utterance import Utterance
-from train.data.babble import Talkers
+from train.data.babble import BabblePool
 from train.telephone import PRESETS, ChannelSettings, TelephoneChannel
 
 Preset = Literal["clean", "simple", "full"]
@@ -17,21 +17,21 @@ AGAIN = {"level_share": 1.0, "g711_share": 1.0}
 """What is new when a recorded call is made again: its level, and the law of the last mile."""
 
 
-class Lines:
+class ChannelSampler:
     """The channel of every utterance: a drawn one for wideband, hardly any for telephone speech.
 
     Args:
         preset: what wideband recordings go through, a name of ``train.telephone.PRESETS``.
-        talkers: whose talk is heard in the background; None leaves that out.
+        talkers: mixed into the background; None leaves that out.
     """
 
-    def __init__(self, preset: Preset, talkers: Talkers | None = None) -> None:
+    def __init__(self, preset: Preset, talkers: BabblePool | None = None) -> None:
         again = ChannelSettings.clean().model_copy(update=AGAIN if preset != "clean" else {})
         self._channels = {
             "wideband": TelephoneChannel(PRESETS[preset], babble=self._other if talkers else None),
             "telephone": TelephoneChannel(again),
         }
-        self._talkers = talkers or Talkers((), ())
+        self._talkers = talkers or BabblePool((), ())
         self._speaker = ""
 
     def _other(self, random: np.random.Generator, n: int) -> Samples:

@@ -8,13 +8,13 @@ from lhotse import MonoCut
 
 from model.frontend import WIDEBAND_RATE
 from train.corpora.utterance import CALL
-from train.data.batching import Calls, Example, filled, targets_of
+from train.data.batching import Example, TelephoneDataset, filled, targets_of
 from train.data.dataset import audio_of, utterance_of
 from train.data.sampling import generator
 
 
 @dataclass(frozen=True)
-class CleanSpeech(Calls):
+class CleanSpeech(TelephoneDataset):
     """Batches of cuts in, batches of clean speech at 16 kHz out; crops as for calls."""
 
     def example(self, cut: MonoCut, crop: float | None = None) -> Example:

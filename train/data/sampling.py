@@ -112,7 +112,7 @@ class Draws:
     def _order(self, lap: int) -> list[int]:
         """Shards in the order of a pass: at random, but one draw of an utterance after another.
 
-        Of three draws every third of the pass has one, so that an epoch of as many steps hears
+        Of three draws every third of the pass has one, so that an epoch of as many steps sees
         each utterance once instead of some three times and others not at all.
         """
         random = generator(self._sampling.seed, self._epoch, lap)

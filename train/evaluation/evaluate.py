@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.classifier import BLOCK, Student
+from model.classifier import BLOCK, SpeakerClassifier
 from model.labels import TASKS, LabelTree
 from streamer.audio.codec import SAMPLE_RATE
 from train.data.batching import UNKNOWN, Batch
@@ -41,7 +41,7 @@ class Running:
 
 
 @torch.no_grad()
-def run(student: Student, batches: Iterable[Batch]) -> Running:
+def run(student: SpeakerClassifier, batches: Iterable[Batch]) -> Running:
     """Running log-posteriors of every utterance that has speech."""
     student.eval()
     device = next(student.parameters()).device
@@ -49,7 +49,7 @@ def run(student: Student, batches: Iterable[Batch]) -> Running:
     targets: dict[str, list[int]] = {task: [] for task in TASKS}
     for batch in batches:
         output = student(batch.samples.to(device), batch.lengths.to(device))
-        blocks = output.ended.sum(dim=1).tolist()
+        blocks = output.block_mask.sum(dim=1).tolist()
         for task in TASKS:
             rows = output.logits[task].log_softmax(dim=2).cpu().numpy()
             logp[task] += [row[:count] for row, count in zip(rows, blocks, strict=True) if count]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.labels import LabelTree
 from train.evaluation.evaluate import Running
 from train.evaluation.metrics import macro_scores
@@ -93,13 +93,13 @@ def choose(
     return chosen
 
 
-def shiftable(student: Student) -> list[str]:
+def shiftable(student: SpeakerClassifier) -> list[str]:
     """Shifted tasks of ``student``; a marginalised group has no classifier, only its bands."""
     return [task for task in SHIFTED if task in student.heads.classify]
 
 
 @torch.no_grad()
-def apply(student: Student, chosen: dict[str, dict[str, Any]]) -> None:
+def apply(student: SpeakerClassifier, chosen: dict[str, dict[str, Any]]) -> None:
     """Shift the biases of ``student`` as :func:`choose` found, in place."""
     for task, found in chosen.items():
         linear = student.heads.classify[task]

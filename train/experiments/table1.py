@@ -38,7 +38,7 @@ from train.experiments.table1_rows import (
     PAPER_ROWS,
     PREPARATION,
     ROWS,
-    Row,
+    TableRow,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ class Busy(Exception):
 class Run:
     """One run of a row, with its flags: no paths, folders by role and other runs by name."""
 
-    row: Row
+    row: TableRow
     seed: int
     flags: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class Run:
         return f"{self.row.id}-s{self.seed}"
 
 
-def chosen(options: argparse.Namespace) -> list[Row]:
+def chosen(options: argparse.Namespace) -> list[TableRow]:
     """Return the requested rows in the table's order; raises ValueError for an unknown one."""
     if options.only:
         for pattern in options.only:
@@ -103,7 +103,7 @@ def chosen(options: argparse.Namespace) -> list[Row]:
     return [*rows, *(ABLATIONS if options.ablations else ())]
 
 
-def missing_runs(rows: Sequence[Row], options: argparse.Namespace) -> list[Run]:
+def missing_runs(rows: Sequence[TableRow], options: argparse.Namespace) -> list[Run]:
     """Return the runs without a record of their flags, each after the runs that it needs.
 
     Seeds come in turn, so that a first full table is ready early. A run that another needs is
@@ -111,7 +111,7 @@ def missing_runs(rows: Sequence[Row], options: argparse.Namespace) -> list[Run]:
     """
     order: dict[str, Run] = {}
 
-    def add(row: Row, seed: int, *, needed: bool) -> None:
+    def add(row: TableRow, seed: int, *, needed: bool) -> None:
         run = Run(row, seed, flags_of(row, seed, options))
         lost = needed and not (options.work / run.name / "last.pt").exists()
         if run.name in order or not (lost or record_flags(run, options) != list(run.flags)):

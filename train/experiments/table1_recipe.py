@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.experiments.table1_rows import FIRST_SEED, Row
+from train.experiments.table1_rows import FIRST_SEED, TableRow
 
 Folders = Mapping[str, Sequence[str]]
 """Data folders by role."""
@@ -49,7 +49,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, type=type(value), default=value, metavar="X", help=text)
 
 
-def flags_of(row: Row, seed: int, options: argparse.Namespace) -> tuple[str, ...]:
+def flags_of(row: TableRow, seed: int, options: argparse.Namespace) -> tuple[str, ...]:
     """Return the flags of a run without paths: folders by role, other runs by name.
 
     All of the recipe is spelled out, also where it is the default, so that records compare.
@@ -74,7 +74,9 @@ def flags_of(row: Row, seed: int, options: argparse.Namespace) -> tuple[str, ...
     return tuple(words)
 
 
-def command(row: Row, name: str, flags: Sequence[str], folders: Folders, work: Path) -> list[str]:
+def command(
+    row: TableRow, name: str, flags: Sequence[str], folders: Folders, work: Path
+) -> list[str]:
     """Return the training process of a run: roles and runs in its flags become paths.
 
     Args:

@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.labels import TASKS
 from train.checkpoint import load_student
-from train.data.babble import Talkers
-from train.data.batching import Calls, evaluation_batches
-from train.data.channel_sampler import Lines
+from train.data.babble import BabblePool
+from train.data.batching import TelephoneDataset, evaluation_batches
+from train.data.channel_sampler import ChannelSampler
 from train.data.clean import CleanSpeech
 from train.data.dataset import open_split
 from train.evaluation.evaluate import run as evaluate
 from train.evaluation.logit_adjustment import choose
 from train.evaluation.machine import code_version, device_name
-from train.experiments.table1_rows import Knowledge, Row
+from train.experiments.table1_rows import Knowledge, TableRow
 
 CHANNEL_SEED = 1
 """Seed of the simulated telephone for test speech: the same for every row and seed."""
@@ -50,7 +50,7 @@ class Record:
 
     @property
     def key(self) -> tuple[str, int]:
-        """Row and seed."""
+        """TableRow and seed."""
         return self.meta["row"], self.meta["seed"]
 
     def write(self, folder: Path) -> None:
@@ -79,7 +79,7 @@ def read_all(folder: Path) -> dict[tuple[str, int], Record]:
     return {record.key: record for record in records}
 
 
-def spoil(student: Student, knowledge: Knowledge, seed: int) -> None:
+def spoil(student: SpeakerClassifier, knowledge: Knowledge, seed: int) -> None:
     """Replace the dictionary K of a trained student; raises ValueError if it has none."""
     prior = student.heads.prior
     if prior is None:
@@ -95,7 +95,7 @@ def spoil(student: Student, knowledge: Knowledge, seed: int) -> None:
 
 
 def measure_run(
-    row: Row, seed: int, flags: Sequence[str], folder: Path, data: Sequence[str]
+    row: TableRow, seed: int, flags: Sequence[str], folder: Path, data: Sequence[str]
 ) -> Record:
     """Test a finished run on whole utterances and return its record.
 
@@ -118,10 +118,10 @@ def measure_run(
         raise ValueError(f"{folder.name}: its log has no epoch")
     tree = student.config.tree
     if row.pretrains:
-        calls: Calls = CleanSpeech(tree, None, CHANNEL_SEED)
+        calls: TelephoneDataset = CleanSpeech(tree, None, CHANNEL_SEED)
     else:  # calls of train.simulate_calls stay as they are, clean speech goes through the telephone
-        talkers = Talkers.of(open_split(list(data), "train"))
-        calls = Calls(tree, Lines("full", talkers), CHANNEL_SEED)
+        talkers = BabblePool.of(open_split(list(data), "train"))
+        calls = TelephoneDataset(tree, ChannelSampler("full", talkers), CHANNEL_SEED)
     dev = evaluate(student, evaluation_batches(open_split(list(data), "dev"), calls))
     split = open_split(list(data), "test")
     batches = evaluation_batches(split, calls)

@@ -20,7 +20,7 @@ FIRST_SEED = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row: a training command up to network size, seed and folders.
 
     Attributes:
@@ -108,10 +108,10 @@ _OFFLINE = "--no-streaming"
 """The paper's encoders see whole utterances."""
 
 
-def _student(network: Network, preset: str) -> Row:
+def _student(network: Network, preset: str) -> TableRow:
     """Make a row of the telephone block."""
     name, taught = f"{network}-{preset}", preset != "base"
-    return Row(
+    return TableRow(
         name,
         "telephone",
         network,
@@ -123,10 +123,10 @@ def _student(network: Network, preset: str) -> Row:
     )
 
 
-def _inhouse(preset: str) -> Row:
+def _inhouse(preset: str) -> TableRow:
     """Make a row of the in-house block: the telephone base of other corpora, fine-tuned."""
     name, taught = f"inhouse-{preset}", preset != "base"
-    return Row(
+    return TableRow(
         name,
         "inhouse",
         "ecapa",
@@ -140,9 +140,9 @@ def _inhouse(preset: str) -> Row:
     )
 
 
-PAPER_ROWS: tuple[Row, ...] = (
+PAPER_ROWS: tuple[TableRow, ...] = (
     *(
-        Row(f"{n}-clean", "clean", n, "base", data="clean", paper=_PAPER[f"{n}-clean"])
+        TableRow(f"{n}-clean", "clean", n, "base", data="clean", paper=_PAPER[f"{n}-clean"])
         for n in _NETWORKS
     ),
     *(_student(network, preset) for network in _NETWORKS for preset in _METHODS),
@@ -150,8 +150,10 @@ PAPER_ROWS: tuple[Row, ...] = (
 )
 """The table in the paper's order, and the combinations that it leaves out."""
 
-PREPARATION: tuple[Row, ...] = (
-    Row("rest-clean", "preparation", "ecapa", "teacher of the in-house rows", data="rest-clean"),
+PREPARATION: tuple[TableRow, ...] = (
+    TableRow(
+        "rest-clean", "preparation", "ecapa", "teacher of the in-house rows", data="rest-clean"
+    ),
     replace(
         _student("ecapa", "base"),
         id="rest-base",
@@ -164,7 +166,7 @@ PREPARATION: tuple[Row, ...] = (
 """What the in-house rows are made from, without the in-house corpus."""
 
 
-def _ablation(preset: str, suffix: str, method: str, *flags: str) -> Row:
+def _ablation(preset: str, suffix: str, method: str, *flags: str) -> TableRow:
     """Make a telephone row of ECAPA with other flags, which override what the preset sets."""
     row = _student("ecapa", preset)
     kept = tuple(f for f in row.flags if f != _OFFLINE or "--streaming" not in flags)
@@ -180,7 +182,7 @@ def _ablation(preset: str, suffix: str, method: str, *flags: str) -> Row:
     )
 
 
-def _gammas(negative: float, positive: float, margin: float) -> Row:
+def _gammas(negative: float, positive: float, margin: float) -> TableRow:
     text = f"{negative:g}-{positive:g}-{margin:g}"
     method = f"asymmetric loss, gammas {negative:g} and {positive:g}, margin {margin:g}"
     values = {"gamma-negative": negative, "gamma-positive": positive, "margin": margin}
@@ -188,7 +190,7 @@ def _gammas(negative: float, positive: float, margin: float) -> Row:
     return _ablation("ch", f"gammas-{text}", method, *flags)
 
 
-def _afterwards(spoil: Knowledge) -> Row:
+def _afterwards(spoil: Knowledge) -> TableRow:
     row = _ablation("ch", f"k-{spoil}-after", f"K {spoil} after training")
     return replace(row, source="ecapa-ch", spoil=spoil)
 
@@ -196,7 +198,7 @@ def _afterwards(spoil: Knowledge) -> Row:
 _SPOILT: tuple[Knowledge, ...] = ("zeroed", "shuffled", "mean")
 _CROSS_ENTROPY = ("--age-loss", "cross-entropy")
 
-ABLATIONS: tuple[Row, ...] = (
+ABLATIONS: tuple[TableRow, ...] = (
     _ablation("ch", "cross-entropy", "no asymmetric loss", *_CROSS_ENTROPY),
     _ablation("ch", "no-dependency", "no dependency loss", "--dependency", "none"),
     _ablation("ch", "smooth", "dependency loss smooth", "--dependency", "smooth"),
@@ -240,4 +242,4 @@ ABLATIONS: tuple[Row, ...] = (
 )
 """What each part is worth: telephone, ECAPA, each against its reference row."""
 
-ROWS: dict[str, Row] = {row.id: row for row in (*PAPER_ROWS, *PREPARATION, *ABLATIONS)}
+ROWS: dict[str, TableRow] = {row.id: row for row in (*PAPER_ROWS, *PREPARATION, *ABLATIONS)}

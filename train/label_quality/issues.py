@@ -1,8 +1,8 @@
 """Which labels contradict the voice: confident learning on out-of-fold probabilities by speaker.
 
 Two unlike classifiers (linear, boosted trees) see features that no label has touched; each clip
-is judged by models that never heard its speaker. The clips of a speaker are averaged, because a
-speaker has one gender and one age, and cleanlab decides which labels are probably wrong
+is judged by models that were not trained on its speaker. The clips of a speaker are averaged,
+because a speaker has one gender and one age, and cleanlab decides which labels are probably wrong
 (Northcutt et al. 2021, "Confident learning").
 """
 
@@ -34,7 +34,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the voice says about one label of one speaker.
+    """What the voice suggests about one label of one speaker.
 
     Attributes:
         speaker: as given to :func:`judge`.
@@ -112,9 +112,9 @@ def judge(
     probability = out_of_fold(features[rows], truth, fold, 1 / clips[unit], seed)
     averaged = np.stack([np.bincount(unit, column) / clips for column in probability.T], axis=1)
     averaged /= averaged.sum(axis=1, keepdims=True)
-    told = np.array([label for _, label in units])
-    flagged = find_label_issues(told, averaged, filter_by=method, n_jobs=1)
-    quality = get_label_quality_scores(told, averaged, method="self_confidence")
+    given = np.array([label for _, label in units])
+    flagged = find_label_issues(given, averaged, filter_by=method, n_jobs=1)
+    quality = get_label_quality_scores(given, averaged, method="self_confidence")
     first = np.unique(unit, return_index=True)[1]
     return Judgement(
         [

@@ -19,7 +19,7 @@ from train.label_quality.issues import Verdict
 HEADER = ("task", "corpus", "speakers judged", "flagged", "their clips", "by pitch", "both")
 KEYS = ("task", "corpus", "judged", "flagged", "clips", "by_pitch", "both")
 COLOURS = {"female": "#d55e00", "male": "#0072b2", "child": "#009e73", "adult": "#56b4e9"}
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+"""Colours of Okabe and Ito, distinct for colour-blind readers too."""
 LIMITS = (
     "A list of doubts, not of errors: the voice cannot tell a wrong label from an unusual voice. "
     "Gender is judged from 16 years on; children's is not. Age is judged as child against adult "

@@ -51,7 +51,7 @@ def voices(
         cuts: of a split; the cache is theirs in this order, by id and place of the audio.
         cache: folder of caches; made if absent.
         jobs: threads. Decoding and FFTs leave Python's lock, so threads are enough.
-        done: told the number of cuts after each part.
+        done: called with the number of cuts after each part.
 
     Returns:
         float32 [n, len(FEATURES)]; a row of NaN where too little is voiced.

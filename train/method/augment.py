@@ -34,7 +34,7 @@ class ChannelTilt(nn.Module):
 class FrequencyMask(nn.Module):
     """SpecAugment's frequency masking (Park et al. 2019): bands replaced by their batch mean.
 
-    No time masks: the student pools over time, and a pause says the same.
+    No time masks: the student pools over time, and a pause has the same effect.
 
     Args:
         masks: bands per utterance; widest: bins of the widest band.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from model.classifier import BLOCK, Output
+from model.classifier import BLOCK, ClassifierOutput
 from model.labels import LabelTree
 from streamer.audio.codec import SAMPLE_RATE
 from train.data.batching import UNKNOWN
@@ -40,7 +40,7 @@ class Objective:
         age_group_weight, age_band_weight: of the two levels.
         dependency: penalty for predictions that contradict the hierarchy.
         dependency_weight: of it.
-        invariance_weight: of the divergence between what is said of plain and of styled speech.
+        invariance_weight: of the divergence between predictions on plain and on styled speech.
         glance_weight: of the first look that asks the dictionary K.
 
     Raises:
@@ -70,15 +70,15 @@ class Objective:
                 raise ValueError(f"{name} {getattr(self, name)} is not below 1")
 
 
-def prefix_weights(ended: Tensor) -> Tensor:
+def prefix_weights(block_mask: Tensor) -> Tensor:
     """[B, n] weight of the posterior after each block; rows of speechless utterances are zero.
 
     The running posterior is supervised at every block, because a caller is judged while still
     talking; the first syllables are too ambiguous to count in full.
     """
-    order = torch.arange(ended.shape[1], device=ended.device)
+    order = torch.arange(block_mask.shape[1], device=block_mask.device)
     seconds = (order + 1) * (BLOCK / SAMPLE_RATE)
-    weight = (seconds / FULL_WEIGHT_SECONDS).clamp(max=1.0) * ended
+    weight = (seconds / FULL_WEIGHT_SECONDS).clamp(max=1.0) * block_mask
     return weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
@@ -104,7 +104,7 @@ def _age(objective: Objective, logits: Tensor, target: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Taught:
+class DistillationTargets:
     """What the teacher knows of the utterances of a batch.
 
     Attributes:
@@ -120,18 +120,18 @@ class Taught:
 
 def total_objective(
     objective: Objective,
-    output: Output,
+    output: ClassifierOutput,
     targets: Mapping[str, Tensor],
     tree: LabelTree,
     *,
-    taught: Taught | None = None,
-    plain: Output | None = None,
+    taught: DistillationTargets | None = None,
+    plain: ClassifierOutput | None = None,
 ) -> dict[str, Tensor]:
     """The paper's terms in the paper's order, weighted; their sum is what is minimised.
 
     ``L_total = λ L_dist(S, T) + L_CE(H_gender, Y_gender) + L_asl(H_agesup, Y_agesup)
     + L_asl(H_agesub, Y_agesub) + L_dep(H_agesup, H_agesub)``, and what the poster's causal graph
-    asks for beside it: the invariance of Z -> H -> Y, and the glance of X -> Z <- K.
+    asks for beside it: the invariance of Z -> H -> Y, and the prior logits of X -> Z <- K.
 
     Args:
         objective: which terms.
@@ -150,11 +150,11 @@ def total_objective(
     for task, values in output.logits.items():
         if values.shape[-1] != len(tree.classes(task)):
             raise ValueError(f"{task}: {values.shape[-1]} logits for {tree.classes(task)}")
-    weights = prefix_weights(output.ended)
+    weights = prefix_weights(output.block_mask)
     blocks = weights.shape[1]
     logits = {task: values.flatten(0, 1) for task, values in output.logits.items()}
     known = {task: target != UNKNOWN for task, target in targets.items()}
-    wanted = {
+    targets = {
         task: target.clamp(min=0).repeat_interleave(blocks) for task, target in targets.items()
     }
     terms: dict[str, Tensor] = {}
@@ -167,16 +167,16 @@ def total_objective(
 
     gender = cross_entropy(
         logits["gender"],
-        wanted["gender"],
+        targets["gender"],
         reduction="none",
         label_smoothing=objective.label_smoothing,
     )
     terms["gender"] = _mean(gender, weights, known["gender"])
 
-    group = _age(objective, logits["age_group"], wanted["age_group"])
+    group = _age(objective, logits["age_group"], targets["age_group"])
     terms["age_group"] = objective.age_group_weight * _mean(group, weights, known["age_group"])
 
-    band = _age(objective, logits["age_band"], wanted["age_band"])
+    band = _age(objective, logits["age_band"], targets["age_band"])
     terms["age_band"] = objective.age_band_weight * _mean(band, weights, known["age_band"])
 
     if objective.dependency != "none":
@@ -190,8 +190,8 @@ def total_objective(
                 logits["age_group"],
                 band,
                 group,
-                wanted["age_band"],
-                wanted["age_group"],
+                targets["age_band"],
+                targets["age_group"],
                 parent,
             )
         terms["dependency"] = objective.dependency_weight * _mean(each, weights, known["age_band"])
@@ -208,7 +208,7 @@ def total_objective(
             ).sum()
         )
 
-    for task, values in output.glance.items():
-        each = cross_entropy(values.flatten(0, 1), wanted[task], reduction="none")
+    for task, values in output.prior_logits.items():
+        each = cross_entropy(values.flatten(0, 1), targets[task], reduction="none")
         terms[f"glance_{task}"] = objective.glance_weight * _mean(each, weights, known[task])
     return terms

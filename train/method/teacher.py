@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.frontend import WIDEBAND_RATE
 from model.labels import LabelTree
 from train.checkpoint import FILE, load_student
@@ -65,8 +65,8 @@ class Embeddings:
         rows = []
         for kind in range(kinds):
             inside = weight * (self.kind == kind)
-            heard = inside.sum() > 0
-            rows.append(np.average(self.matrix, axis=0, weights=inside) if heard else everyone)
+            present = inside.sum() > 0
+            rows.append(np.average(self.matrix, axis=0, weights=inside) if present else everyone)
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
@@ -84,13 +84,13 @@ def _batches(split: Split, speech: CleanSpeech) -> Iterator[Batch]:
 
 
 def _sorted(window: list[MonoCut], speech: CleanSpeech) -> Iterator[Batch]:
-    heard = sorted(speech.examples(window), key=lambda pair: -len(pair[1].speech))
-    for start in range(0, len(heard), _BATCH):
-        yield collate(dict(heard[start : start + _BATCH]))
+    ordered = sorted(speech.examples(window), key=lambda pair: -len(pair[1].speech))
+    for start in range(0, len(ordered), _BATCH):
+        yield collate(dict(ordered[start : start + _BATCH]))
 
 
 @torch.no_grad()
-def embed(teacher: Student, split: Split) -> Embeddings:
+def embed(teacher: SpeakerClassifier, split: Split) -> Embeddings:
     """The teacher's view of every clean utterance of ``split``.
 
     Raises:
@@ -133,7 +133,7 @@ def embeddings_of(
         raise ValueError(f"{folder.name}: the teacher was trained on other labels")
     if teacher.config.sample_rate != WIDEBAND_RATE:
         raise ValueError(
-            f"{folder.name}: hears {teacher.config.sample_rate} Hz and is no teacher; "
+            f"{folder.name}: takes {teacher.config.sample_rate} Hz and is no teacher; "
             "it has to be a run of train.pretrain"
         )
     key = hashlib.sha256((folder / FILE).read_bytes())

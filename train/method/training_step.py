@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.classifier import Output, Student
+from model.classifier import ClassifierOutput, SpeakerClassifier
 from train.method.mixup import TemporalFrequencyMixup
-from train.method.objective import Objective, Taught, total_objective
+from train.method.objective import DistillationTargets, Objective, total_objective
 
 
-class Lesson(nn.Module):
+class TrainingStep(nn.Module):
     """The student with everything that only training needs; one module, so that DDP wraps it.
 
     Args:
@@ -27,7 +27,7 @@ class Lesson(nn.Module):
 
     def __init__(
         self,
-        student: Student,
+        student: SpeakerClassifier,
         objective: Objective,
         *,
         augment: nn.Module,
@@ -41,14 +41,14 @@ class Lesson(nn.Module):
         self.augment = augment
         self.mixup = mixup
         self.project = nn.Linear(student.config.heads.embedding, taught) if taught else None
-        judge: Callable[[Tensor, Tensor], Output] = student.judge
-        self._judge = torch.compile(judge) if compiled else judge
+        forward: Callable[[Tensor, Tensor], ClassifierOutput] = student.forward_features
+        self._forward = torch.compile(forward) if compiled else forward
 
-    def _plain(self, features: Tensor, lengths: Tensor) -> Output:
-        """What the student says, as it is now, of the speech without style; no gradient."""
+    def _plain(self, features: Tensor, lengths: Tensor) -> ClassifierOutput:
+        """Current predictions of the student for the speech without style; no gradient."""
         self.student.eval()
         with torch.no_grad():
-            output = self.student.judge(features, lengths)
+            output = self.student.forward_features(features, lengths)
         self.student.train()
         return output
 
@@ -76,10 +76,10 @@ class Lesson(nn.Module):
             if self.mixup is not None:
                 frames = torch.div(lengths, self.student.frontend.hop, rounding_mode="floor")
                 styled = self.mixup(styled, frames)
-        output = self._judge(styled, lengths)
+        output = self._forward(styled, lengths)
         taught = None
         if self.project is not None and teacher is not None and known is not None:
-            taught = Taught(self.project(output.embedding), teacher, known)
+            taught = DistillationTargets(self.project(output.embedding), teacher, known)
         unstyled = self._plain(plain, lengths) if self.objective.invariance_weight else None
         with torch.autocast(samples.device.type, enabled=False):
             return total_objective(
@@ -89,14 +89,14 @@ class Lesson(nn.Module):
                 self.student.config.tree,
                 taught=None
                 if taught is None
-                else Taught(taught.student.float(), taught.teacher, taught.known),
+                else DistillationTargets(taught.student.float(), taught.teacher, taught.known),
                 plain=None if unstyled is None else _full(unstyled),
             )
 
 
-def _full(output: Output) -> Output:
+def _full(output: ClassifierOutput) -> ClassifierOutput:
     """The same in single precision: losses are not computed in 16 bits."""
     return output._replace(
         logits={task: values.float() for task, values in output.logits.items()},
-        glance={task: values.float() for task, values in output.glance.items()},
+        prior_logits={task: values.float() for task, values in output.prior_logits.items()},
     )

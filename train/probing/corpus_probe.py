@@ -1,7 +1,7 @@
 """Does an embedding know which corpus a voice comes from, where the age is the same?
 
 A student can learn the microphone of a corpus instead of the age of its speakers. Within one age
-band the corpus says nothing about the age, so a linear probe that finds it there shows that the
+band the corpus is no hint of the age, so a linear probe that finds it there shows that the
 way to the shortcut is open (Alain and Bengio 2016, "linear classifier probes").
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.frontend import HOP, WINDOW
 from train.data.batching import Batch
 
@@ -36,7 +36,7 @@ class Embedded:
 
 
 @torch.no_grad()
-def embed(student: Student, batches: Iterable[Batch]) -> Embedded:
+def embed(student: SpeakerClassifier, batches: Iterable[Batch]) -> Embedded:
     """Run ``student`` offline over ``batches``; utterances without speech are left out.
 
     Raises:
@@ -47,23 +47,23 @@ def embed(student: Student, batches: Iterable[Batch]) -> Embedded:
     parts: list[tuple[Matrix, Matrix, Matrix, NDArray[np.int64]]] = []
     for batch in batches:
         output = student(batch.samples, batch.lengths)
-        blocks = output.ended.sum(dim=1)
-        heard = torch.nonzero((blocks > 0) & (batch.lengths >= WINDOW))[:, 0]
+        blocks = output.block_mask.sum(dim=1)
+        spoken = torch.nonzero((blocks > 0) & (batch.lengths >= WINDOW))[:, 0]
         features = student.frontend(batch.samples)
         frames = 1 + (batch.lengths - WINDOW) // HOP
         inside = (torch.arange(features.shape[1]) < frames[:, None]).to(features.dtype)[..., None]
         spectra = (features * inside).sum(dim=1) / frames.clamp(min=1)[:, None]
-        last = blocks[heard] - 1
-        posteriors = output.logits["age_band"][heard, last].softmax(dim=1)
+        last = blocks[spoken] - 1
+        posteriors = output.logits["age_band"][spoken, last].softmax(dim=1)
         parts.append(
             (
-                output.embedding[heard, last].numpy(),
-                spectra[heard].numpy(),
+                output.embedding[spoken, last].numpy(),
+                spectra[spoken].numpy(),
                 posteriors.numpy(),
-                batch.targets["age_band"][heard].numpy(),
+                batch.targets["age_band"][spoken].numpy(),
             )
         )
-        ids += [batch.ids[i] for i in heard.tolist()]
+        ids += [batch.ids[i] for i in spoken.tolist()]
     if not ids:
         raise ValueError("there is speech in none of the utterances")
     embeddings, spectra_, posteriors_, targets = (

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from train.corpora.utterance import Utterance
 from train.data.batching import Batch
 from train.probing.corpus_probe import corpus_probe
@@ -31,7 +31,7 @@ Report = dict[str, Any]
 
 
 def shortcut_report(
-    student: Student,
+    student: SpeakerClassifier,
     batches: Iterable[Batch],
     utterances: Mapping[str, Utterance],
     *,
@@ -93,13 +93,13 @@ def _ranged(interval: Mapping[str, float] | None) -> str:
 
 def show(report: Report, console: Console) -> None:
     """Print :func:`shortcut_report` to a terminal."""
-    bands = Table(title="Which corpus? told within one age band", title_justify="left")
+    bands = Table(title="Which corpus? within one age band", title_justify="left")
     for name in ("age band", "corpora", "chance", "shuffled", "audio", "embedding"):
         bands.add_column(name)
     for row in report["corpus_probe"]:
-        told = row["reason"] or _ranged({**row, "value": row["accuracy"]})
+        accuracy = row["reason"] or _ranged({**row, "value": row["accuracy"]})
         chance, shuffled, audio = (figure(row[key]) for key in ("chance", "shuffled", "audio"))
-        bands.add_row(row["band"], str(len(row["speakers"])), chance, shuffled, audio, told)
+        bands.add_row(row["band"], str(len(row["speakers"])), chance, shuffled, audio, accuracy)
     console.print(bands)
     inside = Table(title="Age inside one corpus", title_justify="left")
     for name in ("bands", "corpus", "speakers", "balanced accuracy", "AUC"):

@@ -1,4 +1,4 @@
-"""Age told inside one corpus, where knowing the corpus does not help."""
+"""Age classified within one corpus, where the corpus itself is no hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Two age bands told apart inside one corpus.
+    """Two age bands separated within one corpus.
 
     Attributes:
         pair: the two bands.

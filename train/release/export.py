@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.export import export
 from train.corpora.utterance import Utterance
 from train.data.batching import Batch
@@ -51,7 +51,7 @@ def _brief(report: Report) -> dict[str, Any]:
 
 
 def release(
-    student: Student,
+    student: SpeakerClassifier,
     dev: Sequence[Batch],
     *,
     recipe: dict[str, Any],
@@ -62,7 +62,7 @@ def release(
 ) -> Path:
     """Calibrate ``student`` on dev and write ``out/student.onnx`` and ``out/dev.json``.
 
-    The file carries how well the corpus can be told from its embedding, so that every age score
+    The file carries how well its embedding reveals the corpus, so that every age score
     of it can be shown beside that.
 
     Args:

@@ -37,21 +37,21 @@ _REVIEWED = re.compile(r"<!-- describes: (\S+) -->\n")
 _MACHINE_PATH = re.compile(r"(?<![\w.:/<])(?:~|[A-Za-z]:\\|/)[\w.-]*/[\w./-]*")
 
 
-class Unusable(Exception):
+class UnusableInput(Exception):
     """A file from which no card can be made; the message is one line."""
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Read a model and its metadata; raises Unusable if it is none of ours."""
+    """Read a model and its metadata; raises UnusableInput if it is none of ours."""
     try:
         model = onnx.load(path)
     except OSError as error:
-        raise Unusable(f"--model {path}: {error.strerror}") from error
+        raise UnusableInput(f"--model {path}: {error.strerror}") from error
     except DecodeError as error:
-        raise Unusable(f"--model {path}: not an ONNX file") from error
+        raise UnusableInput(f"--model {path}: not an ONNX file") from error
     found = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
     if found is None:
-        raise Unusable(f"--model {path}: no metadata {METADATA_KEY!r}")
+        raise UnusableInput(f"--model {path}: no metadata {METADATA_KEY!r}")
     metadata: dict[str, Any] = json.loads(found)
     return model, metadata
 
@@ -63,7 +63,7 @@ def read_sources(paths: Mapping[str, Path]) -> Sources:
         paths: by source: model, accuracy, per_speaker, probe.
 
     Raises:
-        Unusable: a file cannot be read, or measures another model.
+        UnusableInput: a file cannot be read, or measures another model.
     """
     model, metadata = read_model(paths["model"])
     values: dict[str, Any] = {"model": metadata}
@@ -78,14 +78,14 @@ def read_sources(paths: Mapping[str, Path]) -> Sources:
         try:
             values[name] = json.loads(paths[name].read_text(encoding="utf-8"))
         except OSError as error:
-            raise Unusable(f"{flag}: {error.strerror}") from error
+            raise UnusableInput(f"{flag}: {error.strerror}") from error
         except ValueError as error:
-            raise Unusable(f"{flag}: not JSON: {error}") from error
+            raise UnusableInput(f"{flag}: not JSON: {error}") from error
         if name != "probe" and values[name].get("model") not in known:
             measured = values[name].get("model")
-            raise Unusable(f"{flag}: measured {measured}, not {' or '.join(sorted(known))}")
+            raise UnusableInput(f"{flag}: measured {measured}, not {' or '.join(sorted(known))}")
         if name != "probe" and values[name]["per_speaker"] != (name == "per_speaker"):
-            raise Unusable(f"{flag}: per_speaker is {values[name]['per_speaker']}")
+            raise UnusableInput(f"{flag}: per_speaker is {values[name]['per_speaker']}")
     trained = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
     digests = {
         name: (path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
@@ -100,7 +100,7 @@ def read_sources(paths: Mapping[str, Path]) -> Sources:
 
 
 def value_at(values: Mapping[str, Any], reference: str) -> str:
-    """Format the value that a placeholder refers to; raises Unusable if there is none."""
+    """Format the value that a placeholder refers to; raises UnusableInput if there is none."""
     path, _, form = reference.partition(":")
     keys = path.split("/")
     at: Any = values
@@ -109,9 +109,9 @@ def value_at(values: Mapping[str, Any], reference: str) -> str:
         for key in keys:
             parent, at = at, at[int(key)] if isinstance(at, list) else at[key]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise Unusable(f"template: {{{{{reference}}}}}: no {key!r}") from error
+        raise UnusableInput(f"template: {{{{{reference}}}}}: no {key!r}") from error
     if isinstance(at, dict | list | None):
-        raise Unusable(f"template: {{{{{reference}}}}} is no figure and no text")
+        raise UnusableInput(f"template: {{{{{reference}}}}} is no figure and no text")
     if form == "%":
         return f"{at:.0%}"
     if isinstance(at, float) or form:
@@ -126,28 +126,28 @@ def fill(template: str, sources: Sources) -> str:
     """Fill a template.
 
     Raises:
-        Unusable: it describes another model, an unknown table or value, or a path of this machine
+        UnusableInput: it describes another model, an unknown table or value, or a local path
             would be published.
     """
     reviewed = _REVIEWED.match(template)
     model = sources.values["model"]["model_id"]
     if reviewed is None or reviewed.group(1) != model:
         described = reviewed.group(1) if reviewed else "no model"
-        raise Unusable(f"template describes {described}: review its prose for {model}")
+        raise UnusableInput(f"template describes {described}: review its prose for {model}")
 
     def filled(found: re.Match[str]) -> str:
         kind, _, name = found.group(1).partition(" ")
         if kind != "table":
             return value_at(sources.values, found.group(1))
         if name not in TABLES:
-            raise Unusable(f"template: no table {name!r}; there are {', '.join(TABLES)}")
+            raise UnusableInput(f"template: no table {name!r}; there are {', '.join(TABLES)}")
         align: Any = "left" if name in TEXT_TABLES else "right"
         return TABLES[name](sources).markdown(align=align)
 
     page = _PLACEHOLDER.sub(filled, template[reviewed.end() :])
     leaked = _MACHINE_PATH.search(page)
     if leaked:
-        raise Unusable(f"a path of this machine would be published: {leaked.group()}")
+        raise UnusableInput(f"a path of this machine would be published: {leaked.group()}")
     return page
 
 
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sources = read_sources({name: getattr(options, name) for name in names})
         page = fill(options.template.read_text(encoding="utf-8"), sources)
         options.out.write_text(page, encoding="utf-8")
-    except (Unusable, OSError) as error:
+    except (UnusableInput, OSError) as error:
         print(f"model_card: {error}", file=sys.stderr)
         return 2
     return 0

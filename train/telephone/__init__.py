@@ -3,7 +3,7 @@
     channel = TelephoneChannel(ChannelSettings.full(), babble=other_talkers)
     degraded = channel(clean, np.random.default_rng(seed))
 
-The clean utterance stays as it is, so that a teacher can hear it while the student hears its
+The clean utterance stays as it is, so that a teacher can use it while the student uses its
 degraded twin. Every effect is also usable alone: ``Gsm()(samples, random)``.
 """
 

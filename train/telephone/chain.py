@@ -1,6 +1,6 @@
 """One call's whole way: what is drawn, in which order, and what it does.
 
-The order is the physical one. At the talker: room, then whatever else the microphone hears, then
+The order is the physical one. At the talker: room, then all other sound at the microphone, then
 the set (response, overdriven amplifier, gain control). On the line: the other party's echo from
 the hybrid, the trunk's band, the level of what is then coded, key and ringing tones (made by set
 and exchange, so coded like speech). In the network: mobile coders, loops that bring one's own

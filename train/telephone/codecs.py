@@ -124,7 +124,7 @@ class Amr(Effect):
 
 @lru_cache(maxsize=1)
 def amr_available() -> bool:
-    """Whether PyAV's ffmpeg can code AMR-NB; asked once in a process."""
+    """Whether PyAV's ffmpeg can code AMR-NB; checked once in a process."""
     try:
         av.Codec(AMR_CODER, "w")
         av.Codec(AMR_CODER, "r")

@@ -28,7 +28,7 @@ class Effect(ABC):
     """One thing that happens to a call; its fields are what was drawn.
 
     Subclasses are called ``effect(samples, random)``: int16 [n] at 8 kHz in and out, the same n
-    unless the class says otherwise, any n including 0. ``random`` is their only source of chance,
+    unless the class states otherwise, any n including 0. ``random`` is their only source of chance,
     and nothing is remembered from call to call.
     """
 
@@ -57,5 +57,5 @@ class Effect(ABC):
         return found
 
     def __str__(self) -> str:
-        told = " ".join(f"{name}={value}" for name, value in self.parameters().items())
-        return f"{self.name} {told}".strip()
+        values = " ".join(f"{name}={value}" for name, value in self.parameters().items())
+        return f"{self.name} {values}".strip()

@@ -20,7 +20,7 @@ class Level(Effect):
     silence.
 
     Attributes:
-        db: active speech level wanted, dB relative to full scale.
+        db: active speech level to reach, dB relative to full scale.
     """
 
     db: float = -26.0

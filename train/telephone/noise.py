@@ -1,4 +1,4 @@
-"""What else the microphone hears: backgrounds, other people, music; and comfort noise."""
+"""Other sound at the microphone: backgrounds, other people, music; and comfort noise."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ class ComfortNoise(Effect):
         if not len(samples):
             return samples
         active = active_frames(frame_powers(samples))[0]
-        heard = active.copy()
+        extended = active.copy()
         for after in range(1, 4):
-            heard[after:] |= active[:-after]
-        pause = ~np.repeat(heard, FRAME)[: len(samples)]
+            extended[after:] |= active[:-after]
+        pause = ~np.repeat(extended, FRAME)[: len(samples)]
         noise = synthesis.coloured(random, len(samples), self.slope)
         noise *= 10 ** (self.db / 20) * FULL_SCALE / max(float(noise.std()), 1e-9)
         return np.where(pause, to_int16(noise), samples)
@@ -192,9 +192,9 @@ def stretch_of(file: Path, random: np.random.Generator, n: int) -> Samples:
     with soundfile.SoundFile(file) as audio:
         if not audio.frames:
             raise ValueError(f"{file}: no audio")
-        wanted = -(-n * audio.samplerate // SAMPLE_RATE) + 1
-        audio.seek(int(random.integers(0, max(1, audio.frames - wanted + 1))))
-        wave = audio.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        needed = -(-n * audio.samplerate // SAMPLE_RATE) + 1
+        audio.seek(int(random.integers(0, max(1, audio.frames - needed + 1))))
+        wave = audio.read(needed, dtype="float32", always_2d=True).mean(axis=1)
         if audio.samplerate != SAMPLE_RATE:
             wave = soxr.resample(wave, audio.samplerate, SAMPLE_RATE)
     return to_int16(np.resize(wave, n) * (FULL_SCALE - 1))

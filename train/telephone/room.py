@@ -1,4 +1,4 @@
-"""The room around the talker, as far as the microphone hears it."""
+"""The room around the talker: reverberation at the microphone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streamer.audio.codec import SAMPLE_RATE, Samples, to_int16
 from train.telephone.effect import Effect, samples_of
 
 ROOMS = 64
-"""Rooms in the bank. Each is made when first asked for: 2 ms, once in a process."""
+"""Rooms in the bank. Each is made when first used: 2 ms, once in a process."""
 _SEED = 711
 _ORDER = 8
 """Reflections followed by the image method; enough for the first 50 ms."""
 _MIXING = samples_of(0.04)
 """Where single reflections give way to a dense tail."""
 _GAP = samples_of(0.001)
-"""What follows the direct sound sooner than this cannot be told from it."""
+"""Seconds after the direct sound within which a reflection counts as part of it."""
 
 
 @dataclass(frozen=True)

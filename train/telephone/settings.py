@@ -67,7 +67,7 @@ class ChannelSettings(BaseModel):
     noise_share: Share = 0.5
     """calls with background noise"""
     noise_snr_db: Bounds = (8.0, 35.0)
-    """active speech over what the microphone hears: street, office, car, recordings; dB"""
+    """level of active speech above the background: street, office, car, recordings; dB"""
     line_snr_db: Bounds = (20.0, 45.0)
     """active speech over hiss and hum of the line, dB"""
     noise: Path | None = None

@@ -1,4 +1,4 @@
-"""Signalling that is heard at the edges of a call: keys and ringing.
+"""Signalling at the edges of a call: keys and ringing.
 
 These make the output longer than the input: a tone, a short pause, then the speech (or the other
 way round), so the speech itself stays whole. :attr:`EdgeTone.lead` tells where it begins.
@@ -83,7 +83,7 @@ class Dtmf(EdgeTone):
     """Keys pressed in a menu (ITU-T Q.23), one frequency of the row and one of the column.
 
     Callers arrive out of "press 1 for ..." and some press on while they speak. At least 40 ms must
-    be heard (ITU-T Q.24); phones send 50-250 ms with pauses alike.
+    be detected (ITU-T Q.24); phones send 50-250 ms with pauses alike.
 
     Attributes:
         digits: of ``0-9 A-D * #``, at least one.
@@ -119,14 +119,14 @@ class Dtmf(EdgeTone):
 
 @dataclass(frozen=True)
 class RingBack(EdgeTone):
-    """The ringing a calling party hears, still on the line when the called one answers.
+    """Ring-back tone, still on the line when the called party answers.
 
     Outbound campaigns and recorders that start at the call set-up; also transfers. Frequencies and
     cadence by country (:data:`RING_BACK`), levels by ITU-T E.180: about -10 dBm0, give or take.
 
     Attributes:
         country: a key of :data:`RING_BACK`.
-        seconds: of the cadence that are heard, from its start.
+        seconds: of the cadence, from its start.
     """
 
     country: str = "europe"

@@ -118,7 +118,7 @@ class Training(Command):
             global_context=not self.streaming,
         )
 
-    def words(self) -> list[str]:
+    def to_cli_args(self) -> list[str]:
         """The flags that differ from their defaults: what makes the same run again.
 
         Nothing of the machine; of a path the last part, which names the run or the list.

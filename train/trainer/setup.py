@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.frontend import BINS
 from train.checkpoint import load_student
 from train.corpora.utterance import Utterance
 from train.corpora.weights import read_weights
-from train.data.batching import Batch, Calls, evaluation_batches, training_batches
+from train.data.batching import Batch, TelephoneDataset, evaluation_batches, training_batches
 from train.data.dataset import Split, open_split, utterance_of
 from train.data.sampling import Sampling
 from train.method.augment import ChannelTilt, FrequencyMask, FrequencyWarp
 from train.method.teacher import Embeddings
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 from train.trainer.settings import Training
-from train.trainer.trainer import Loop, Material
+from train.trainer.trainer import Trainer, TrainingData
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Hearing = Callable[[int, tuple[float, float] | None], Calls]
+Hearing = Callable[[int, tuple[float, float] | None], TelephoneDataset]
 """Epoch and crop (None: whole utterances, as on dev) -> what becomes of a cut."""
 
 _DICTIONARY = "heads.prior.dictionary"
@@ -50,7 +50,7 @@ class Corpus:
     sampling: Sampling
     steps: int
 
-    def people(self) -> dict[str, Utterance]:
+    def labels_by_cut(self) -> dict[str, Utterance]:
         """Labels of dev by cut id."""
         return {cut.id: utterance_of(cut) for cut in self.dev.cuts()}
 
@@ -82,12 +82,12 @@ def augmentation(settings: Training, sample_rate: int) -> torch.nn.Module:
 
 def begin(
     settings: Training,
-    lesson: Lesson,
+    lesson: TrainingStep,
     corpus: Corpus,
     hearing: Hearing,
     fabric: Fabric,
     teacher: Embeddings | None = None,
-) -> Loop:
+) -> Trainer:
     """A loop ready to go: resumed, or initialised and with its normalisation fitted.
 
     Args:
@@ -127,13 +127,13 @@ def begin(
         student.load_state_dict(fitting, strict=False)
     elif fresh:
         fit_normalisation(student, batches(0, 0))
-    loop = Loop(settings, lesson, Material(batches, corpus.steps, dev, teacher), fabric)
+    loop = Trainer(settings, lesson, TrainingData(batches, corpus.steps, dev, teacher), fabric)
     loop.resume()
     return loop
 
 
 @torch.no_grad()
-def fit_normalisation(student: Student, batches: torch.utils.data.DataLoader) -> None:  # type: ignore[type-arg]
+def fit_normalisation(student: SpeakerClassifier, batches: torch.utils.data.DataLoader) -> None:  # type: ignore[type-arg]
     """Fixed statistics of the input features, from the first batches of training."""
     hop = student.frontend.hop
     frames = []

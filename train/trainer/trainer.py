@@ -17,14 +17,14 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from model.classifier import Student
+from model.classifier import SpeakerClassifier
 from model.labels import TASKS
 from train import checkpoint
 from train.data.batching import Batch
 from train.data.sampling import generator
 from train.evaluation.evaluate import run, summary
 from train.method.teacher import Embeddings
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 from train.trainer.settings import Training, check_same_flags
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Material:
+class TrainingData:
     """What a run learns from.
 
     Attributes:
@@ -49,7 +49,7 @@ class Material:
 
 
 @dataclass
-class Position:
+class TrainerState:
     """How far a run has come.
 
     Attributes:
@@ -81,7 +81,7 @@ def _warmed_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
     return average
 
 
-class Loop:
+class Trainer:
     """One run: optimiser, schedule, averaged weights and the loop.
 
     Args:
@@ -92,12 +92,12 @@ class Loop:
     """
 
     def __init__(
-        self, settings: Training, lesson: Lesson, material: Material, fabric: Fabric
+        self, settings: Training, lesson: TrainingStep, material: TrainingData, fabric: Fabric
     ) -> None:
         self.settings, self.material, self.fabric = settings, material, fabric
         self.lesson = lesson
         self.tree = lesson.student.config.tree
-        self.at = Position()
+        self.at = TrainerState()
         self.averaged = AveragedModel(
             lesson.student, avg_fn=_warmed_average(settings.ema), use_buffers=True
         ).to(fabric.device)
@@ -128,7 +128,7 @@ class Loop:
         if self.fabric.is_global_zero:
             state = {name: part.state_dict() for name, part in self._parts().items()}
             state |= vars(self.at) | {"config": self.lesson.student.config.to_dict()}
-            state["words"] = self.settings.words()
+            state["words"] = self.settings.to_cli_args()
             state["scaler"] = self.fabric.strategy.precision.state_dict()  # empty but for 16-mixed
             checkpoint.save(self.settings.out / checkpoint.FILE, state)
 
@@ -144,10 +144,10 @@ class Loop:
         try:
             # To the CPU: where AdamW's step counts lie on a GPU, every update waits for them.
             state = torch.load(path, weights_only=True, map_location="cpu")
-            check_same_flags(self.settings.words(), state["words"])
+            check_same_flags(self.settings.to_cli_args(), state["words"])
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            self.at = Position(**{name: state[name] for name in vars(self.at)})
+            self.at = TrainerState(**{name: state[name] for name in vars(self.at)})
         except (KeyError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"{path}: cannot go on from here with these flags: {error}") from error
         self.fabric.strategy.precision.load_state_dict(state.get("scaler", {}))
@@ -200,10 +200,10 @@ class Loop:
         self.averaged.update_parameters(self.lesson.student)
         return {name: value.item() for name, value in terms.items()}
 
-    def released(self) -> Student:
+    def released(self) -> SpeakerClassifier:
         """The averaged weights, ready for evaluation."""
         student = self.averaged.module
-        assert isinstance(student, Student)
+        assert isinstance(student, SpeakerClassifier)
         student.eval()
         return student
 
@@ -293,7 +293,7 @@ class Loop:
         stale = self.at.epoch - self.at.best["epoch"]
         return self.at.epoch >= self.settings.epochs or bool(patience and stale >= patience)
 
-    def train(self) -> Student:
+    def train(self) -> SpeakerClassifier:
         """All remaining epochs; returns the best of them on dev."""
         with self._progress() as show:
             while not self._over():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import ECAPA_512, DenseConv, EcapaConfig
 from model.heads import HeadsConfig
 
@@ -12,7 +12,7 @@ from model.heads import HeadsConfig
 def test_reference_widths_have_the_published_parameter_counts(channels, published):
     """With a 192-d embedding; ours has 13 classes instead of speakers."""
     config = replace(ECAPA_512, channels=channels)
-    student = Student(StudentConfig(encoder=config, heads=HeadsConfig(embedding=192)))
+    student = SpeakerClassifier(StudentConfig(encoder=config, heads=HeadsConfig(embedding=192)))
     heads = sum(p.numel() for p in student.heads.classify.parameters())
     encoder = sum(p.numel() for p in student.parameters()) - heads
     assert encoder == pytest.approx(published, rel=0.005)
@@ -36,7 +36,9 @@ def test_offline_encoder_does_not_depend_on_padding():
         attention=8, squeeze=4, causal=False, global_context=True,
     )  # fmt: skip
     torch.manual_seed(1)
-    student = Student(StudentConfig(encoder=config, heads=HeadsConfig(embedding=8))).eval()
+    student = SpeakerClassifier(
+        StudentConfig(encoder=config, heads=HeadsConfig(embedding=8))
+    ).eval()
     samples = torch.randn(2, 16000) * 0.1
     together = student(samples, torch.tensor([16000, 9000])).last()
     alone = student(samples[1:, :9000], torch.tensor([9000])).last()

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model.onnx_passes.channels_last import as_image
-from model.onnx_passes.depthwise_int8 import DOMAIN, Eight, convolution
+from model.onnx_passes.depthwise_int8 import DOMAIN, Int8Tensor, convolution
 from model.onnx_passes.graph import Graph
 
 FRAMES, CHANNELS, KEPT = 6, 4, 2
@@ -33,7 +33,7 @@ CONSTANTS = {
 
 def convolved(read, weights, made, group=1):
     inputs = [read, "scale", "zero", weights, "step", "middle", "scale", "zero"]
-    node = convolution(inputs, Eight(made, "scale", "zero"))
+    node = convolution(inputs, Int8Tensor(made, "scale", "zero"))
     node.attribute.append(helper.make_attribute("group", group))
     return node
 

@@ -10,14 +10,14 @@ from streamer.audio.speech_gate import speech_of
 from train.corpora.utterance import Utterance
 from train.data.batching import (
     UNKNOWN,
-    Calls,
     Example,
+    TelephoneDataset,
     collate,
     evaluation_batches,
     targets_of,
     training_batches,
 )
-from train.data.channel_sampler import Lines
+from train.data.channel_sampler import ChannelSampler
 from train.data.dataset import audio_of, open_data, open_split
 from train.data.sampling import Sampling
 
@@ -29,7 +29,9 @@ def utterance(gender="female", band="40s"):
 
 
 def calls(**changes):
-    return Calls(DEFAULT_TREE, **{"channel": Lines("simple"), "seed": 1, **changes})
+    return TelephoneDataset(
+        DEFAULT_TREE, **{"channel": ChannelSampler("simple"), "seed": 1, **changes}
+    )
 
 
 def test_targets():

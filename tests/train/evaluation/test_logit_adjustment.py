@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE
@@ -78,7 +78,7 @@ def test_on_dev_it_is_never_worse_and_within_bounds(seed):
 def test_it_moves_the_logits_of_its_task_alone(hierarchy):
     torch.manual_seed(0)
     heads = HeadsConfig(embedding=16, hierarchy=hierarchy, hidden=8 * (hierarchy == "conveyed"))
-    student = Student(StudentConfig(encoder=SHAPE, heads=heads)).eval()
+    student = SpeakerClassifier(StudentConfig(encoder=SHAPE, heads=heads)).eval()
     samples, lengths = 0.1 * torch.randn(2, BLOCK), torch.tensor([BLOCK, BLOCK])
     shift = {"child": 0.25, "young": 0.0, "middle": 0.5, "senior": -0.75}
     with torch.no_grad():
@@ -93,5 +93,5 @@ def test_it_moves_the_logits_of_its_task_alone(hierarchy):
 
 def test_a_marginalised_group_is_not_claimed_to_be_shifted():
     heads = HeadsConfig(embedding=16, hierarchy="marginalised")
-    assert shiftable(Student(StudentConfig(encoder=SHAPE, heads=heads))) == ["age_band"]
-    assert shiftable(Student(StudentConfig(encoder=SHAPE))) == list(SHIFTED)
+    assert shiftable(SpeakerClassifier(StudentConfig(encoder=SHAPE, heads=heads))) == ["age_band"]
+    assert shiftable(SpeakerClassifier(StudentConfig(encoder=SHAPE))) == list(SHIFTED)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from table1_records import record
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.heads import HeadsConfig
 from train.evaluation import intervals
 from train.experiments import table1_page, table1_summary
@@ -46,7 +46,7 @@ class TestRecord:
 
     @pytest.mark.parametrize("how", ["zeroed", "shuffled", "mean"])
     def test_k_is_replaced_after_training(self, how):
-        student = Student(StudentConfig(heads=HeadsConfig(hidden=4, knowledge=3)))
+        student = SpeakerClassifier(StudentConfig(heads=HeadsConfig(hidden=4, knowledge=3)))
         dictionary = student.heads.prior.dictionary
         dictionary.copy_(dictionary.new_tensor(np.arange(dictionary.numel())).view_as(dictionary))
         before = dictionary.clone()
@@ -63,7 +63,7 @@ class TestRecord:
 
     def test_a_student_without_k(self):
         with pytest.raises(ValueError, match="no dictionary"):
-            spoil(Student(StudentConfig()), "zeroed", seed=1)
+            spoil(SpeakerClassifier(StudentConfig()), "zeroed", seed=1)
 
 
 class TestAuc:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from model.classifier import Output
+from model.classifier import ClassifierOutput
 from model.labels import DEFAULT_TREE, TASKS, LabelTree
 from train.data.batching import UNKNOWN
-from train.method.objective import Objective, Taught, prefix_weights, total_objective
+from train.method.objective import DistillationTargets, Objective, prefix_weights, total_objective
 
 TREE = LabelTree(
     gender=("female", "male"),
@@ -25,33 +25,34 @@ POSTERIORS = {"gender": [0.75, 0.25], "age_group": [0.4, 0.6], "age_band": [0.5,
 TRUTH = {"gender": 0, "age_group": 0, "age_band": 1}
 
 
-def said(posteriors=POSTERIORS, glance=()):
+def said(posteriors=POSTERIORS, prior_logits=()):
     """What a student says of one utterance of one block."""
     logits = {task: torch.tensor([[p]]).log().requires_grad_() for task, p in posteriors.items()}
-    first = {task: torch.tensor([[posteriors[task]]]).log() for task in glance}
-    return Output(logits, torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), first)
+    first = {task: torch.tensor([[posteriors[task]]]).log() for task in prior_logits}
+    return ClassifierOutput(logits, torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), first)
 
 
 def labels(**changes):
     return {task: torch.tensor([index]) for task, index in {**TRUTH, **changes}.items()}
 
 
-def anything(rows, blocks=4, *, seed=0, glance=True, tree=TREE):
+def anything(rows, blocks=4, *, seed=0, prior_logits=True, tree=TREE):
     """Random logits of ``rows`` utterances, of which the last block of the first is padding."""
     torch.manual_seed(seed)
     logits = {t: torch.randn(rows, blocks, len(tree.classes(t)), requires_grad=True) for t in TASKS}
-    ended = torch.ones(rows, blocks, dtype=torch.bool)
-    ended[0, -1] = False
+    block_mask = torch.ones(rows, blocks, dtype=torch.bool)
+    block_mask[0, -1] = False
     first = {"gender": logits["gender"] * 2, "age_band": logits["age_band"] * 2}
-    return Output(logits, torch.randn(rows, blocks, 3), ended, first if glance else {})
+    prior = first if prior_logits else {}
+    return ClassifierOutput(logits, torch.randn(rows, blocks, 3), block_mask, prior)
 
 
 def rows_of(output, rows):
-    return Output(
+    return ClassifierOutput(
         {task: values[rows] for task, values in output.logits.items()},
         output.embedding[rows],
-        output.ended[rows],
-        {task: values[rows] for task, values in output.glance.items()},
+        output.block_mask[rows],
+        {task: values[rows] for task, values in output.prior_logits.items()},
     )
 
 
@@ -63,8 +64,8 @@ def terms(objective, output=None, targets=None, **more):
 
 
 def test_prefix_weights_by_hand():
-    ended = torch.tensor([[True, True, False], [False, False, False]])
-    weights = prefix_weights(ended)
+    block_mask = torch.tensor([[True, True, False], [False, False, False]])
+    weights = prefix_weights(block_mask)
     assert weights[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0])  # 0.32 s and 0.64 s of 2 s
     assert weights[1].tolist() == [0.0, 0.0, 0.0]
 
@@ -82,7 +83,7 @@ def test_cross_entropy_of_one_prefix_by_hand():
 
 
 def test_prefixes_enter_by_their_weight():
-    output = anything(1, blocks=3, glance=False)
+    output = anything(1, blocks=3, prior_logits=False)
     found = total_objective(PLAIN, output, labels(), TREE)
     for task, index in TRUTH.items():
         each = -output.logits[task].detach()[0].log_softmax(dim=1)[:, index]
@@ -153,7 +154,9 @@ def test_levels_count_by_their_weights():
 
 
 def taught(student, teacher, known=True):
-    return Taught(torch.tensor([[student]]), torch.tensor([teacher]), torch.tensor([known]))
+    return DistillationTargets(
+        torch.tensor([[student]]), torch.tensor([teacher]), torch.tensor([known])
+    )
 
 
 def test_distillation_by_hand_and_by_its_weight():
@@ -170,7 +173,7 @@ def test_distillation_by_hand_and_by_its_weight():
 def test_every_prefix_is_drawn_to_the_same_twin():
     student = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]])
     output = anything(1, blocks=3)  # the third block is padding
-    pair = Taught(student, torch.tensor([[3.0, 0.0]]), torch.tensor([True]))
+    pair = DistillationTargets(student, torch.tensor([[3.0, 0.0]]), torch.tensor([True]))
     found = terms(replace(PLAIN, distillation="mse"), output, taught=pair)
     assert found["distillation"] == pytest.approx((2.0 + 2 * 4.5) / 3)
 
@@ -197,7 +200,7 @@ def test_invariance_asks_for_no_label():
 
 
 def test_glance_by_hand():
-    found = terms(replace(PLAIN, glance_weight=0.2), said(glance=("gender", "age_band")))
+    found = terms(replace(PLAIN, glance_weight=0.2), said(prior_logits=("gender", "age_band")))
     assert found["glance_gender"] == pytest.approx(-0.2 * math.log(0.75))
     assert found["glance_age_band"] == pytest.approx(-0.2 * math.log(0.3))
 
@@ -207,9 +210,9 @@ def anyone(rows):
 
 
 def everything(rows, seed=0):
-    """Output, targets, twins and plain output of utterances for every term."""
+    """ClassifierOutput, targets, twins and plain output of utterances for every term."""
     output, plain = anything(rows, seed=seed), anything(rows, seed=seed + 1)
-    twins = Taught(
+    twins = DistillationTargets(
         torch.randn(rows, 4, 5, requires_grad=True),
         torch.randn(rows, 5, requires_grad=True),
         torch.ones(rows, dtype=torch.bool),
@@ -227,7 +230,7 @@ def test_terms_come_in_the_papers_order():
 def test_what_is_switched_off_is_absent():
     output, targets, twins, plain = everything(3)
     found = total_objective(
-        Objective(), output._replace(glance={}), targets, TREE, taught=twins, plain=plain
+        Objective(), output._replace(prior_logits={}), targets, TREE, taught=twins, plain=plain
     )
     assert list(found) == ["gender", "age_group", "age_band"]
 
@@ -248,7 +251,9 @@ def test_unknown_labels_neither_count_nor_dilute(dependency, age_loss):
         rows_of(output, others),
         {task: target[others] for task, target in targets.items()},
         TREE,
-        taught=Taught(*(part[others] for part in (twins.student, twins.teacher, twins.known))),
+        taught=DistillationTargets(
+            *(part[others] for part in (twins.student, twins.teacher, twins.known))
+        ),
     )
     assert found.keys() == without.keys()
     for name, value in found.items():
@@ -318,8 +323,8 @@ def test_shares_are_below_one(name):
 
 
 def test_cross_entropy_of_the_ages_is_torchs():
-    output = anything(5, blocks=1, seed=3, glance=False)
-    output = output._replace(ended=torch.ones_like(output.ended))
+    output = anything(5, blocks=1, seed=3, prior_logits=False)
+    output = output._replace(block_mask=torch.ones_like(output.block_mask))
     found = total_objective(replace(PLAIN, label_smoothing=0.1), output, anyone(5), TREE)
     for task, target in anyone(5).items():
         expected = cross_entropy(output.logits[task][:, 0], target, label_smoothing=0.1)

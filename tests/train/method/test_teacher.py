@@ -7,7 +7,7 @@ import pytest
 import torch
 from lhotse import CutSet
 
-from model.classifier import Student, StudentConfig
+from model.classifier import SpeakerClassifier, StudentConfig
 from model.labels import DEFAULT_TREE, LabelTree
 from train.checkpoint import load_student
 from train.data.clean import CleanSpeech
@@ -189,10 +189,10 @@ def test_a_teacher_of_other_labels_is_refused(teacher_run, split):
 
 
 def test_a_student_is_no_teacher(split, tmp_path):
-    student = Student(StudentConfig())
+    student = SpeakerClassifier(StudentConfig())
     state = {"best": {"weights": student.state_dict()}, "config": student.config.to_dict()}
     torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"hears 8000 Hz .*train\.pretrain"):
+    with pytest.raises(ValueError, match=r"takes 8000 Hz .*train\.pretrain"):
         embeddings_of(tmp_path, split, DEFAULT_TREE)
 
 

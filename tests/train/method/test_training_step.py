@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from model.encoders.ecapa import EcapaConfig
 from model.heads import HeadsConfig
 from train.method.augment import ChannelTilt
 from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 from train.method.objective import Objective, prefix_weights, total_objective
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 
 SMALL = EcapaConfig(channels=16, aggregated=24, attention=8, squeeze=8)
 CAUSAL = HeadsConfig(embedding=12, dropout=0.2, hierarchy="conveyed", hidden=8, knowledge=6)
@@ -24,9 +24,9 @@ EVERYTHING = Objective(
 
 def lesson_of(heads=PLAIN, objective=None, **parts):
     torch.manual_seed(0)
-    student = Student(StudentConfig(SMALL, heads))
+    student = SpeakerClassifier(StudentConfig(SMALL, heads))
     wanted = {"augment": nn.Identity(), **parts}
-    return Lesson(student, objective or Objective(), **wanted).train()
+    return TrainingStep(student, objective or Objective(), **wanted).train()
 
 
 def batch(rows=4, blocks=5):
@@ -52,13 +52,13 @@ def twins(rows=4, width=6):
 def heard(monkeypatch):
     """Features that students are asked about, in order; in training and in evaluation mode."""
     found = []
-    judge = Student.judge
+    forward = SpeakerClassifier.forward_features
 
     def recorded(self, features, lengths):
         found.append((features.detach(), self.training))
-        return judge(self, features, lengths)
+        return forward(self, features, lengths)
 
-    monkeypatch.setattr(Student, "judge", recorded)
+    monkeypatch.setattr(SpeakerClassifier, "forward_features", recorded)
     return found
 
 
@@ -146,7 +146,7 @@ def test_losses_are_computed_in_single_precision_even_under_autocast(monkeypatch
 
     def recorded(objective, output, *arguments, taught, plain):
         for said in (output, plain):
-            seen.extend((*said.logits.values(), *said.glance.values()))
+            seen.extend((*said.logits.values(), *said.prior_logits.values()))
         seen.extend((taught.student, taught.teacher))
         seen.append(torch.ones(1) @ torch.ones(1))
         return total_objective(objective, output, *arguments, taught=taught, plain=plain)
@@ -193,7 +193,7 @@ def test_the_representation_is_projected_into_the_teachers_space():
     output = lesson.student(samples, lengths)
     projected = output.embedding @ lesson.project.weight.t() + lesson.project.bias
     each = (projected - teacher[:, None]).square().mean(dim=2)
-    expected = (each * prefix_weights(output.ended)).sum(dim=1)[known].mean()
+    expected = (each * prefix_weights(output.block_mask)).sum(dim=1)[known].mean()
     torch.testing.assert_close(found["distillation"], expected)
     found["distillation"].backward()
     assert lesson.project.weight.grad.any()

@@ -95,22 +95,22 @@ class TestValues:
         ],
     )
     def test_that_are_absent_are_named(self, reference, message):
-        with pytest.raises(model_card.Unusable, match=message):
+        with pytest.raises(model_card.UnusableInput, match=message):
             model_card.value_at(self.VALUES, reference)
 
 
 class TestTemplate:
     def test_prose_about_another_model_is_refused(self, sources):
         for text in ("# Card", "<!-- describes: other-1 -->\n# Card"):
-            with pytest.raises(model_card.Unusable, match="review its prose for"):
+            with pytest.raises(model_card.UnusableInput, match="review its prose for"):
                 model_card.fill(text, sources)
 
     def test_an_unknown_table_is_named(self, sources):
-        with pytest.raises(model_card.Unusable, match="no table 'nonsense'"):
+        with pytest.raises(model_card.UnusableInput, match="no table 'nonsense'"):
             model_card.fill(describes(sources, "{{table nonsense}}"), sources)
 
     def test_a_path_of_the_machine_is_refused(self, sources):
-        with pytest.raises(model_card.Unusable, match="/home/someone"):
+        with pytest.raises(model_card.UnusableInput, match="/home/someone"):
             model_card.fill(describes(sources, "made in /home/someone/x"), sources)
 
 

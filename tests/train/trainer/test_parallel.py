@@ -14,10 +14,10 @@ import json, os, sys
 from pathlib import Path
 import torch
 from train.distill import Distill, distill
-from train.trainer.trainer import Loop
+from train.trainer.trainer import Trainer
 
 folder, *words = sys.argv[1:]
-step, steps = Loop.step, []
+step, steps = Trainer.step, []
 
 def recorded(self, batch):
     if self.settings.out.name == "stopped" and (self.at.epoch, self.at.step) == (1, 1):
@@ -28,15 +28,15 @@ def recorded(self, batch):
     steps.append({**at, "ids": batch.ids, "loss": sum(found.values()), "weights": weights})
     return found
 
-Loop.step = recorded
+Trainer.step = recorded
 distill(Distill(_cli_parse_args=[*words, "--out", folder + "/whole"]))
 Path(folder, f"steps.{os.environ['RANK']}.json").write_text(json.dumps(steps))
 stopped = [*words, "--out", folder + "/stopped"]
 try:
     distill(Distill(_cli_parse_args=stopped))
 except InterruptedError:
-    Loop.step = step
-assert Loop.step is step
+    Trainer.step = step
+assert Trainer.step is step
 distill(Distill(_cli_parse_args=stopped))
 """
 

@@ -12,20 +12,20 @@ import torch
 from lightning_fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model.classifier import BLOCK, Student, StudentConfig
+from model.classifier import BLOCK, SpeakerClassifier, StudentConfig
 from model.heads import HeadsConfig
 from model.labels import DEFAULT_TREE, TASKS
 from train.checkpoint import load_student
-from train.data.batching import Batch, Calls
-from train.data.channel_sampler import Lines
+from train.data.batching import Batch, TelephoneDataset
+from train.data.channel_sampler import ChannelSampler
 from train.distill import Distill, distill
 from train.method.mixup import SpecAugment, TemporalFrequencyMixup
 from train.method.teacher import Embeddings
-from train.method.training_step import Lesson
+from train.method.training_step import TrainingStep
 from train.trainer import trainer as module
 from train.trainer.devices import Autocast, launch
 from train.trainer.setup import augmentation, begin, fit_normalisation, open_corpus
-from train.trainer.trainer import Loop
+from train.trainer.trainer import Trainer
 
 TERMS = ["distillation", "gender", "age_group", "age_band", "dependency", "invariance"]
 
@@ -34,7 +34,7 @@ TERMS = ["distillation", "gender", "age_group", "age_band", "dependency", "invar
 def begun(sharded, tiny):
     """A loop that is ready to go in a folder, with every term of the objective in it."""
 
-    def make(out, *flags, fabric=None) -> Loop:
+    def make(out, *flags, fabric=None) -> Trainer:
         words = tiny(sharded, out, "--channel", "clean", "--epochs", 3, *flags)
         settings = Distill(_cli_parse_args=words)
         fabric = fabric or launch(settings)
@@ -44,8 +44,8 @@ def begun(sharded, tiny):
         twins = np.random.default_rng(1).standard_normal((len(ids), 6), np.float32)
         known = Embeddings(ids, twins, np.zeros(len(ids), int), np.ones(len(ids), np.float32))
         heads = HeadsConfig(embedding=12, dropout=0.2, hierarchy="conveyed", hidden=8)
-        lesson = Lesson(
-            Student(StudentConfig(settings.encoder(), heads)),
+        lesson = TrainingStep(
+            SpeakerClassifier(StudentConfig(settings.encoder(), heads)),
             settings.objective(),
             augment=augmentation(settings, 8000),
             mixup=TemporalFrequencyMixup(SpecAugment()),
@@ -53,7 +53,9 @@ def begun(sharded, tiny):
         )
 
         def hearing(epoch, crop):
-            return Calls(DEFAULT_TREE, Lines("clean"), settings.seed, epoch=epoch, crop=crop)
+            return TelephoneDataset(
+                DEFAULT_TREE, ChannelSampler("clean"), settings.seed, epoch=epoch, crop=crop
+            )
 
         return begin(settings, lesson, corpus, hearing, fabric, known)
 
@@ -283,7 +285,7 @@ def test_the_command_line_says_what_went_wrong(sharded, tiny, tmp_path, monkeypa
     def step(*_):
         raise FloatingPointError("epoch 1, step 0: loss is not finite: {'gender': nan}")
 
-    monkeypatch.setattr(Loop, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     words = tiny(sharded, tmp_path, "--preset", "base", "--channel", "clean")
     with pytest.raises(SystemExit, match="distill: epoch 1, step 0: loss is not finite"):
         Distill(_cli_parse_args=words).cli_cmd()
@@ -361,13 +363,13 @@ def test_samples_and_teacher_reach_the_lesson_unrounded(begun, tmp_path, monkeyp
     loop = begun(tmp_path, "--precision", precision)
     batch = next(iter(loop.material.batches(0, 0)))
     seen = []
-    forward = Lesson.forward
+    forward = TrainingStep.forward
 
     def recorded(self, samples, lengths, targets, teacher, known):
         seen.append((samples, teacher, torch.is_autocast_enabled("cpu")))
         return forward(self, samples, lengths, targets, teacher, known)
 
-    monkeypatch.setattr(Lesson, "forward", recorded)
+    monkeypatch.setattr(TrainingStep, "forward", recorded)
     loop.lesson.train()
     found = loop.step(batch)
     ((samples, teacher, autocast),) = seen
@@ -429,7 +431,7 @@ def test_an_overflow_of_sixteen_bit_gradients_skips_a_step_and_their_scale_is_re
 
 def test_normalisation_is_fitted_to_speech_alone():
     torch.manual_seed(0)
-    student = Student(StudentConfig())
+    student = SpeakerClassifier(StudentConfig())
     samples = torch.zeros(2, 20 * BLOCK)
     samples[0, : 10 * BLOCK] = 0.1 * torch.randn(10 * BLOCK)
     lengths = torch.tensor([10 * BLOCK, 0])  # padded, and without speech
@@ -440,7 +442,7 @@ def test_normalisation_is_fitted_to_speech_alone():
 
 
 def test_a_new_run_is_normalised_and_a_resumed_one_stays_as_it_was(begun, finished, tmp_path):
-    unfitted = Student(StudentConfig()).feature_mean
+    unfitted = SpeakerClassifier(StudentConfig()).feature_mean
     loop = begun(tmp_path)
     fitted = loop.lesson.student.feature_mean
     assert (fitted != unfitted).all()

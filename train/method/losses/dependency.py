@@ -72,7 +72,7 @@ def literal(
     """-(l_sub)^(D I_sub) (l_sup)^(D I_sup): the poster's formula as printed; for comparison only.
 
     Where the levels agree, it is the constant -1:
-    it says nothing there, and shifts the total.
+    it is uninformative there, and shifts the total.
 
     Where they disagree and one is wrong, it is minus that level's loss:
     it cancels the very term that would correct the error.
