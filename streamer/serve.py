@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 async def serve(
     settings: ServerSettings,
-    parent: workers.Lifeline | None = None,
+    parent: workers.ParentConnection | None = None,
     core: CoreLog | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up.
@@ -54,7 +54,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     server = Server(settings, shared=parent is not None, reload=reload)
     if core is not None:
-        core.follow(server.metrics.handshakes_failed)
+        core.start(server.metrics.record_failed_handshakes)
 
     def end() -> None:
         server.over.set()
@@ -62,23 +62,23 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    beating = None
+    heartbeats = None
     if parent is not None:
         parent.watch(listen.set, end)
-        parent.say(workers.LOADED)
-        beating = asyncio.create_task(parent.beat())
+        parent.notify(workers.LOADED)
+        heartbeats = asyncio.create_task(parent.send_heartbeats())
         await listen.wait()
     if not server.over.is_set():
         await server.start()
         if parent is not None:
-            parent.say(workers.SERVING)
+            parent.notify(workers.SERVING)
     await server.over.wait()
     if server.gave_up:
         await server.abandon()
         os._exit(workers.UNHEALTHY)  # an ordinary exit would wait for what is stuck
     await server.stop()
-    if beating is not None:
-        beating.cancel()
+    if heartbeats is not None:
+        heartbeats.cancel()
 
 
 async def check(settings: ServerSettings) -> None:
@@ -96,7 +96,7 @@ def _one_line(error: Exception) -> str:
 def main() -> int:
     """Command line; 2 for settings or a model that cannot be served."""
     fix_heap_threshold()
-    parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
+    parent = workers.ParentConnection() if sys.argv[1:2] == [workers.ARGUMENT] else None
     if parent is None and (unknown := unknown_variables(os.environ)):
         print(*unknown, sep="\n", file=sys.stderr)  # noqa: T201
         return 2

@@ -97,7 +97,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         # A stream is served by a task of its own: these fields end with it.
         structlog.contextvars.bind_contextvars(**trace.log_fields)
         self._open_streams += 1
-        self._metrics.opened()
+        self._metrics.stream_opened()
         self._empty.clear()
         caller: Caller | None = None
         call: Call | None = None
@@ -147,11 +147,11 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
     def _cleanup(self, call: Call | None, ending: str, reason: str) -> None:
         """A stream is over: give back all that it had."""
         self._open_streams -= 1
-        self._metrics.closed()
+        self._metrics.stream_closed()
         if not self._open_streams:
             self._empty.set()
         if call is None:
-            self._metrics.refused(ending, reason)
+            self._metrics.record_refusal(ending, reason)
             return
         self._calls.discard(call)
         call.close()
@@ -159,7 +159,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         if self._resumption is not None:
             self._resumption.ended(call, well=ending == "OK")
         self._metrics.add_totals([(call.session, call.counted)])
-        self._metrics.ended(ending, reason)
+        self._metrics.record_call_end(ending, reason)
         log_end(call, ending, reason)
 
     def trunk_message_received(self, calls: int) -> None:
@@ -208,7 +208,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         that: all at once would be more than those can take.
         """
         self.draining.set()
-        self._metrics.draining()
+        self._metrics.set_draining()
         self._pending.stop(Draining())
         moving = asyncio.create_task(self._move(seconds / 2))
         try:
@@ -239,7 +239,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         now = self._clock()
         active = sum(call.active(now) for call in self._calls)
         self._load.record(max(late, self._models.queue_seconds), busy, passed, active)
-        self._metrics.load(self._load.delay, self._load.demand)
+        self._metrics.set_load(self._load.delay, self._load.demand)
 
     async def watch(self) -> None:
         """Measure ten times a second how far behind the server is, sweep once a second."""

@@ -90,7 +90,7 @@ class ResponseWriter:
             response = messages.prediction(item, self._decider, self._min_speech_seconds, before)
             self._said[item.channel] = (item, response)
             if item.final:
-                self._metrics.decided(response.prediction)
+                self._metrics.record_final_prediction(response.prediction)
             return response
         if isinstance(item, CallState):
             assert self._checkpoints is not None  # noqa: S101 - it asked for the state
@@ -100,7 +100,7 @@ class ResponseWriter:
     def _written(self, item: Item, response: Response) -> None:
         self._trace.sent(response)
         if isinstance(item, Update) and not item.final:
-            self._metrics.predicted(self._clock() - item.received)
+            self._metrics.record_prediction_latency(self._clock() - item.received)
 
 
 Item = pb.StreamClassifyResponse | Update | CallState

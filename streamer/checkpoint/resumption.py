@@ -71,7 +71,7 @@ class CheckpointSchedule:
     def seal(self, state: CallState) -> bytes:
         """The checkpoint, made only when it is sent."""
         sealed = self._checkpoints.seal(self.identity, state)
-        self._metrics.checkpoint(len(sealed))
+        self._metrics.record_checkpoint(len(sealed))
         return sealed
 
 
@@ -229,7 +229,7 @@ class Resumption:
         if call.checkpoints is not None:
             self.ledger.began(call.checkpoints.identity.key, call)
         if call.resumed:
-            self._metrics.resumed()
+            self._metrics.record_resumption()
 
     def ended(self, call: Running, *, well: bool) -> None:
         """The stream of a call is over, with its final predictions or without."""

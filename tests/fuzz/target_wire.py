@@ -31,13 +31,13 @@ class Endings(Metrics):
         super().__init__()
         self.seen: list[str] = []
 
-    def ended(self, status: str, *more: str) -> None:
+    def record_call_end(self, status: str, *more: str) -> None:
         self.seen.append(status)
-        super().ended(status, *more)
+        super().record_call_end(status, *more)
 
-    def refused(self, status: str, *more: str) -> None:
+    def record_refusal(self, status: str, *more: str) -> None:
         self.seen.append(status)
-        super().refused(status, *more)
+        super().record_refusal(status, *more)
 
 
 class RpcStream(House):

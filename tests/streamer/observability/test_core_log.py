@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from streamer.observability.logging import LONGEST_TEXT, CoreLog, handshake_failure
+from streamer.observability.logging import MAX_TEXT, CoreLog, handshake_failure
 
 START = "I1125 09:38:04.984810   15080 ssl_transport_security.cc:2563] Handshake failed with error "
 FAILED = START + "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
@@ -46,7 +46,7 @@ def test_what_is_logged_is_counted_already():
     core = CoreLog(source)
     counted_at = []
     with os.fdopen(source), capture_logs() as entries:
-        core.follow(lambda count: counted_at.append((count, len(entries))))
+        core.start(lambda count: counted_at.append((count, len(entries))))
         os.write(sink, FAILED.encode() + b"WRONG_VERSION_NUMBER: x\n")
         os.close(sink)
         core.join()
@@ -64,7 +64,7 @@ with captured() as core:
     configure_log("info")
     os.write(2, b"before anyone follows\\n")
     if sys.argv[1] == "follow":
-        core.follow(failed.append)
+        core.start(failed.append)
         print("from Python", file=sys.stderr)
         os.write(2, sys.argv[2].encode() * 3 + b"x" * 1000 + b"\\n")
         os.write(2, b"and a line that is not ended")
@@ -98,7 +98,7 @@ def test_lines_become_log_entries_and_are_counted():
     assert {entry["reason"] for entry in failures} == {"wrong_version_number"}
     assert sum(entry["count"] for entry in failures) == 3
     texts = [entry["text"] for entry in by_event["native_output"]]
-    assert texts == ["before anyone follows", "x" * LONGEST_TEXT, "and a line that is not ended"]
+    assert texts == ["before anyone follows", "x" * MAX_TEXT, "and a line that is not ended"]
 
 
 def test_of_a_server_that_does_not_start_nothing_is_lost():

@@ -203,7 +203,7 @@ def test_the_process_itself_is_measured(server, scrape):
 def test_expiry_of_the_certificates_in_use():
     certificates = SimpleNamespace(expiry={"server": 1.8e9, "client_ca": 1.9e9})
     metrics = Metrics()
-    metrics.certificates(certificates)
+    metrics.watch_certificates(certificates)
 
     def expiry(file):
         name = "voicecohort_certificate_expiry_timestamp_seconds"

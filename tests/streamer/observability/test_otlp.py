@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from streamer.observability.otlp import (
-    COMPLAIN_SECONDS,
+    LOG_INTERVAL_SECONDS,
     METHOD,
-    Complaints,
+    WarningHandler,
 )
 from streamer.process.local_server import local_server
 from tests.streamer.observability.collector import (
@@ -316,13 +316,13 @@ def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of
     assert not collector.of("left-out")
 
 
-def test_complaints_of_opentelemetry_come_once_a_minute():
+def test_warnings_of_opentelemetry_come_once_a_minute():
     now = [100.0]
-    complaints = Complaints(clock=lambda: now[0])
+    warnings = WarningHandler(clock=lambda: now[0])
     record = logging.makeLogRecord({"msg": "no %s", "args": ("answer",)})
     with capture_logs() as lines:
         for _ in range(5):
-            complaints.emit(record)
-        now[0] += COMPLAIN_SECONDS
-        complaints.emit(record)
-    assert [(e["reason"], e["unsaid"]) for e in lines] == [("no answer", 0), ("no answer", 4)]
+            warnings.emit(record)
+        now[0] += LOG_INTERVAL_SECONDS
+        warnings.emit(record)
+    assert [(e["reason"], e["suppressed"]) for e in lines] == [("no answer", 0), ("no answer", 4)]

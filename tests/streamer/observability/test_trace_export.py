@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from streamer.observability.otlp import (
-    BATCH,
-    EXPORT_SECONDS,
+    EXPORT_TIMEOUT_SECONDS,
+    MAX_BATCH_SPANS,
     STOP_SECONDS,
     Spans,
 )
@@ -80,23 +80,23 @@ def test_a_collector_that_hangs_holds_the_end_up_for_seconds_only(request_of, ma
 
 
 def test_many_spans_that_wait_hold_the_end_up_no_longer():
-    """A batch may take EXPORT_SECONDS; a queue of them must not take as many times that."""
+    """A batch may take EXPORT_TIMEOUT_SECONDS; a queue of them must not take as many times that."""
     batches = 5
-    assert batches * EXPORT_SECONDS > LONG
+    assert batches * EXPORT_TIMEOUT_SECONDS > LONG
     lost = collections.Counter()
     with collecting(Hanging()) as endpoint:
         spans = Spans(
             endpoint,
             insecure=True,
             ratio=1.0,
-            exported=lambda number, outcome: lost.update({outcome: number}),
+            on_export=lambda number, outcome: lost.update({outcome: number}),
         )
-        for _ in range(batches * BATCH):
+        for _ in range(batches * MAX_BATCH_SPANS):
             spans.call(()).ended("OK", "finished", None)
         began = time.monotonic()
         spans.stop()
         assert time.monotonic() - began < LONG
-    assert lost == {"lost": batches * BATCH}
+    assert lost == {"lost": batches * MAX_BATCH_SPANS}
 
 
 # --- without the extra ---
@@ -150,5 +150,5 @@ def test_a_server_without_tracing_needs_none_of_it(without_opentelemetry):
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamer.observability.otlp", None)
     with pytest.raises(ModuleNotFoundError, match=r"streamer\.observability\.otlp") as raised:
-        tracing_to("collector:4317", insecure=True, ratio=1.0, exported=lambda *_: None)
+        tracing_to("collector:4317", insecure=True, ratio=1.0, on_export=lambda *_: None)
     assert not isinstance(raised.value, TracingError)
