@@ -22,7 +22,7 @@ from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.security.identity import Caller, Identities, Opener
+from streamer.security.identity import Caller, Identities, StreamContext
 from streamer.transport.stream import ABORT_SECONDS, Context, GrpcStream, Stream
 
 log = structlog.get_logger()
@@ -174,7 +174,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """Seconds that a trunk's message should wait for more responses."""
         return GATHER_SECONDS if self._load.busy else 0.0
 
-    def authorize(self, opener: Opener) -> str:
+    def authorize(self, opener: StreamContext) -> str:
         """Identity of who opened a stream; raises CallError if it would get no call."""
         self._require_healthy()
         return self._identities.caller(opener).identity

@@ -17,7 +17,7 @@ from streamer.inference.metadata import Metadata
 from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.security.encryption import CLOCK_SKEW
+from streamer.security.encryption import MAX_CLOCK_SKEW_SECONDS
 from streamer.security.identity import Caller
 from streamer.session.session import CallConfig
 from streamer.session.state import CallState
@@ -175,7 +175,7 @@ class Resumption:
         self._most_seconds = max_age / 3
         self._metrics = metrics
         self._clock = clock
-        self.ledger = ResumableCalls(max_age + CLOCK_SKEW, clock)
+        self.ledger = ResumableCalls(max_age + MAX_CLOCK_SKEW_SECONDS, clock)
 
     def open(
         self, wanted: pb.StreamConfig, caller: Caller, models: ModelRegistry

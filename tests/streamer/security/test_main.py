@@ -61,7 +61,7 @@ def test_a_key_is_an_entry_with_32_random_bytes(tmp_path):
         (["token", "--identity", "a b", "--scope", "classify"], "--identity: String should match"),
         (["token", "--identity", "x", "--scope", "all"], "'all'"),
         (["token", "--identity", "x", "--scope", "resume", "--max-calls", "0"], "--max-calls: In"),
-        (["token", "--identity", "x", "--scope", "resume", "--expires", "soon"], "'soon' is no da"),
+        (["token", "--identity", "x", "--scope", "resume", "--expires", "soon"], "'soon' is not"),
         ([], "kind"),
     ],
 )

@@ -55,9 +55,9 @@ def test_a_token_is_256_random_bits_and_only_its_hash_is_kept(file):
 BAD = {
     "nothing": ("", "token: Field required"),
     "an empty list": ("token = []", "token: List should have at least 1 item"),
-    "no TOML": ("[[token]\n", "no TOML: "),
-    "nested too deep for a parser": (f"token = {'[' * 2000}", "no TOML: "),
-    "a number too long for a parser": (entry(more=f"max_calls = {'9' * 5000}"), "no TOML: "),
+    "not TOML": ("[[token]\n", "not TOML: "),
+    "nested too deep for a parser": (f"token = {'[' * 2000}", "not TOML: "),
+    "a number too long for a parser": (entry(more=f"max_calls = {'9' * 5000}"), "not TOML: "),
     "another table": ('[[key]]\nid = "x"\n', "token: Field required"),
     "identity missing": (entry().replace("identity", "name"), "token 1: identity: Field required"),
     "identity with a space": (entry(identity="a b"), "token 1: identity: String should match"),
