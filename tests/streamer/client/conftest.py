@@ -203,21 +203,23 @@ class Scene:
     Args:
         deaths: of one stream each.
         checkpoints: see :class:`Replica`.
-        kept: bytes of audio that may be kept.
+        buffered: bytes of audio that may be buffered.
         seconds: of outage.
         back: what every sleep waits for.
     """
 
-    def __init__(self, deaths=(), checkpoints=(), kept=10**6, seconds=60.0, back=None, **options):
+    def __init__(
+        self, deaths=(), checkpoints=(), buffered=10**6, seconds=60.0, back=None, **options
+    ):
         self.now = 0.0
         self.sleeps = []
         self.streams = []
         self._back = back
         self._deaths = list(deaths)
         self._checkpoints = checkpoints
-        attempts = RetryPolicy(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
-        self.kept = ReplayBuffer(kept)
-        self.stream = ResumableStream(self._open, self.kept, attempts, self._sleep, **options)
+        retry = RetryPolicy(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
+        self.buffer = ReplayBuffer(buffered)
+        self.stream = ResumableStream(self._open, self.buffer, retry, self._sleep, **options)
         config = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=RATE)
         self.call = Call(self.stream, config)
 

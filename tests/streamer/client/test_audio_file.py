@@ -107,5 +107,5 @@ def test_a_small_file_of_endless_silence_is_refused(read, monkeypatch):
 def test_blocks_in_which_a_file_is_read_do_not_show(read, rate, block, monkeypatch):
     samples = np.random.default_rng(1).uniform(-0.9, 0.9, 2001)
     whole = read(wav(samples, rate=rate))
-    monkeypatch.setattr(telephone_file, "BLOCK", block)
+    monkeypatch.setattr(telephone_file, "BLOCK_SAMPLES", block)
     assert read(wav(samples, rate=rate)) == whole

@@ -24,7 +24,7 @@ def delivered():
 
 
 def take(delivered, *responses):
-    return [new for response in responses for new in delivered.take(response)]
+    return [new for response in responses for new in delivered.push(response)]
 
 
 def test_a_stream_that_lives_is_told_as_it_is(delivered):
@@ -42,8 +42,8 @@ def test_a_stream_that_lives_is_told_as_it_is(delivered):
     ]
     told = take(delivered, *responses)
     assert told == responses[:7]
-    assert delivered.rest() == responses[7:]
-    assert delivered.rest() == []
+    assert delivered.flush() == responses[7:]
+    assert delivered.flush() == []
 
 
 def test_repeated_ones_are_dropped_by_channel(delivered):
@@ -94,12 +94,12 @@ def test_a_server_that_shuts_down_is_not_the_end(delivered):
     delivered.begin_stream()
     assert take(delivered, prediction(1.0)) == [prediction(1.0)]
     assert take(delivered, prediction(1.0, final=True)) == []
-    assert delivered.rest() == [prediction(1.0, final=True)]
+    assert delivered.flush() == [prediction(1.0, final=True)]
 
 
 def test_a_checkpoint_confirms_what_was_held_back(delivered):
     take(delivered, speech(True, 0.1), speech(False, 0.5))
-    assert delivered.rest() == [speech(False, 0.5)]
+    assert delivered.flush() == [speech(False, 0.5)]
     delivered.begin_stream()
     assert take(delivered, speech(False, 0.5), prediction(1.0)) == [prediction(1.0)]
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_confirms_what_was_held_back(delivered):
 def test_only_one_final_prediction_per_channel(delivered):
     take(delivered, prediction(1.0, final=True), prediction(1.0, final=True))
     take(delivered, prediction(1.0, 1, final=True))
-    assert delivered.rest() == [prediction(1.0, final=True), prediction(1.0, 1, final=True)]
+    assert delivered.flush() == [prediction(1.0, final=True), prediction(1.0, 1, final=True)]
     delivered.begin_stream()
     take(delivered, prediction(1.0, final=True), prediction(2.0, final=True))
-    assert delivered.rest() == []
+    assert delivered.flush() == []

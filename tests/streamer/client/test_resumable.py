@@ -226,7 +226,7 @@ def test_error_meets_who_sends(scripted, run_async):
 
 
 def test_a_server_that_hangs_is_left_for_another(scripted, run_async):
-    scene = scripted.Scene([scripted.Death(mute=True)], answer_seconds=0.02)
+    scene = scripted.Scene([scripted.Death(mute=True)], response_seconds=0.02)
     check(scripted, run_async, scene, STEPS)
     assert [len(stream.written) for stream in scene.streams] == [0, 21]
 
@@ -237,7 +237,7 @@ def test_a_server_that_hangs_is_left_for_another(scripted, run_async):
 def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
     """A server that is gone for long: 8 bytes are kept, the rest waits, and none is lost."""
     back = asyncio.Event()
-    scene = scripted.Scene([scripted.Death(requests=3)], {4, 8, 12, 16, 20}, kept=8, back=back)
+    scene = scripted.Scene([scripted.Death(requests=3)], {4, 8, 12, 16, 20}, buffered=8, back=back)
 
     async def main():
         async def send_all(call):
@@ -248,7 +248,7 @@ def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
             sending = asyncio.create_task(send_all(call))
             await asyncio.wait({sending}, timeout=0.05)
             assert not sending.done()
-            assert (scene.kept.audio, call.resumptions) == (8, 0)
+            assert (scene.buffer.audio_bytes, call.resumptions) == (8, 0)
             back.set()
             await sending
             return await call.finish()
@@ -260,7 +260,7 @@ def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
 
 
 def test_several_tasks_that_wait_keep_their_order(scripted, run_async):
-    scene = scripted.Scene([scripted.Death(requests=5)] * 3, set(range(1, 1000)), kept=4)
+    scene = scripted.Scene([scripted.Death(requests=5)] * 3, set(range(1, 1000)), buffered=4)
 
     async def main():
         async with scene.call as call:

@@ -179,7 +179,7 @@ def test_giving_up_says_how_often_it_tried(perform):
 def test_what_is_kept_is_bounded_by_the_options():
     async def most(**options):
         async with Client("127.0.0.1:1") as client:
-            return client.call(resumable=True, **options)._stream._kept._most_audio
+            return client.call(resumable=True, **options)._stream._buffer._max_audio_bytes
 
     assert asyncio.run(most()) == 70 * RATE
     wide = {"encoding": "linear16", "sample_rate": 16000, "channels": ["caller", "agent"]}

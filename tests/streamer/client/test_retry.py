@@ -6,12 +6,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
 from streamer.client.retry import (
-    FIRST_BACKOFF,
-    MAX_BACKOFF,
+    MAX_BACKOFF_SECONDS,
     MAX_BROKEN,
     MAX_FAILED,
+    MIN_BACKOFF_SECONDS,
     RetryPolicy,
-    may_pass,
+    is_retryable,
     retry_delay,
 )
 from streamer.transport.converters import duration
@@ -40,14 +40,14 @@ class Clock:
 
     def __init__(self, seconds=60.0, jitter=0.0):
         self.now = 1000.0
-        self.attempts = RetryPolicy(seconds, lambda: self.now, lambda: jitter)
+        self.policy = RetryPolicy(seconds, lambda: self.now, lambda: jitter)
 
     def fail(self, error, *, began=False, lasted=0.0):
         """One attempt that fails; waits as long as it is told to."""
         if began:
-            self.attempts.began()
+            self.policy.record_start()
             self.now += lasted
-        delay = self.attempts.delay(error)
+        delay = self.policy.next_delay(error)
         self.now += delay
         return delay
 
@@ -66,16 +66,16 @@ def test_backoff_doubles_up_to_a_limit(error_of, jitter):
     clock = Clock(seconds=1e6, jitter=jitter)
     delays = [clock.fail(error_of()) for _ in range(40)]
     share = (1 + jitter) / 2
-    assert delays[:4] == pytest.approx([FIRST_BACKOFF * 2**n * share for n in range(4)])
-    assert delays[-1] == pytest.approx(MAX_BACKOFF * share)
+    assert delays[:4] == pytest.approx([MIN_BACKOFF_SECONDS * 2**n * share for n in range(4)])
+    assert delays[-1] == pytest.approx(MAX_BACKOFF_SECONDS * share)
 
 
 def test_jitter_spreads_calls(error_of):
     """Fifty calls that lost one server."""
     delays = {RetryPolicy(60.0).delay(error_of()) for _ in range(50)}
     assert len(delays) > 40
-    assert min(delays) >= FIRST_BACKOFF / 2
-    assert max(delays) <= FIRST_BACKOFF
+    assert min(delays) >= MIN_BACKOFF_SECONDS / 2
+    assert max(delays) <= MIN_BACKOFF_SECONDS
 
 
 def test_a_servers_delay_is_honoured(error_of):
@@ -83,7 +83,7 @@ def test_a_servers_delay_is_honoured(error_of):
     assert retry_delay(error_of()) is None
     assert retry_delay(error_of(retry=-3)) == 0.0
     for code in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED):
-        assert 2.5 < Clock(jitter=0.5).fail(error_of(code, retry=2.5)) < 2.5 + FIRST_BACKOFF
+        assert 2.5 < Clock(jitter=0.5).fail(error_of(code, retry=2.5)) < 2.5 + MIN_BACKOFF_SECONDS
 
 
 def test_status_of_a_proxy_that_changed_the_code(error_of):
@@ -134,12 +134,12 @@ def test_time_with_a_stream_does_not_count(error_of):
             started = clock.now
             clock.fail(error_of())
             clock.now = started + 40.0
-            clock.attempts.began()
+            clock.policy.record_start()
             if progress:
-                clock.attempts.progressed()
+                clock.policy.record_progress()
             clock.now += 30.0
         try:
-            clock.attempts.delay(error_of())
+            clock.policy.next_delay(error_of())
             survived = True
         except grpc.aio.AioRpcError:
             survived = False
@@ -166,8 +166,8 @@ def test_audio_that_kills_servers_does_not_kill_all(error_of, code, details, mos
 def test_progress_begins_anew(error_of):
     clock = Clock(seconds=1e6)
     for _ in range(10 * MAX_BROKEN):
-        assert clock.fail(error_of(), began=True) == FIRST_BACKOFF / 2
-        clock.attempts.progressed()
+        assert clock.fail(error_of(), began=True) == MIN_BACKOFF_SECONDS / 2
+        clock.policy.record_progress()
 
 
 def test_a_long_silence_is_no_fault(error_of):
@@ -178,11 +178,11 @@ def test_a_long_silence_is_no_fault(error_of):
 
 
 @pytest.mark.parametrize("began", [False, True])
-def test_what_may_pass(error_of, began):
-    passing = {code for code in Code if may_pass(error_of(code), began=began)}
+def test_what_is_retryable(error_of, began):
+    passing = {code for code in Code if is_retryable(error_of(code), started=began)}
     broken = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED}
     assert passing == (broken if began else broken | {Code.RESOURCE_EXHAUSTED})
-    assert may_pass(error_of(Code.RESOURCE_EXHAUSTED, retry=1), began=began)
+    assert is_retryable(error_of(Code.RESOURCE_EXHAUSTED, retry=1), started=began)
 
 
 def test_others_are_raised_as_they_are(error_of):

@@ -11,7 +11,7 @@ import pytest
 from streamer.audio.codec import Encoding, encode
 from streamer.client import Client, Prediction
 from streamer.client.retry import retry_delay
-from streamer.client.trunk_line import WINDOW
+from streamer.client.trunk_line import WINDOW_BYTES
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Identities
 from streamer.transport import trunk_line as line
@@ -112,8 +112,8 @@ def test_a_refusal_says_when_to_come_again(in_process):
 
 def test_a_long_file_is_heard_whole(run_async, server, speech):
     """Beyond the window the client waits for what the server has taken."""
-    assert WINDOW == line.WINDOW
-    long = speech * (4 * WINDOW // len(speech))
+    assert WINDOW_BYTES == line.WINDOW_BYTES
+    long = speech * (4 * WINDOW_BYTES // len(speech))
 
     async def main():
         async with Client(server.target, trunks=1) as client:
@@ -185,7 +185,7 @@ def test_what_is_not_read_does_not_pile_up(run_async, server, speech):
                     await asyncio.sleep(0.2)
                 await call.end_of_audio()
                 async with asyncio.timeout(30):
-                    while not call._stream.over:
+                    while not call._stream.done:
                         await asyncio.sleep(0.01)
                 return [event async for event in call]
 
