@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-import streamer.process.environment  # noqa: F401 - gRPC reads its settings when it is imported
+import streamer.process.environment  # noqa: F401 - before gRPC is imported
 from streamer.process.extras import require
 
 SERVER_MODULES = (
@@ -41,15 +41,15 @@ async def serve(
     parent: workers.ParentConnection | None = None,
     core: CoreLog | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up.
+    """Serve until SIGTERM or SIGINT, until the parent is gone, or until inference has failed.
 
     Args:
-        settings: as given.
-        parent: of a worker.
-        core: gRPC's own log, whose refused handshakes are counted.
+        settings: all settings.
+        parent: connection to the parent, for a worker.
+        core: gRPC's log, whose failed handshakes are counted.
     """
     listen, loop = asyncio.Event(), asyncio.get_running_loop()
-    # Before the model is read, so that no change of it is missed.
+    # Installed before the model is read, so that no change of the file is missed.
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     server = Server(settings, shared=parent is not None, reload=reload)
@@ -75,14 +75,14 @@ async def serve(
     await server.over.wait()
     if server.gave_up:
         await server.abandon()
-        os._exit(workers.UNHEALTHY)  # an ordinary exit would wait for what is stuck
+        os._exit(workers.UNHEALTHY)  # a normal exit would wait for the blocked thread
     await server.stop()
     if heartbeats is not None:
         heartbeats.cancel()
 
 
 async def check(settings: ServerSettings) -> None:
-    """Do all that a start needs."""
+    """Do all steps of a start, then stop."""
     server = Server(settings)
     server.bind()
     await server.stop()
@@ -94,7 +94,7 @@ def _one_line(error: Exception) -> str:
 
 
 def main() -> int:
-    """Command line; 2 for settings or a model that cannot be served."""
+    """Run the command line; return 2 for settings or a model that cannot be served."""
     fix_heap_threshold()
     parent = workers.ParentConnection() if sys.argv[1:2] == [workers.ARGUMENT] else None
     if parent is None and (unknown := unknown_variables(os.environ)):
@@ -119,10 +119,10 @@ def main() -> int:
             event_loop_run(serve(settings, parent))
         else:
             with captured() as core:
-                configure_log(settings.log_level, **log_fields)  # past the pipe
+                configure_log(settings.log_level, **log_fields)  # bypasses the pipe
                 event_loop_run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
-        print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
+        print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line for the operator
         return workers.CANNOT_SERVE
     return 0
 
