@@ -14,7 +14,7 @@ from rich.text import Text
 from streamer.client.api import Prediction, SpeechEvent, Task
 
 BAR_WIDTH = 24
-NOTE = "perceived binary gender and an age band, as a model hears them; not identity"
+NOTE = "perceived binary gender and an age band, as a model rates them; not identity"
 
 
 class CallView:

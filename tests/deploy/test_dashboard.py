@@ -1,4 +1,4 @@
-"""Rules and dashboard by themselves: valid, tested, told apart."""
+"""Rules and dashboard by themselves: valid, tested, distinct."""
 
 import itertools
 
@@ -109,7 +109,7 @@ def test_rows_are_what_an_operator_looks_for():
     assert rows == [
         "Traffic",
         "Quality of service",
-        "Student",
+        "Model",
         "Speech and decisions",
         "Refusals",
         "Checkpoints and resumed calls",

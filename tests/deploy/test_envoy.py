@@ -85,7 +85,7 @@ def test_calls_are_spread_evenly_and_end_well(fleet, open_calls, finish):
 def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
     """To Envoy a trunk is one stream: its calls are all on one replica."""
 
-    async def heard(client, call_id=""):
+    async def classified(client, call_id=""):
         async with client.call(call_id=call_id) as call:
             for chunk in chunks:
                 await call.send(chunk.audio.data)
@@ -93,7 +93,9 @@ def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
 
     async def main():
         async with Client(fleet.target) as own, Client(fleet.target, trunks=2) as shared:
-            return await heard(own), await asyncio.gather(*(heard(shared, name) for name in names))
+            return await classified(own), await asyncio.gather(
+                *(classified(shared, name) for name in names)
+            )
 
     names = [f"trunk-{number}" for number in range(6)]
     (alone,), calls = run_async(main())
@@ -168,7 +170,7 @@ def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls,
     fleet.replicas[0].kill()
     for call in calls[0].values():
         # Envoy's word for a connection that broke behind the first response. INTERNAL of the
-        # server itself says what failed.
+        # server itself names the error.
         outcome = call.outcome()
         assert outcome.code is Code.INTERNAL
         assert "RST_STREAM" in outcome.details
@@ -321,9 +323,9 @@ def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
     subprocess.run([promtool, "check", "rules", rules], check=True, timeout=30)
     page = http(f"{fleet.envoy.watch}/stats/prometheus")[1]
     names = set(re.findall(r"^(\w+)\{", page, re.MULTILINE))
-    asked = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
-    assert len(asked) >= 6
-    assert asked <= names
+    queried = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
+    assert len(queried) >= 6
+    assert queried <= names
     (pattern,) = re.findall(r'__name__=~"([^"]+)"', rules.read_text())
     assert len([name for name in names if re.fullmatch(pattern, name)]) == 4
 

@@ -202,8 +202,8 @@ def test_names_of_ports_and_labels_lead_somewhere(manifests, deploy):
 def test_probes_ask_for_the_right_service(manifests, settings):
     server = container(manifests, "voicecohort-server")
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        asked = server[name]["grpc"]
-        assert asked == {"port": int(settings.health_listen.rpartition(":")[2]), "service": SERVICE}
+        probe = server[name]["grpc"]
+        assert probe == {"port": int(settings.health_listen.rpartition(":")[2]), "service": SERVICE}
     patience = (
         server["livenessProbe"]["periodSeconds"] * server["livenessProbe"]["failureThreshold"]
     )

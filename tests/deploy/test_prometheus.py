@@ -32,7 +32,7 @@ from tests.deploy.promql import (
 PROMETHEUS_OWN = {"up": set(), "time": set()}
 """Names that Prometheus itself makes, and their labels."""
 TARGET_LABELS = {"job", "instance", "le"}
-SPECIAL = {"Certificates: time left (s)", "Spans, by what became of them (spans/s)"}
+SPECIAL = {"Certificates: time left (s)", "Spans, by outcome of their export (spans/s)"}
 """Panels that are empty without TLS and without tracing."""
 CHUNK = 2 * SAMPLE_RATE // 10
 

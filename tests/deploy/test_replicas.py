@@ -73,11 +73,11 @@ def same_finals(calls, references):
         running = times[:-1]
         assert len(set(running)) == len(running), "a prediction came twice"
         assert [prediction.final for prediction in call.seen] == [False] * len(running) + [True]
-        final, wanted = call.seen[-1], reference.seen[-1]
+        final, expected = call.seen[-1], reference.seen[-1]
         for name in ("audio_time", "speech_time", "lost_time", "sequence"):
-            assert getattr(final, name) == getattr(wanted, name), name
+            assert getattr(final, name) == getattr(expected, name), name
         for task in TASKS:
-            got, undisturbed = getattr(final, task), getattr(wanted, task)
+            got, undisturbed = getattr(final, task), getattr(expected, task)
             assert (got.label, got.undecided) == (undisturbed.label, undisturbed.undecided)
             for label, probability in undisturbed.posterior.items():
                 assert got.posterior[label] == pytest.approx(probability, abs=1e-4)

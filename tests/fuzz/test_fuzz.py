@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))  # the targets import each other by name
 
 import campaign
-import house as houses
+import harness
 import target_wire
 from targets import NAMES, load
 
@@ -42,9 +42,9 @@ def _quiet():
 
 
 @pytest.fixture(scope="module")
-def house(run_async):
+def calls(run_async):
     """The service without sockets, on the loop that all tests share."""
-    made = houses.House(run_async)
+    made = harness.CallHarness(run_async)
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ def wire(run_async):
 @pytest.fixture
 def broken(run_async):
     """A service to break."""
-    made = houses.House(run_async)
+    made = harness.CallHarness(run_async)
     yield made
     made.close()
 
@@ -84,8 +84,8 @@ def mutations(draw, seeds, longest):
 
 
 @pytest.mark.parametrize("name", list(NAMES))
-def test_target_stands_seeds_and_their_mutations(name, house, wire, monkeypatch):
-    monkeypatch.setattr(houses, "house", lambda: house)
+def test_target_stands_seeds_and_their_mutations(name, calls, wire, monkeypatch):
+    monkeypatch.setattr(harness, "shared_harness", lambda: calls)
     monkeypatch.setattr(target_wire, "wire", lambda: wire)
     target = load(name)
     seeds = target.seeds()
@@ -144,20 +144,20 @@ def test_the_witness_notices_another_calls_sound(broken, monkeypatch):
 
     monkeypatch.setattr(Channel, "process", process_both)
     with pytest.raises(AssertionError):
-        broken.try_call(list(houses.witness_requests())[:8])
+        broken.try_call(list(harness.witness_requests())[:8])
 
 
 def test_a_stream_that_is_left_open_is_noticed(broken, monkeypatch):
     async def never(*_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(houses, "LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr(harness, "LIMIT_SECONDS", 0.5)
     monkeypatch.setattr(Call, "finish", never)
     with pytest.raises(TimeoutError):
-        broken.try_call(houses.witness_requests()[:3])
+        broken.try_call(harness.witness_requests()[:3])
 
 
 def test_an_exception_that_is_no_status_is_noticed(broken, monkeypatch):
     monkeypatch.setattr(Call, "handle", lambda *_: 1 / 0)
     with pytest.raises(AssertionError, match="INTERNAL"):
-        broken.try_call(houses.witness_requests()[:3])
+        broken.try_call(harness.witness_requests()[:3])

@@ -51,7 +51,7 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
-    """By name: what a server said that was started in vain. All are started at once, two by two."""
+    """Output of servers that cannot start, by name; started two at a time."""
     folder = tmp_path_factory.mktemp("models")
     content = DEFAULT_MODEL.read_bytes()
 
@@ -236,7 +236,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
 
 
 @pytest.mark.parametrize(
-    ("module", "before", "said"),
+    ("module", "before", "output"),
     [
         ("streamer.serve", None, f"{POLLING} {POLLING} True"),
         ("streamer.serve", "-tcp_frame_size_tuning", "-tcp_frame_size_tuning " * 2 + "True"),
@@ -245,7 +245,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
         ("streamer.process.environment", None, f"never {POLLING} False"),
     ],
 )
-def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypatch):
+def test_polling_is_settled_before_grpc_is_loaded(module, before, output, monkeypatch):
     """And only for a server whose operator has not settled it."""
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     if before is not None:
@@ -257,7 +257,7 @@ def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypa
         timeout=60,
         check=True,
     )
-    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+    assert (done.stdout, done.stderr) == (f"{output}\n", "")
 
 
 def test_grpc_knows_the_experiment_and_says_nothing(monkeypatch):

@@ -62,7 +62,7 @@ class Echo(grpc.GenericRpcHandler):
 
 
 def test_the_stream_of_a_gateway_whose_host_died_ends_with_the_keepalive(run_async):
-    """Times are a twentieth of the server's: asked after 3 s, given up 1 s later."""
+    """Times are a twentieth of the server's: pinged after 3 s, closed 1 s later."""
 
     def hastened(name, value):
         times = name.endswith(("keepalive_time_ms", "timeout_ms"))

@@ -49,13 +49,13 @@ def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
     raw = line.run(
         request_of.config(), *(request_of.audio(n, p) for n, p in enumerate(parts(speech), start=1))
     )
-    (started,), wanted = raw.of("started"), raw.finals[0]
+    (started,), expected = raw.of("started"), raw.finals[0]
     assert (final.channel, final.sequence, final.final) == (0, 30, True)
     assert final.audio_time == 3.0
-    assert final.speech_time == wanted.speech_time.ToTimedelta().total_seconds() > 2
+    assert final.speech_time == expected.speech_time.ToTimedelta().total_seconds() > 2
     assert final.lost_time == 0.0
     for name in TASKS:
-        task, message = getattr(final, name), getattr(wanted, name)
+        task, message = getattr(final, name), getattr(expected, name)
         assert list(task.posterior) == list(getattr(started, name).labels)
         np.testing.assert_allclose(list(task.posterior.values()), message.posterior, atol=1e-5)
         assert (task.label, bool(task.undecided)) == (message.label, not message.label)
@@ -199,9 +199,9 @@ def test_bad_audio_raises_at_the_next_read(run, server):
 
 @pytest.mark.parametrize("reading", [False, True], ids=["sending", "sending and reading"])
 def test_failed_call_raises_the_servers_error_while_sending(run, server, reading):
-    """Whatever the two do when they meet: the gateway must learn what the server said.
+    """Whatever the two do when they meet: the gateway must get the status of the server.
 
-    Neither asyncio's InvalidStateError nor gRPC's "Internal error from Core" says why.
+    Neither asyncio's InvalidStateError nor gRPC's "Internal error from Core" gives the reason.
     """
 
     async def send(call):

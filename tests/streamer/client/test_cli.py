@@ -1,4 +1,4 @@
-"""The command line: a file is streamed and shown, or told in JSON."""
+"""The command line: a file is streamed and shown, or printed as JSON."""
 
 import io
 import json
@@ -190,10 +190,10 @@ def test_files_of_any_rate_become_calls(tmp_path, rate):
         Encoding.MULAW,
     )
     left = np.frombuffer(call.data[0::2], np.uint8)[800:-800]
-    wanted = np.frombuffer(expected, np.uint8)[800:-800]
+    expected_samples = np.frombuffer(expected, np.uint8)[800:-800]
     got = decode(left.tobytes(), Encoding.MULAW).astype(int)
     right = decode(call.data[1::2], Encoding.MULAW)[800:-800].astype(int)
-    assert np.abs(got - decode(wanted.tobytes(), Encoding.MULAW)).max() <= 1024
+    assert np.abs(got - decode(expected_samples.tobytes(), Encoding.MULAW)).max() <= 1024
     assert np.abs(got + right).max() <= 1024
 
 

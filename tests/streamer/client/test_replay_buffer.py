@@ -85,7 +85,7 @@ def test_controls_without_audio_take_no_room(request_of, sent):
 
 
 class Channel:
-    """What controls without audio between them do to a channel that was heard."""
+    """What controls without audio between them do to a channel with state."""
 
     def __init__(self, held):
         self.held, self.open, self.fresh = held, not held, False

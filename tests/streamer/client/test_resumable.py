@@ -49,12 +49,12 @@ def undisturbed(scripted, run_async, steps):
 
 
 def check(scripted, run_async, scene, steps, pauses=()):
-    """The call's events and what the last server heard are those of an undisturbed call."""
+    """The call's events and what the last server received are those of an undisturbed call."""
     events = run_async(perform(scene.call, steps, pauses))
-    wanted, memory = undisturbed(scripted, run_async, steps)
-    assert events == wanted
+    expected, memory = undisturbed(scripted, run_async, steps)
+    assert events == expected
     last = scene.streams[-1].replica.memory
-    assert last.heard == memory.heard
+    assert last.received == memory.received
     assert last == memory
     assert all(stream.closed for stream in scene.streams)
     return events
@@ -83,7 +83,9 @@ deaths = st.lists(
 @given(steps, st.sets(st.integers(1, 30)), deaths, st.lists(st.integers(0, 6), max_size=30))
 @example([b"\x01", "hold", "resume", b"\x01"], {2}, [(5, 60, (Code.UNAVAILABLE, ""), True)], [])
 @example([b"\x01", "hold", b"\x02"], {1, 2, 3}, [(3, 9, (Code.UNAVAILABLE, ""), False)] * 5, [])
-def test_nothing_is_lost_or_told_twice(scripted, run_async, steps, checkpoints, deaths, pauses):
+def test_nothing_is_lost_or_delivered_twice(
+    scripted, run_async, steps, checkpoints, deaths, pauses
+):
     """Each byte counts exactly once and in order, whichever checkpoints there are."""
     script = [
         scripted.Death(requests, responses, scripted.error_of(*error), early)
@@ -278,8 +280,8 @@ def test_several_tasks_that_wait_keep_their_order(scripted, run_async):
             return first + second
 
     numbers = run_async(main())
-    heard = [sequence for sequence, _ in scene.streams[-1].replica.memory.heard]
-    assert sorted(numbers) == heard == list(range(1, 41))
+    received = [sequence for sequence, _ in scene.streams[-1].replica.memory.received]
+    assert sorted(numbers) == received == list(range(1, 41))
 
 
 def test_unread_responses_are_bounded(scripted, run_async, monkeypatch):

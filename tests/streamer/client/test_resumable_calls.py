@@ -32,7 +32,7 @@ CHUNKS = [bytes([n, 2 * n]) for n in range(1, 21)]
 
 
 def with_retry(code, details, seconds):
-    """Trailers of a refusal that says when to come again."""
+    """Trailers of a refusal with a retry delay."""
     info = AnyMessage()
     info.Pack(error_details_pb2.RetryInfo(retry_delay=duration(seconds)))
     status = status_pb2.Status(code=code.value[0], message=details, details=[info])
@@ -119,9 +119,9 @@ def perform(run_async, scripted):
     ids=["lives", "unavailable", "reset", "cancelled", "refuses", "full", "three times"],
 )
 def test_a_call_is_what_it_would_have_been(perform, script, resumptions):
-    wanted, _, quiet = perform([])
+    expected, _, quiet = perform([])
     events, resumed, servicer = perform(script)
-    assert events == wanted
+    assert events == expected
     assert resumed == resumptions
     assert servicer.replicas[-1].memory == quiet.replicas[-1].memory
     assert servicer.replicas[-1].memory.data == b"".join(CHUNKS)
@@ -140,7 +140,7 @@ def test_config_of_a_resumption_is_the_first_with_the_last_checkpoint(perform):
     first, second = servicer.configs
     assert first.checkpoint_interval == duration(2.5)
     assert not first.resume_from
-    assert json.loads(second.resume_from)["heard"][-1][0] == 10
+    assert json.loads(second.resume_from)["received"][-1][0] == 10
     second.ClearField("resume_from")
     assert first == second
 
@@ -264,7 +264,7 @@ def server_of(servers, call_id):
 def test_a_server_that_goes_in_mid_call_changes_nothing(
     run_async, server, replicas, voices, blow, trunks
 ):
-    """Predictions and speech events are those of a call that nothing befell."""
+    """Predictions and speech events are those of a call without failures."""
     speech = encode(voices.caller[4 * RATE : 9 * RATE], Encoding.MULAW)
     config = {"call_id": "killed", "update_seconds": 0.5, "speech_events": True}
 
@@ -293,13 +293,13 @@ def test_a_server_that_goes_in_mid_call_changes_nothing(
         victim.process.send_signal(blow)
         await asyncio.to_thread(victim.process.wait)
 
-    wanted, _ = run_async(gateway(server.target))
+    expected, _ = run_async(gateway(server.target))
     events, resumptions = run_async(gateway(target, kill, resumable=True, checkpoint_seconds=1.0))
     assert resumptions == 1
     assert [e for e in events if isinstance(e, SpeechEvent)] == [
-        e for e in wanted if isinstance(e, SpeechEvent)
+        e for e in expected if isinstance(e, SpeechEvent)
     ]
-    seen, undisturbed = ([e for e in es if isinstance(e, Prediction)] for es in (events, wanted))
+    seen, undisturbed = ([e for e in es if isinstance(e, Prediction)] for es in (events, expected))
     times = [prediction.audio_time for prediction in seen if not prediction.final]
     assert times == sorted(set(times))
     assert [prediction.final for prediction in seen] == [False] * len(times) + [True]

@@ -1,4 +1,4 @@
-"""When a call tries again and when it gives up, on a clock of the test's own."""
+"""Retries and their limits, on a simulated clock."""
 
 import grpc
 import pytest
@@ -21,7 +21,7 @@ Code = grpc.StatusCode
 
 @pytest.fixture
 def error_of(scripted):
-    """Make an error, with google.rpc.RetryInfo if ``retry`` says how many seconds."""
+    """Make an error, with google.rpc.RetryInfo if ``retry`` gives seconds."""
 
     def make(code=Code.UNAVAILABLE, details="gone", retry=None):
         trailing = [("x-kept", "yes")]
@@ -43,7 +43,7 @@ class Clock:
         self.policy = RetryPolicy(seconds, lambda: self.now, lambda: jitter)
 
     def fail(self, error, *, began=False, lasted=0.0):
-        """One attempt that fails; waits as long as it is told to."""
+        """One attempt that fails; waits for the given delay."""
         if began:
             self.policy.record_start()
             self.now += lasted
@@ -72,7 +72,7 @@ def test_backoff_doubles_up_to_a_limit(error_of, jitter):
 
 def test_jitter_spreads_calls(error_of):
     """Fifty calls that lost one server."""
-    delays = {RetryPolicy(60.0).delay(error_of()) for _ in range(50)}
+    delays = {RetryPolicy(60.0).next_delay(error_of()) for _ in range(50)}
     assert len(delays) > 40
     assert min(delays) >= MIN_BACKOFF_SECONDS / 2
     assert max(delays) <= MIN_BACKOFF_SECONDS
@@ -87,9 +87,9 @@ def test_a_servers_delay_is_honoured(error_of):
 
 
 def test_status_of_a_proxy_that_changed_the_code(error_of):
-    told = error_of(Code.RESOURCE_EXHAUSTED, retry=2.5)
+    refusal = error_of(Code.RESOURCE_EXHAUSTED, retry=2.5)
     changed = grpc.aio.AioRpcError(
-        Code.UNAVAILABLE, grpc.aio.Metadata(), told.trailing_metadata(), "upstream"
+        Code.UNAVAILABLE, grpc.aio.Metadata(), refusal.trailing_metadata(), "upstream"
     )
     assert retry_delay(changed) is None
 
@@ -128,7 +128,7 @@ def test_no_seconds_no_attempt(error_of):
 
 def test_time_with_a_stream_does_not_count(error_of):
     """Twice 40 s of outage with a working stream in between are too long; progress forgives."""
-    for progress, wanted in ((False, False), (True, True)):
+    for progress, expected in ((False, False), (True, True)):
         clock = Clock(seconds=60.0)
         for _ in range(2):
             started = clock.now
@@ -143,7 +143,7 @@ def test_time_with_a_stream_does_not_count(error_of):
             survived = True
         except grpc.aio.AioRpcError:
             survived = False
-        assert survived is wanted
+        assert survived is expected
 
 
 @pytest.mark.parametrize(

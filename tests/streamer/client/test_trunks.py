@@ -112,7 +112,7 @@ def test_a_refusal_says_when_to_come_again(in_process):
 
 def test_a_long_file_is_heard_whole(run_async, server, speech):
     """Beyond the window the client waits for what the server has taken."""
-    assert WINDOW_BYTES == line.WINDOW_BYTES
+    assert WINDOW_BYTES == line.WINDOW
     long = speech * (4 * WINDOW_BYTES // len(speech))
 
     async def main():

@@ -109,7 +109,7 @@ def test_the_search_finds_numbers():
 
 @pytest.fixture(scope="module")
 def receiver_log(tmp_path_factory, make_line, request_of, demo_call):
-    """(log, what nobody may find in it) of calls of every kind on a server that says all it can."""
+    """(log, forbidden content) of calls of every kind on a server at the lowest log level."""
     folder = tmp_path_factory.mktemp("secrets")
     token, key = secrets.token_urlsafe(32), base64.b64encode(secrets.token_bytes(32)).decode()
     (folder / "keys").write_text(f'[[key]]\nid = "k"\nsecret = "{key}"\n')

@@ -62,10 +62,10 @@ def scrape(server):
     return scraped
 
 
-def until(wanted, seconds=10.0):
+def until(condition, seconds=10.0):
     """Poll: counters follow the end of a stream by a moment."""
     deadline = time.monotonic() + seconds
-    while not wanted():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

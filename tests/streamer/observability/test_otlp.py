@@ -270,7 +270,7 @@ def test_every_line_about_a_call_names_it_and_its_trace(collector, server, line,
         "call_ended",
     }
     assert all(e["trace_id"] for e in about)
-    # Who is refused because the server is busy has not been asked for its config.
+    # A stream refused for overload ends before its config.
     unread = {"call_refused"}
     assert all(e["call_id"] for e in about if e["event"] not in unread)
 
@@ -296,7 +296,7 @@ def test_nothing_secret_is_in_the_spans(collector, server, line, request_of, pie
     assert SECRET not in json.dumps(server.log)
 
 
-def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of, make_line):
+def test_sampled_share_is_traced_and_an_idle_call_is_an_error(request_of, make_line):
     collector = Collector()
     sparing = ("--otlp-sample-ratio", "0", "--idle-timeout", "0.5")
     with (
@@ -305,8 +305,8 @@ def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of
     ):
         line = make_line(server.target)
         run(line, request_of.config(call_id="left-out"))
-        wanted = (("traceparent", parent()),)
-        call = line.method(Silent(request_of.config(call_id="idle")), metadata=wanted)
+        metadata = (("traceparent", parent()),)
+        call = line.method(Silent(request_of.config(call_id="idle")), metadata=metadata)
         with pytest.raises(grpc.RpcError) as raised:
             list(call)
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

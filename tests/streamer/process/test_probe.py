@@ -53,9 +53,9 @@ def test_healthy_server_by_command(server):
 
 def test_unknown_service_is_not_healthy(server, capsys):
     assert main([server.target, "--service", "voicecohort.v9.ClassifierService"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"{server.target}: NOT_FOUND")
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"{server.target}: NOT_FOUND")
+    assert len(output.splitlines()) == 1
 
 
 def test_nobody_listens(free_port, capsys):
@@ -105,9 +105,9 @@ def test_port_of_health_answers_nothing_else_and_tells_of_the_drain(
         secured.process.send_signal(signal.SIGTERM)
         log_entry(secured, "draining")
         until = time.monotonic() + 10
-        while (said := probe(plain)) == "" and time.monotonic() < until:
+        while (output := probe(plain)) == "" and time.monotonic() < until:
             time.sleep(0.02)
-        assert said == "NOT_SERVING"
+        assert output == "NOT_SERVING"
         over.set()
         assert [response.prediction.final for response in call] == [True]
     assert secured.process.wait(10) == 0

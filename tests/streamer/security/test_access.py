@@ -123,10 +123,10 @@ def guarded(tmp_path_factory):
     flags = ("--tokens", str(file), "--metrics-listen", "127.0.0.1:0")
     with local_server(*flags, "--max-calls-per-identity", "1") as server:
         yield SimpleNamespace(server=server, file=file, target=server.target)
-        said = json.dumps(server.log)
+        output = json.dumps(server.log)
         for secret in SECRETS.values():
-            assert secret not in said
-            assert digest(secret) not in said
+            assert secret not in output
+            assert digest(secret) not in output
 
 
 REFUSED = {
@@ -166,11 +166,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_token_that_is_no_good(guarded, log_entry, name):
-    metadata, status, reason, said = REFUSED[name]
+    metadata, status, reason, output = REFUSED[name]
     with counted(guarded.server, status, reason):
         code, details = short_call(guarded.target, metadata)
     assert code.name == status
-    assert details.startswith(said)
+    assert details.startswith(output)
     line = log_entry(
         guarded.server, "call_refused", status=status, reason_code=reason, reason=details
     )
@@ -269,7 +269,7 @@ CALLS = 12
 
 
 async def talk(call, stop):
-    """Send until told to stop; the final prediction's audio and what was sent, in seconds."""
+    """Send until stopped; the final prediction's audio and what was sent, in seconds."""
     sent = 0
     while not stop.is_set():
         await call.send(SILENCE)
@@ -290,8 +290,8 @@ async def under_load(target, credentials=None, token=""):
         yield
         assert not any(task.done() for task in talking), "a call was disturbed"
         stop.set()
-        for heard, sent in await asyncio.gather(*talking):
-            assert heard == sent
+        for received, sent in await asyncio.gather(*talking):
+            assert received == sent
 
 
 def test_tokens_are_rotated_under_load(tmp_path, run_async, log_entry):
@@ -325,8 +325,8 @@ def test_tokens_are_rotated_under_load(tmp_path, run_async, log_entry):
         assert len(kept) == 3
         assert all(reason.startswith(f"tokens {file}: ") for reason in kept)
         assert kept[2].endswith("token 1: sha256: Field required")
-        said = json.dumps(server.log)
-        assert not any(s in said or digest(s) in said for s in (old, new))
+        output = json.dumps(server.log)
+        assert not any(s in output or digest(s) in output for s in (old, new))
 
 
 @pytest.fixture
@@ -430,9 +430,9 @@ def test_tokens_that_cannot_be_used_do_not_pass_the_check(tmp_path):
     assert passed.result().returncode == 0
     for done in (run.result() for run in failed):
         assert (done.returncode, done.stdout) == (2, "")
-        said = done.stderr.splitlines()
+        output = done.stderr.splitlines()
         begin = f"tokens {bad}: token 1: scopes.0: Input should be 'classify' or 'resume'"
-        assert any(line.startswith(begin) for line in said)
+        assert any(line.startswith(begin) for line in output)
 
 
 def test_tokens_in_clear_beyond_loopback_must_be_asked_for(guarded, log_entry):

@@ -54,7 +54,7 @@ def test_a_key_is_an_entry_with_32_random_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["token", "--identity", "x"], "--scope"),
         (["token", "--scope", "classify"], "--identity"),
@@ -65,10 +65,10 @@ def test_a_key_is_an_entry_with_32_random_bytes(tmp_path):
         ([], "kind"),
     ],
 )
-def test_what_would_not_be_valid_is_not_made(arguments, said):
+def test_what_would_not_be_valid_is_not_made(arguments, message):
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -145,11 +145,11 @@ def test_what_cannot_be_secure_does_not_start(office, other):
         str(foreign_key): secured(certificate, foreign_key),
         "client CA": secured(certificate, key, "--tls-client-ca", key),
     }
-    for said, arguments in runs.items():
+    for message, arguments in runs.items():
         listen = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
         done = start(*listen, *arguments)
-        assert done.returncode == 2, said
-        assert said in done.stderr
+        assert done.returncode == 2, message
+        assert message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 

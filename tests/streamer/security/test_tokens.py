@@ -85,11 +85,11 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_by_file_entry_and_field(file, name):
-    content, said = BAD[name]
+    content, message = BAD[name]
     file.write_text(content)
     with pytest.raises(TokensError) as caught:
         read_tokens(file)
-    assert str(caught.value).startswith(f"tokens {file}: {said}")
+    assert str(caught.value).startswith(f"tokens {file}: {message}")
     assert SECRET not in str(caught.value)
     assert digest(SECRET) not in str(caught.value)
 
@@ -130,7 +130,7 @@ def test_a_token_ends_when_its_time_does(file):
     token = tokens.find(SECRET)
     assert not tokens.expired(token)
     now += dt.timedelta(seconds=1)
-    assert tokens.find(SECRET) is token, "known still, so that its holder can be told"
+    assert tokens.find(SECRET) is token, "still known, so that the error can name the expiry"
     assert tokens.expired(token)
     assert not tokens.expired(tokens.find(OTHER))
 
