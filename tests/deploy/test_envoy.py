@@ -82,7 +82,7 @@ def test_calls_are_spread_evenly_and_end_well(fleet, open_calls, finish):
     finish(calls)
 
 
-def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
+def test_trunk_calls_equal_stream_calls(fleet, run_async, chunks):
     """To Envoy a trunk is one stream: its calls are all on one replica."""
 
     async def classified(client, call_id=""):
@@ -107,7 +107,7 @@ def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
         assert final.gender.posterior == pytest.approx(alone.gender.posterior, abs=1e-5)
 
 
-def test_a_replica_with_fewer_calls_gets_the_next(fleet, open_calls, finish):
+def test_least_loaded_replica_gets_the_next_call(fleet, open_calls, finish):
     first = by_replica(fleet, open_calls(fleet, "first", 20))
     finish(first[0])
     second = open_calls(fleet, "second", 10)
@@ -116,7 +116,7 @@ def test_a_replica_with_fewer_calls_gets_the_next(fleet, open_calls, finish):
     finish(first[1] | second)
 
 
-def test_a_draining_replica_gets_no_new_call_and_keeps_its_own(
+def test_draining_replica_keeps_its_calls(
     make_fleet, open_calls, finish, log_entry, until
 ):
     fleet = make_fleet(2, "--drain-seconds", "25")
@@ -145,7 +145,7 @@ def refusals(replica):
     return [entry["status"] for entry in replica.log if entry["event"] == "call_refused"]
 
 
-def test_what_no_health_check_has_seen_yet_costs_no_call(make_fleet, open_calls, finish, log_entry):
+def test_unchecked_failure_costs_no_call(make_fleet, open_calls, finish, log_entry):
     """A replica that drains, then is dead; health is checked once, when all is well."""
     fleet = make_fleet(2, "--drain-seconds", "25", health_seconds=600)
     first = fleet.replicas[0]
@@ -183,7 +183,7 @@ def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls,
     finish(open_calls(fleet, "after", 4))
 
 
-def test_a_full_replica_costs_no_call_while_another_has_room(make_fleet, open_calls, finish):
+def test_full_replica_costs_no_call(make_fleet, open_calls, finish):
     """Each takes one call: the second never ends at the first's limit."""
     fleet = make_fleet(2, "--max-calls", "1")
     for round_ in range(5):
@@ -217,7 +217,7 @@ def test_statuses_and_their_details_pass_unchanged(
         assert outcome.retry_seconds == 1.0
 
 
-def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_of):
+def test_envoy_passes_messages_of_any_accepted_size(fleet, make_line, request_of):
     """Ten seconds of the widest audio in one message, and one sample more."""
     config = request_of.config(encoding=3, sample_rate=16000, channels=[{}, {}])
     longest = bytes(10 * 16000 * 2 * 2)
@@ -316,7 +316,7 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
     assert http(f"{fleet.envoy.watch}/stats/prometheus", b"")[0] == 404
 
 
-def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
+def test_alert_rules_use_envoys_metrics(fleet, deploy):
     if (promtool := shutil.which("promtool")) is None:
         pytest.skip("promtool is not installed")
     rules = deploy / "envoy-rules.yaml"
@@ -345,7 +345,7 @@ def seconds(duration):
     return float(duration.removesuffix("s"))
 
 
-def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, deploy, until):
+def test_envoy_drains_without_cutting_calls(make_fleet, open_calls, finish, deploy, until):
     fleet = make_fleet(1)
     running = open_calls(fleet, "running", 2)
     words = ["bash", deploy / "drain-envoy.sh", "60", fleet.envoy.admin]
@@ -360,7 +360,7 @@ def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, d
     assert fleet.envoy.stats("http.calls.")["downstream_rq_active"] == 0
 
 
-def test_envoy_is_ended_at_the_deadline(fleet, open_calls, finish, deploy):
+def test_envoy_stops_at_the_deadline(fleet, open_calls, finish, deploy):
     running = open_calls(fleet, "running", 1)
     words = ["bash", deploy / "drain-envoy.sh", "0", fleet.envoy.admin]
     assert subprocess.run([*map(str, words)], check=False, timeout=10).returncode == 0

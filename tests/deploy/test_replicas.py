@@ -92,7 +92,7 @@ def references(server, speech, run_async):
 RESUMABLE = {"resumable": True, "checkpoint_seconds": 1.0}
 
 
-def test_a_replica_killed_under_fifty_calls_five_times_costs_none(
+def test_killed_replicas_lose_no_call(
     make_fleet, keys, speech, references, run_async, until
 ):
     fleet = make_fleet(2, "--checkpoint-keys", str(keys), health_seconds=0.1)
@@ -122,7 +122,7 @@ def test_a_replica_killed_under_fifty_calls_five_times_costs_none(
         assert moved >= hit, f"{moved} calls moved, {hit} were on the replica that died"
 
 
-def test_rolling_restart_with_live_calls_shows_no_client_an_error(
+def test_rolling_restart_causes_no_error(
     make_fleet, keys, speech, references, run_async, until
 ):
     """Resumable calls move at once; those that cannot are waited for."""

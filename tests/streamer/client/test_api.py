@@ -39,7 +39,7 @@ def parts(data, size=800):
 # --- the class ---
 
 
-def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
+def test_finals_equal_those_of_a_raw_call(run, server, line, speech, request_of):
     async def scenario(call):
         numbers = [await call.send(part) for part in parts(speech)]
         return numbers, await call.finish()
@@ -62,7 +62,7 @@ def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
         assert task.confidence == pytest.approx(max(message.posterior), abs=1e-5)
 
 
-def test_started_says_who_answers(run, server, student):
+def test_started_names_the_model(run, server, student):
     async def scenario(call):
         return call.started
 
@@ -72,7 +72,7 @@ def test_started_says_who_answers(run, server, student):
     assert started.update_interval.ToTimedelta().total_seconds() == 0.25
 
 
-def test_events_come_while_audio_goes_out(run, server, speech):
+def test_events_arrive_during_sending(run, server, speech):
     """A gateway reads a prediction of what it has sent before it sends on."""
 
     async def scenario(call):
@@ -268,7 +268,7 @@ def test_no_server_raises_unavailable(run, free_port):
     assert caught.value.code() is Code.UNAVAILABLE
 
 
-def test_leaving_early_cancels_the_call(run, server, log_entry):
+def test_leaving_the_context_cancels_the_call(run, server, log_entry):
     async def scenario(call):
         await call.send(bytes(800))
 

@@ -88,7 +88,7 @@ def test_an_end_of_speech_waits_for_a_later_response(delivered):
     ]
 
 
-def test_a_server_that_shuts_down_is_not_the_end(delivered):
+def test_finals_of_a_draining_server_are_held_back(delivered):
     assert len(push_all(delivered, speech(True, 0.1), prediction(0.5))) == 2
     assert push_all(delivered, speech(False, 0.6), prediction(0.6, final=True)) == []
     delivered.begin_stream()
@@ -97,7 +97,7 @@ def test_a_server_that_shuts_down_is_not_the_end(delivered):
     assert delivered.flush() == [prediction(1.0, final=True)]
 
 
-def test_a_checkpoint_confirms_what_was_held_back(delivered):
+def test_a_checkpoint_releases_held_back_responses(delivered):
     push_all(delivered, speech(True, 0.1), speech(False, 0.5))
     assert delivered.flush() == [speech(False, 0.5)]
     delivered.begin_stream()

@@ -15,7 +15,7 @@ def drain(buffer):
     return given
 
 
-def test_a_stream_is_given_each_once_and_the_next_all_again(request_of):
+def test_rewind_returns_all_requests_again(request_of):
     buffer = ReplayBuffer(100)
     audio = [request_of.audio(n, b"ab") for n in range(1, 4)]
     for request in audio[:2]:
@@ -27,7 +27,7 @@ def test_a_stream_is_given_each_once_and_the_next_all_again(request_of):
     assert drain(buffer) == audio
 
 
-def test_a_checkpoint_covers_audio_and_the_controls_between(request_of):
+def test_acknowledge_drops_audio_and_controls_between(request_of):
     buffer = ReplayBuffer(100)
     hold, resume = request_of.control("hold"), request_of.control("resume", 0)
     requests = [hold, request_of.audio(5, b"ab"), resume, request_of.audio(9, b"cd")]
@@ -43,7 +43,7 @@ def test_a_checkpoint_covers_audio_and_the_controls_between(request_of):
     assert drain(buffer) == requests[2:]
 
 
-def test_what_was_not_sent_is_not_forgotten(request_of):
+def test_unsent_requests_are_not_acknowledged(request_of):
     buffer = ReplayBuffer(100)
     for n in range(1, 4):
         buffer.append(request_of.audio(n, b"a"))
@@ -52,7 +52,7 @@ def test_what_was_not_sent_is_not_forgotten(request_of):
     assert [request.audio.sequence for request in drain(buffer)] == [2, 3]
 
 
-def test_it_is_full_by_its_audio(request_of):
+def test_audio_fills_the_buffer(request_of):
     buffer = ReplayBuffer(4)
     buffer.append(request_of.audio(1, b"abc"))
     assert not buffer.full
@@ -64,7 +64,7 @@ def test_it_is_full_by_its_audio(request_of):
 
 
 @pytest.mark.parametrize("sent", [False, True])
-def test_controls_without_audio_take_no_room(request_of, sent):
+def test_repeated_controls_take_no_space(request_of, sent):
     """A gateway that toggles a hold for ever."""
     buffer = ReplayBuffer(4)
     buffer.append(request_of.audio(1, b"a"))
@@ -107,7 +107,7 @@ ACTIONS = st.lists(st.sampled_from(["hold", "resume", "discard"]), max_size=12)
 
 
 @given(ACTIONS, st.integers(0, 12), st.booleans())
-def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, held):
+def test_remaining_controls_have_the_same_effect(request_of, actions, applied, held):
     """Also behind a checkpoint that some of them are part of already."""
     buffer = ReplayBuffer(1)
     for action in actions:
@@ -130,7 +130,7 @@ def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, he
         max_size=60,
     )
 )
-def test_nothing_unacknowledged_is_ever_missing(request_of, actions):
+def test_unacknowledged_audio_is_never_lost(request_of, actions):
     """Against a list that forgets nothing."""
     buffer, sent, acknowledged, sequence, given = ReplayBuffer(50), [], 0, 0, 0
     for action, number in actions:

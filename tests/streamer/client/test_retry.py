@@ -86,7 +86,7 @@ def test_a_servers_delay_is_honoured(error_of):
         assert 2.5 < Clock(jitter=0.5).fail(error_of(code, retry=2.5)) < 2.5 + MIN_BACKOFF_SECONDS
 
 
-def test_status_of_a_proxy_that_changed_the_code(error_of):
+def test_retry_delay_with_a_changed_code(error_of):
     refusal = error_of(Code.RESOURCE_EXHAUSTED, retry=2.5)
     changed = grpc.aio.AioRpcError(
         Code.UNAVAILABLE, grpc.aio.Metadata(), refusal.trailing_metadata(), "upstream"
@@ -94,7 +94,7 @@ def test_status_of_a_proxy_that_changed_the_code(error_of):
     assert retry_delay(changed) is None
 
 
-def test_it_gives_up_in_time(error_of):
+def test_retries_stop_in_time(error_of):
     clock = Clock(seconds=60.0)
     count, raised = clock.exhaust(error_of(retry=0))
     assert clock.now == pytest.approx(1060.0)
@@ -106,7 +106,7 @@ def test_it_gives_up_in_time(error_of):
     assert ("x-kept", "yes") in list(raised.trailing_metadata())
 
 
-def test_it_does_not_wait_for_what_comes_too_late(error_of):
+def test_a_delay_beyond_the_limit_is_not_awaited(error_of):
     count, raised = Clock(seconds=10.0).exhaust(error_of(retry=11))
     assert count == 0
     assert raised.details() == "gone (tried again 0 times in 0.0 s)"
@@ -122,7 +122,7 @@ def test_first_error_is_raised_not_the_last(error_of):
     assert raised.__cause__.code() is Code.RESOURCE_EXHAUSTED
 
 
-def test_no_seconds_no_attempt(error_of):
+def test_zero_seconds_allow_no_retry(error_of):
     assert Clock(seconds=0.0).exhaust(error_of())[0] == 0
 
 
@@ -156,21 +156,21 @@ def test_time_with_a_stream_does_not_count(error_of):
         (Code.UNKNOWN, "Unexpected <class 'KeyError'>", MAX_FAILED),
     ],
 )
-def test_audio_that_kills_servers_does_not_kill_all(error_of, code, details, most):
+def test_broken_streams_are_limited(error_of, code, details, most):
     clock = Clock(seconds=1e6)
     count, raised = clock.exhaust(error_of(code, details), began=True)
     assert count == most
     assert raised.details().startswith(f"{details} (tried again {most} times in ")
 
 
-def test_progress_begins_anew(error_of):
+def test_progress_resets_the_counts(error_of):
     clock = Clock(seconds=1e6)
     for _ in range(10 * MAX_BROKEN):
         assert clock.fail(error_of(), began=True) == MIN_BACKOFF_SECONDS / 2
         clock.policy.record_progress()
 
 
-def test_a_long_silence_is_no_fault(error_of):
+def test_a_stable_stream_resets_the_counts(error_of):
     """A call on hold brings no progress: servers may come and go meanwhile."""
     clock = Clock(seconds=60.0)
     for _ in range(10 * MAX_BROKEN):
@@ -178,14 +178,14 @@ def test_a_long_silence_is_no_fault(error_of):
 
 
 @pytest.mark.parametrize("began", [False, True])
-def test_what_is_retryable(error_of, began):
+def test_retryable_codes(error_of, began):
     passing = {code for code in Code if is_retryable(error_of(code), started=began)}
     broken = {Code.UNAVAILABLE, Code.INTERNAL, Code.UNKNOWN, Code.CANCELLED}
     assert passing == (broken if began else broken | {Code.RESOURCE_EXHAUSTED})
     assert is_retryable(error_of(Code.RESOURCE_EXHAUSTED, retry=1), started=began)
 
 
-def test_others_are_raised_as_they_are(error_of):
+def test_other_errors_are_raised_unchanged(error_of):
     clock = Clock()
     first, last = error_of(), error_of(Code.INVALID_ARGUMENT)
     clock.fail(first)

@@ -32,16 +32,16 @@ FAILED = START + "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
         ("", None),
     ],
 )
-def test_a_failed_handshake_is_told_from_other_lines(line, reason):
+def test_failed_handshake_is_recognized(line, reason):
     assert handshake_failure(line) == reason
 
 
 @given(st.text())
-def test_any_other_text_is_no_failure(text):
+def test_other_text_is_no_failure(text):
     assert handshake_failure(text) is None
 
 
-def test_what_is_logged_is_counted_already():
+def test_failures_are_counted_before_logged():
     source, sink = os.pipe()
     core = CoreLog(source)
     counted_at = []
@@ -101,13 +101,13 @@ def test_lines_become_log_entries_and_are_counted():
     assert texts == ["before anyone follows", "x" * MAX_TEXT, "and a line that is not ended"]
 
 
-def test_of_a_server_that_does_not_start_nothing_is_lost():
+def test_output_before_the_start_is_copied():
     done = run("alone")
     assert done.stderr == "before anyone follows\nafter\n"
     assert done.stdout == "0\n"
 
 
-def test_a_flood_keeps_nobody_waiting():
+def test_many_lines_do_not_block_the_writer():
     """A full pipe drops lines: gRPC's threads must not stand still for the log."""
     flood = SCRIPT.replace(
         'os.write(2, b"before anyone follows\\n")',

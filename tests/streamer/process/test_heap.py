@@ -44,10 +44,10 @@ def output_of(size, **variables):
     ).stdout.split()
 
 
-def test_large_blocks_are_mapped_by_themselves():
+def test_large_blocks_are_mapped():
     assert output_of(2 * LARGE_BYTES) == ["True", "1"]
     assert output_of(LARGE_BYTES // 2) == ["True", "0"]
 
 
-def test_an_operators_own_threshold_wins():
+def test_operators_threshold_takes_precedence():
     assert output_of(2 * LARGE_BYTES, **{HEAP_VARIABLE: str(8 << 20)}) == ["False", "0"]

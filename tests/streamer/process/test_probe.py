@@ -58,12 +58,12 @@ def test_unknown_service_is_not_healthy(server, capsys):
     assert len(output.splitlines()) == 1
 
 
-def test_nobody_listens(free_port, capsys):
+def test_no_server_is_unavailable(free_port, capsys):
     assert main([f"127.0.0.1:{free_port}", "--seconds", "2"]) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
 
 
-def test_flags_that_make_no_sense(capsys):
+def test_invalid_flags(capsys):
     for flags in (["--certificate", "x.pem"], ["--ca", "/nowhere/ca.pem"]):
         with pytest.raises(SystemExit) as ended:
             main(["127.0.0.1:1", *flags])
@@ -79,11 +79,11 @@ def test_mutual_tls(secured, files, capsys):
     capsys.readouterr()
 
 
-def test_server_of_calls_alone_has_no_second_port(server):
+def test_health_port_is_off_by_default(server):
     assert health_address(server) == ""
 
 
-def test_port_of_health_answers_nothing_else_and_tells_of_the_drain(
+def test_health_port_serves_health_only_and_drains(
     secured, files, make_line, request_of, log_entry
 ):
     plain = health_address(secured)

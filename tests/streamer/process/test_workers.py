@@ -171,7 +171,7 @@ if "worker" in sys.orig_argv and sys.orig_argv[-1] == "1":
 """
 
 
-def test_worker_that_crashes_at_its_start_is_tried_again_and_said_so(tmp_path, log_entry):
+def test_worker_that_crashes_at_start_is_retried(tmp_path, log_entry):
     (tmp_path / "sitecustomize.py").write_text(CRASHING)
     tried = tmp_path / "tried"
     tried.write_text("")
@@ -197,7 +197,7 @@ def serve(*arguments):
     )
 
 
-def test_workers_that_cannot_start_say_why_in_one_line(tmp_path):
+def test_workers_that_cannot_start_log_one_line(tmp_path):
     with socket.socket() as taken, ThreadPoolExecutor(2) as pool:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -213,7 +213,7 @@ def test_workers_that_cannot_start_say_why_in_one_line(tmp_path):
             assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
 
 
-def test_second_server_finds_the_port_of_workers_taken_also_while_they_start(free_port):
+def test_port_of_starting_workers_is_reserved(free_port):
     address = f"127.0.0.1:{free_port}"
     first = subprocess.Popen(
         [sys.executable, "-m", "streamer.serve", "--listen", address, *TWO],

@@ -165,7 +165,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_token_that_is_no_good(guarded, log_entry, name):
+def test_invalid_tokens_are_refused(guarded, log_entry, name):
     metadata, status, reason, output = REFUSED[name]
     with counted(guarded.server, status, reason):
         code, details = short_call(guarded.target, metadata)
@@ -190,14 +190,14 @@ def test_checkpoints_need_a_scope_of_their_own(guarded, log_entry, config):
     assert code is not Code.PERMISSION_DENIED
 
 
-def test_a_good_token_gets_in_and_the_log_names_its_owner(guarded, log_entry):
+def test_valid_token_is_accepted_and_logged(guarded, log_entry):
     code, _ = short_call(guarded.target, bearer(SECRETS["plain"]), call_id="named")
     assert code is Code.OK
     for event in ("call_started", "call_ended"):
         assert log_entry(guarded.server, event, call_id="named")["identity"] == "plain"
 
 
-def test_too_many_calls_of_one_identity_leave_room_for_another(guarded, run_async, log_entry):
+def test_limit_per_identity(guarded, run_async, log_entry):
     """berlin has the server's one, oslo three by its own token."""
 
     async def scenario():
@@ -238,7 +238,7 @@ def test_probes_need_no_token_and_reflection_is_off(guarded, make_line):
     assert caught.value.code() is Code.UNIMPLEMENTED
 
 
-def test_the_command_line_of_the_client_shows_a_token(guarded, demo_file, tmp_path, monkeypatch):
+def test_client_command_sends_a_token(guarded, demo_file, tmp_path, monkeypatch):
     def client(*flags):
         command = [sys.executable, "-m", "streamer.client", str(demo_file), "--json", "--target"]
         return subprocess.run(
@@ -381,7 +381,7 @@ def mutual(office):
     assert all("event" in line for line in server.log)
 
 
-def test_who_fails_the_handshake_is_counted_and_logged(mutual, office, other, log_entry):
+def test_failed_handshakes_are_counted_and_logged(mutual, office, other, log_entry):
     past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     expired = office.issue("expired", not_before=past, not_after=past + dt.timedelta(days=1))
     tries = {
@@ -419,7 +419,7 @@ def start(*arguments):
     )
 
 
-def test_tokens_that_cannot_be_used_do_not_pass_the_check(tmp_path):
+def test_check_refuses_unusable_tokens(tmp_path):
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     write(good, entry("berlin"))
     write(bad, entry("berlin", scopes='["all"]'))
@@ -435,7 +435,7 @@ def test_tokens_that_cannot_be_used_do_not_pass_the_check(tmp_path):
         assert any(line.startswith(begin) for line in output)
 
 
-def test_tokens_in_clear_beyond_loopback_must_be_asked_for(guarded, log_entry):
+def test_plaintext_tokens_need_insecure(guarded, log_entry):
     done = start("--listen", "0.0.0.0:0", "--tokens", guarded.file)
     assert done.returncode == 2
     assert "insecure on a network that you trust, where tokens travel in clear" in done.stderr
