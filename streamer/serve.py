@@ -115,8 +115,8 @@ def main() -> int:
             event_loop_run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
-        elif settings.tls_certificate is None:
-            event_loop_run(serve(settings, parent))
+        elif settings.tls_certificate is None or not settings.metrics_listen:
+            event_loop_run(serve(settings, parent))  # no failed handshakes to count
         else:
             with captured() as core:
                 configure_log(settings.log_level, **log_fields)  # bypasses the pipe

@@ -116,9 +116,7 @@ def test_least_loaded_replica_gets_the_next_call(fleet, open_calls, finish):
     finish(first[1] | second)
 
 
-def test_draining_replica_keeps_its_calls(
-    make_fleet, open_calls, finish, log_entry, until
-):
+def test_draining_replica_keeps_its_calls(make_fleet, open_calls, finish, log_entry, until):
     fleet = make_fleet(2, "--drain-seconds", "25")
     running = open_calls(fleet, "running", 6)
     first = fleet.replicas[0]

@@ -92,9 +92,7 @@ def references(server, speech, run_async):
 RESUMABLE = {"resumable": True, "checkpoint_seconds": 1.0}
 
 
-def test_killed_replicas_lose_no_call(
-    make_fleet, keys, speech, references, run_async, until
-):
+def test_killed_replicas_lose_no_call(make_fleet, keys, speech, references, run_async, until):
     fleet = make_fleet(2, "--checkpoint-keys", str(keys), health_seconds=0.1)
 
     async def once(number):
@@ -122,9 +120,7 @@ def test_killed_replicas_lose_no_call(
         assert moved >= hit, f"{moved} calls moved, {hit} were on the replica that died"
 
 
-def test_rolling_restart_causes_no_error(
-    make_fleet, keys, speech, references, run_async, until
-):
+def test_rolling_restart_causes_no_error(make_fleet, keys, speech, references, run_async, until):
     """Resumable calls move at once; those that cannot are waited for."""
     flags = ("--checkpoint-keys", str(keys), "--drain-seconds", "4")
     fleet = make_fleet(2, *flags, health_seconds=0.1)

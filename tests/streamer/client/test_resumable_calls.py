@@ -261,9 +261,7 @@ def server_of(servers, call_id):
     [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 1)],
     ids=["kill -9", "kill -9, trunks", "drained, one trunk"],
 )
-def test_losing_a_server_changes_no_result(
-    run_async, server, replicas, voices, blow, trunks
-):
+def test_losing_a_server_changes_no_result(run_async, server, replicas, voices, blow, trunks):
     """Predictions and speech events are those of a call without failures."""
     speech = encode(voices.caller[4 * RATE : 9 * RATE], Encoding.MULAW)
     config = {"call_id": "killed", "update_seconds": 0.5, "speech_events": True}

@@ -296,7 +296,7 @@ def test_nothing_secret_is_in_the_spans(collector, server, line, request_of, pie
     assert SECRET not in json.dumps(server.log)
 
 
-def test_sampled_share_is_traced_and_an_idle_call_is_an_error(request_of, make_line):
+def test_sampled_share_and_idle_timeout(request_of, make_line):
     collector = Collector()
     sparing = ("--otlp-sample-ratio", "0", "--idle-timeout", "0.5")
     with (

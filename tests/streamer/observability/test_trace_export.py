@@ -54,9 +54,7 @@ def seconds_to_stop(server):
     return time.monotonic() - began
 
 
-def test_unreachable_collector_affects_no_call(
-    free_port, request_of, make_line, pieces, log_entry
-):
+def test_unreachable_collector_affects_no_call(free_port, request_of, make_line, pieces, log_entry):
     with local_server(*flags(f"127.0.0.1:{free_port}")) as server:
         line = make_line(server.target)
         for number in range(3):
