@@ -96,6 +96,9 @@ def test_mutual_tls_accepts_signed_clients(office, other):
         assert refused(server.target, tls(office.ca)), "no certificate"
         assert refused(server.target, tls(office.ca, *expired))
         assert refused(server.target, tls(office.ca, *foreign))
+    # Without metrics gRPC's own lines are not captured.
+    assert not any(entry["event"] == "handshake_failed" for entry in server.log)
+    assert any("Handshake failed" in line for line in server.other)
 
 
 def test_new_certificates_apply_and_calls_go_on(office, other, tmp_path):
