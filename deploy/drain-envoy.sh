@@ -3,7 +3,7 @@
 #
 #   drain-envoy.sh [SECONDS [ADMIN_PORT]]
 #
-# New connections go elsewhere (/ready says 503), open ones are told to (GOAWAY with the next
+# New connections go elsewhere (/ready returns 503), open ones are asked to (GOAWAY with the next
 # answer), running calls go on for at most SECONDS. bash and /dev/tcp: the image has no curl.
 set -euo pipefail
 seconds=${1:-270}

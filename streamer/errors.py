@@ -1,29 +1,29 @@
-"""Everything that can go wrong, with the gRPC status it becomes.
+"""Errors of calls and their gRPC statuses.
 
 Exception
 ├── CallError                 ends one call
-│   ├── InvalidArgument       INVALID_ARGUMENT     a field's value is never valid
-│   ├── FailedPrecondition    FAILED_PRECONDITION  valid, but not now or not here
+│   ├── InvalidArgument       INVALID_ARGUMENT     a field has a value that is not valid
+│   ├── FailedPrecondition    FAILED_PRECONDITION  valid, but not in this state or server
 │   ├── Unauthenticated       UNAUTHENTICATED      no token, an unknown or an expired one
 │   ├── PermissionDenied      PERMISSION_DENIED    the token lacks a scope
-│   ├── ForeignCheckpoint   PERMISSION_DENIED    the call was opened by somebody else
+│   ├── ForeignCheckpoint     PERMISSION_DENIED    another identity opened the call
 │   ├── LimitExceeded         RESOURCE_EXHAUSTED   a limit of this server
-│   ├── Overloaded            RESOURCE_EXHAUSTED   another call would harm the running ones
-│   ├── CallTooLong           RESOURCE_EXHAUSTED   the longest that a call may last
-│   ├── LagExceeded           RESOURCE_EXHAUSTED   audio waited too long for the student
-│   ├── ConfigTimeout         DEADLINE_EXCEEDED    the config did not come
-│   ├── IdleTimeout           DEADLINE_EXCEEDED    nothing came for too long
+│   ├── Overloaded            RESOURCE_EXHAUSTED   the server has no capacity for the call
+│   ├── CallTooLong           RESOURCE_EXHAUSTED   the maximum length of a call is reached
+│   ├── LagExceeded           RESOURCE_EXHAUSTED   audio waited too long for inference
+│   ├── ConfigTimeout         DEADLINE_EXCEEDED    no config within the time limit
+│   ├── IdleTimeout           DEADLINE_EXCEEDED    no message within the time limit
 │   ├── ReadTimeout           DEADLINE_EXCEEDED    the last responses were not read
 │   ├── Draining              UNAVAILABLE          the server is shutting down
-│   ├── Moved                 UNAVAILABLE          likewise, and the call can go on elsewhere
+│   ├── Moved                 UNAVAILABLE          the server is shutting down; resume elsewhere
 │   ├── TakenOver             ABORTED              another stream resumed the call
-│   ├── Unhealthy             UNAVAILABLE          the student does not answer, nobody's fault
-│   ├── ServerFault           INTERNAL             an exception that nobody expected
-│   └── InferenceFailed       INTERNAL             the model failed on this call
-│       └── InferenceUnavailable  UNAVAILABLE      no inference here; another server may answer
+│   ├── Unhealthy             UNAVAILABLE          inference does not work on this server
+│   ├── ServerFault           INTERNAL             an unexpected exception
+│   └── InferenceFailed       INTERNAL             inference failed on this call
+│       └── InferenceUnavailable  UNAVAILABLE      no inference on this server; try another
 └── ModelFileError            stops the server at start
 
-No gRPC is imported here: ``status`` is the name of the code.
+This module imports no gRPC: ``status`` is the name of the code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 FULL_RETRY_SECONDS = 1.0
-"""When a call that exceeded a number of calls may try again."""
+"""Retry delay of a call refused by a limit of calls."""
 
 
 class CallError(Exception):
@@ -39,9 +39,9 @@ class CallError(Exception):
 
     Attributes:
         status: name of the gRPC status code.
-        reason: a word for what went wrong, to count by; of a small fixed set.
+        reason: reason code for metrics, one of a small fixed set.
         finals: whether a running call gets its final predictions before the status.
-        retry_after: seconds after which trying again makes sense, if it does.
+        retry_after: retry delay in seconds; None if a retry cannot succeed.
     """
 
     status: ClassVar[str] = "UNKNOWN"
@@ -51,12 +51,12 @@ class CallError(Exception):
 
 
 class InvalidArgument(CallError):
-    """A field has a value that is never valid.
+    """A field has a value that is not valid.
 
     Args:
         field: path of the field in the request, such as ``config.sample_rate``.
-        value: what it held, or a summary of it.
-        rule: what would be valid.
+        value: the value, or a summary of it.
+        rule: description of valid values.
         reason: see :class:`CallError`.
     """
 
@@ -69,7 +69,7 @@ class InvalidArgument(CallError):
 
 
 class FailedPrecondition(CallError):
-    """A message that is valid in itself came at the wrong time or asks what is not offered."""
+    """A valid message arrived in the wrong state, or requests something not available."""
 
     status = "FAILED_PRECONDITION"
     reason = "precondition"
@@ -80,10 +80,10 @@ class FailedPrecondition(CallError):
 
 
 class Unauthenticated(CallError):
-    """The caller did not prove who it is.
+    """The caller is not authenticated.
 
     Args:
-        rule: what is missing; holds nothing of what the caller sent.
+        rule: what is missing; must not contain data of the caller.
         reason: ``token_missing``, ``token_unknown`` or ``token_expired``.
     """
 
@@ -95,10 +95,10 @@ class Unauthenticated(CallError):
 
 
 class PermissionDenied(CallError):
-    """The caller is known and may not do this.
+    """The caller's token does not allow the request.
 
     Args:
-        scope: that its token lacks.
+        scope: scope that the token lacks.
     """
 
     status = "PERMISSION_DENIED"
@@ -109,7 +109,7 @@ class PermissionDenied(CallError):
 
 
 class ForeignCheckpoint(CallError):
-    """A checkpoint is of a call that somebody else opened."""
+    """A checkpoint belongs to a call that another identity opened."""
 
     status = "PERMISSION_DENIED"
     reason = "checkpoint"
@@ -122,11 +122,11 @@ class LimitExceeded(CallError):
     """A limit of this server is reached.
 
     Args:
-        field: what is limited.
-        value: what it would be.
-        limit: the most that it may be.
+        field: limited quantity.
+        value: value that exceeds the limit.
+        limit: maximum.
         retry_after: see :class:`CallError`.
-        reason: likewise.
+        reason: see :class:`CallError`.
     """
 
     status = "RESOURCE_EXHAUSTED"
@@ -147,7 +147,7 @@ class LimitExceeded(CallError):
 
 
 class Overloaded(CallError):
-    """Another call would harm the running ones."""
+    """The server has no capacity for another call."""
 
     status = "RESOURCE_EXHAUSTED"
     reason = "full"
@@ -158,7 +158,7 @@ class Overloaded(CallError):
 
 
 class CallTooLong(CallError):
-    """A call lasts longer than this server lets one."""
+    """A call reached the maximum length."""
 
     status = "RESOURCE_EXHAUSTED"
     reason = "length"
@@ -169,7 +169,7 @@ class CallTooLong(CallError):
 
 
 class LagExceeded(CallError):
-    """Audio of a call waited too long for the student: what was said of it would come too late."""
+    """Audio of a call waited too long for inference; its predictions would be too late."""
 
     status = "RESOURCE_EXHAUSTED"
     reason = "lag"
@@ -180,7 +180,7 @@ class LagExceeded(CallError):
 
 
 class ConfigTimeout(CallError):
-    """A stream was opened and did not say what it wants."""
+    """A stream was opened and sent no config in time."""
 
     status = "DEADLINE_EXCEEDED"
     reason = "config"
@@ -190,7 +190,7 @@ class ConfigTimeout(CallError):
 
 
 class IdleTimeout(CallError):
-    """No message came for too long."""
+    """A call received no message within the time limit."""
 
     status = "DEADLINE_EXCEEDED"
     reason = "idle"
@@ -201,7 +201,7 @@ class IdleTimeout(CallError):
 
 
 class ReadTimeout(CallError):
-    """A call is over, and its last responses were not read."""
+    """A call has ended, and the client did not read its last responses in time."""
 
     status = "DEADLINE_EXCEEDED"
     reason = "unread"
@@ -223,7 +223,7 @@ class Draining(CallError):
 
 
 class Moved(CallError):
-    """The server is shutting down, and the call can go on elsewhere from its last checkpoint."""
+    """The server is shutting down; another server can resume the call from its checkpoint."""
 
     status = "UNAVAILABLE"
     reason = "moved"
@@ -244,7 +244,7 @@ class TakenOver(CallError):
 
 
 class InferenceFailed(CallError):
-    """The student raised, or answered something that is no probability."""
+    """Inference raised an exception or returned invalid probabilities."""
 
     status = "INTERNAL"
     reason = "student"
@@ -254,14 +254,14 @@ class InferenceFailed(CallError):
 
 
 class InferenceUnavailable(InferenceFailed):
-    """The student could not answer, which says nothing about the call: stuck, out of memory."""
+    """Inference was not possible, independent of the call: a timeout, or out of memory."""
 
     status = "UNAVAILABLE"
     retry_after = 1.0
 
 
 class Unhealthy(CallError):
-    """The student of this server does not answer any call."""
+    """Inference does not work on this server."""
 
     status = "UNAVAILABLE"
     reason = "student"
@@ -272,7 +272,7 @@ class Unhealthy(CallError):
 
 
 class ServerFault(CallError):
-    """A mistake of ours; the log has its traceback."""
+    """An unexpected exception; its traceback is in the log."""
 
     status = "INTERNAL"
     reason = "fault"
@@ -282,4 +282,4 @@ class ServerFault(CallError):
 
 
 class ModelFileError(Exception):
-    """The model file cannot be served; the message is one line that says why."""
+    """The model file cannot be used; the message is one line with the reason."""

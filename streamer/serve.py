@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-import streamer.process.environment  # noqa: F401 - gRPC reads its settings when it is imported
+import streamer.process.environment  # noqa: F401 - before gRPC is imported
 from streamer.process.extras import require
 
 SERVER_MODULES = (
@@ -38,23 +38,23 @@ log = structlog.get_logger()
 
 async def serve(
     settings: ServerSettings,
-    parent: workers.Lifeline | None = None,
+    parent: workers.ParentConnection | None = None,
     core: CoreLog | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, until the parent is gone, or until the student is given up.
+    """Serve until SIGTERM or SIGINT, until the parent is gone, or until inference has failed.
 
     Args:
-        settings: as given.
-        parent: of a worker.
-        core: gRPC's own log, whose refused handshakes are counted.
+        settings: all settings.
+        parent: connection to the parent, for a worker.
+        core: gRPC's log, whose failed handshakes are counted.
     """
     listen, loop = asyncio.Event(), asyncio.get_running_loop()
-    # Before the model is read, so that no change of it is missed.
+    # Installed before the model is read, so that no change of the file is missed.
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     server = Server(settings, shared=parent is not None, reload=reload)
     if core is not None:
-        core.follow(server.metrics.handshakes_failed)
+        core.start(server.metrics.record_failed_handshakes)
 
     def end() -> None:
         server.over.set()
@@ -62,27 +62,27 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    beating = None
+    heartbeats = None
     if parent is not None:
         parent.watch(listen.set, end)
-        parent.say(workers.LOADED)
-        beating = asyncio.create_task(parent.beat())
+        parent.notify(workers.LOADED)
+        heartbeats = asyncio.create_task(parent.send_heartbeats())
         await listen.wait()
     if not server.over.is_set():
         await server.start()
         if parent is not None:
-            parent.say(workers.SERVING)
+            parent.notify(workers.SERVING)
     await server.over.wait()
     if server.gave_up:
         await server.abandon()
-        os._exit(workers.UNHEALTHY)  # an ordinary exit would wait for what is stuck
+        os._exit(workers.UNHEALTHY)  # a normal exit would wait for the blocked thread
     await server.stop()
-    if beating is not None:
-        beating.cancel()
+    if heartbeats is not None:
+        heartbeats.cancel()
 
 
 async def check(settings: ServerSettings) -> None:
-    """Do all that a start needs."""
+    """Do all steps of a start, then stop."""
     server = Server(settings)
     server.bind()
     await server.stop()
@@ -94,9 +94,9 @@ def _one_line(error: Exception) -> str:
 
 
 def main() -> int:
-    """Command line; 2 for settings or a model that cannot be served."""
+    """Run the command line; return 2 for settings or a model that cannot be served."""
     fix_heap_threshold()
-    parent = workers.Lifeline() if sys.argv[1:2] == [workers.ARGUMENT] else None
+    parent = workers.ParentConnection() if sys.argv[1:2] == [workers.ARGUMENT] else None
     if parent is None and (unknown := unknown_variables(os.environ)):
         print(*unknown, sep="\n", file=sys.stderr)  # noqa: T201
         return 2
@@ -115,14 +115,14 @@ def main() -> int:
             event_loop_run(check(settings))
         elif parent is None and settings.workers > 1:
             return workers.supervise(settings)
-        elif settings.tls_certificate is None:
-            event_loop_run(serve(settings, parent))
+        elif settings.tls_certificate is None or not settings.metrics_listen:
+            event_loop_run(serve(settings, parent))  # no failed handshakes to count
         else:
             with captured() as core:
-                configure_log(settings.log_level, **log_fields)  # past the pipe
+                configure_log(settings.log_level, **log_fields)  # bypasses the pipe
                 event_loop_run(serve(settings, parent, core))
     except (ModelFileError, RuntimeError) as error:
-        print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line, before any log is read
+        print(_one_line(error), file=sys.stderr)  # noqa: T201 - one line for the operator
         return workers.CANNOT_SERVE
     return 0
 

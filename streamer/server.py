@@ -114,12 +114,12 @@ class Server:
         tokens = Tokens(settings.tokens) if settings.tokens else None
         self.metrics = Metrics()
         if self._certificates is not None:
-            self.metrics.certificates(self._certificates)
+            self.metrics.watch_certificates(self._certificates)
         self.tracing = tracing_to(
             settings.otlp_endpoint,
             insecure=settings.otlp_insecure,
             ratio=settings.otlp_sample_ratio,
-            exported=self.metrics.exported,
+            on_export=self.metrics.record_spans,
         )
         resumption = _resumption(settings, self.metrics)
         file = ModelFile(
@@ -290,7 +290,7 @@ def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[OnnxModel]
             student,
             deliver,
             max_batch=settings.max_batch,
-            on_batch=metrics.stepped,
+            on_batch=metrics.record_batch,
             timeout_seconds=settings.inference_timeout,
         )
 

@@ -22,7 +22,7 @@ from streamer.observability.metrics import Metrics
 from streamer.observability.tracing import Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
-from streamer.security.identity import Caller, Identities, Opener
+from streamer.security.identity import Caller, Identities, StreamContext
 from streamer.settings import ServerSettings
 from streamer.transport.stream import ABORT_SECONDS, Context, GrpcStream, Stream
 
@@ -142,7 +142,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """Release all that a stream had."""
         self.supervisor.stream_closed()
         if call is None:
-            self._metrics.refused(status, reason_code)
+            self._metrics.record_refusal(status, reason_code)
             return
         self.supervisor.calls.discard(call)
         call.close()
@@ -150,7 +150,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         if self._resumption is not None:
             self._resumption.unregister(call, complete=status == "OK")
         self._metrics.add_totals([(call.session, call.totals)])
-        self._metrics.ended(status, reason_code)
+        self._metrics.record_call_end(status, reason_code)
         log_end(call, status, reason_code)
 
     def trunk_message_received(self, calls: int) -> None:
@@ -167,7 +167,7 @@ class ClassifierService(pb_grpc.ClassifierServiceServicer):
         """Seconds that a trunk's message should wait for more responses."""
         return RESPONSE_DELAY_SECONDS if self.supervisor.load.busy else 0.0
 
-    def authorize(self, opener: Opener) -> str:
+    def authorize(self, opener: StreamContext) -> str:
         """Identity of the opener of a trunk; raises CallError if it would get no call."""
         self.supervisor.require_healthy()
         return self._identities.caller(opener).identity

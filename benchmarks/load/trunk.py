@@ -12,7 +12,7 @@ from load import polling  # noqa: F401 - how gRPC polls is settled when it is lo
 import grpc
 from google.rpc import code_pb2
 
-from streamer.client.trunk import METHOD, in_messages
+from streamer.client.trunk import METHOD, split_messages
 from streamer.client.trunk_line import FINISH, status
 from streamer.rpc import envelope_pb2 as envelope
 
@@ -108,7 +108,7 @@ class Trunk:
             await asyncio.sleep(due - time.monotonic())
             if self._waiting:
                 waiting, self._waiting = self._waiting, []
-                for message in in_messages(waiting):  # many, if it was held up
+                for message in split_messages(waiting):  # many, if it was held up
                     await stream.write(message.SerializeToString())
 
     async def _read(self, stream: RawTrunk) -> None:

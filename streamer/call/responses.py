@@ -136,7 +136,7 @@ class ResponseWriter:
             )
             self._previous[item.channel] = (item, response)
             if item.final:
-                self._metrics.decided(response.prediction)
+                self._metrics.record_final_prediction(response.prediction)
             return response
         if isinstance(item, CallState):
             assert self._checkpoint_schedule is not None  # noqa: S101 - it requested the state
@@ -147,4 +147,4 @@ class ResponseWriter:
     def _record(self, item: Item, response: pb.StreamClassifyResponse) -> None:
         self._trace.sent(response)
         if isinstance(item, Update) and not item.final:
-            self._metrics.predicted(self._clock() - item.received)
+            self._metrics.record_prediction_latency(self._clock() - item.received)

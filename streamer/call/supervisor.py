@@ -71,13 +71,13 @@ class CallSupervisor:
     def stream_opened(self) -> None:
         """Count a stream."""
         self.open_streams += 1
-        self._metrics.opened()
+        self._metrics.stream_opened()
         self._empty.clear()
 
     def stream_closed(self) -> None:
         """Count the end of a stream."""
         self.open_streams -= 1
-        self._metrics.closed()
+        self._metrics.stream_closed()
         if not self.open_streams:
             self._empty.set()
 
@@ -101,7 +101,7 @@ class CallSupervisor:
         that: all at once would be more than those can accept.
         """
         self.draining.set()
-        self._metrics.draining()
+        self._metrics.set_draining()
         self._pending.reject_all(Draining())
         migrating = asyncio.create_task(self._migrate_all(seconds / 2))
         try:
@@ -146,7 +146,7 @@ class CallSupervisor:
         now = self._clock()
         active = sum(call.active(now) for call in self.calls)
         self.load.record(max(late, self._models.queue_seconds), busy, passed, active)
-        self._metrics.load(self.load.delay, self.load.demand)
+        self._metrics.set_load(self.load.delay, self.load.demand)
 
     def sweep(self) -> None:
         """Count audio and enforce every limit of time; to be called once a second."""

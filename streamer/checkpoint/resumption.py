@@ -17,7 +17,7 @@ from streamer.inference.metadata import Metadata
 from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.security.encryption import CLOCK_SKEW
+from streamer.security.encryption import MAX_CLOCK_SKEW_SECONDS
 from streamer.security.identity import Caller
 from streamer.session.session import CallConfig
 from streamer.session.state import CallState
@@ -74,7 +74,7 @@ class CheckpointSchedule:
     def seal(self, state: CallState) -> bytes:
         """Seal a checkpoint; to be called when it is sent."""
         sealed = self._checkpoints.seal(self.identity, state)
-        self._metrics.checkpoint(len(sealed))
+        self._metrics.record_checkpoint(len(sealed))
         return sealed
 
 
@@ -176,7 +176,7 @@ class Resumption:
         self._max_seconds = max_age / 3
         self._metrics = metrics
         self._clock = clock
-        self.calls = ResumableCalls(max_age + CLOCK_SKEW, clock)
+        self.calls = ResumableCalls(max_age + MAX_CLOCK_SKEW_SECONDS, clock)
 
     def open(
         self, requested: pb.StreamConfig, caller: Caller, models: ModelRegistry
@@ -230,7 +230,7 @@ class Resumption:
         if call.checkpoint_schedule is not None:
             self.calls.register(call.checkpoint_schedule.identity.key, call)
         if call.resumed:
-            self._metrics.resumed()
+            self._metrics.record_resumption()
 
     def unregister(self, call: OpenCall, *, complete: bool) -> None:
         """Note that a call's stream has ended, with its final predictions or without."""

@@ -1,11 +1,13 @@
-"""A client that a gateway embeds; ``python -m streamer.client FILE`` is its command line.
+"""Client library for gateways; ``python -m streamer.client FILE`` is its command line.
 
-async with Client("127.0.0.1:50051") as client:
-async with client.call(encoding="mulaw", channels=["caller"]) as call:
-await call.send(chunk)
-...
-for final in await call.finish():
-print(final.gender.label, final.age_group.label)
+Example::
+
+    async with Client("127.0.0.1:50051") as client:
+        async with client.call(encoding="mulaw", channels=["caller"]) as call:
+            await call.send(chunk)
+            ...
+            for final in await call.finish():
+                print(final.gender.label, final.age_group.label)
 """
 
 from streamer.client.api import Call, Client, Event, Prediction, Role, SpeechEvent, Task

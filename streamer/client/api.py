@@ -1,4 +1,4 @@
-"""The calls and the connection of a client."""
+"""Client API: a connection and its calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Role = Literal["caller", "agent", "unspecified", "ignored"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of one task; ``label`` is empty and ``undecided`` says why, while undecided."""
+    """Result of one task; while undecided ``label`` is empty and ``undecided`` holds the reason."""
 
     posterior: dict[str, float]
     label: str
@@ -34,7 +34,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of the speaker of one channel; times in seconds."""
+    """Result for the speaker of one channel; times in seconds."""
 
     channel: int
     sequence: int
@@ -49,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class SpeechEvent:
-    """Speech began or ended; seconds since the start of the call."""
+    """Start or end of speech; seconds since the start of the call."""
 
     channel: int
     started: bool
@@ -76,9 +76,9 @@ def _seconds(message: Duration) -> float:
 class Call:
     """One call in progress; made by :meth:`Client.call`, used as an async context manager.
 
-    Audio goes in by :meth:`send`; predictions come out by iterating, or all at once at
-    :meth:`finish`. Errors of the server are raised as ``grpc.aio.AioRpcError``, whose ``code()``
-    and ``details()`` say what and why.
+    Send audio by :meth:`send`; iterate over the call for its events, or get the final predictions
+    from :meth:`finish`. Errors of the server are raised as ``grpc.aio.AioRpcError``; ``code()`` and
+    ``details()`` give status and reason.
     """
 
     def __init__(self, stream: CallStream, config: pb.StreamConfig) -> None:
@@ -86,16 +86,16 @@ class Call:
         self._config = config
         self._sequence = 0
         self.started = pb.Started()
-        """The server's answer to the config: model, labels, limits."""
+        """The server's response to the config: model, labels, limits."""
 
     @property
     def resumptions(self) -> int:
-        """How often the call lost its stream and went on with another; 0 if not resumable."""
+        """Number of times the call was resumed on another stream; 0 if not resumable."""
         return self._stream.resumptions if isinstance(self._stream, ResumableStream) else 0
 
     async def __aenter__(self) -> Self:
         try:
-            self.started = await self._stream.begin(self._config)
+            self.started = await self._stream.start(self._config)
         except BaseException:
             await self._stream.close()
             raise
@@ -112,10 +112,10 @@ class Call:
     async def send(
         self, data: bytes, *, lost_before: int = 0, start_sample: int | None = None
     ) -> int:
-        """Send whole samples of every channel; returns the sequence number used.
+        """Send whole samples of every channel; return the sequence number of the message.
 
         Args:
-            data: as the config's encoding says; 100 to 200 ms a message is economical.
+            data: audio in the encoding of the config; 100 to 200 ms a message is economical.
             lost_before: messages of this size that never reached the gateway.
             start_sample: media time of the first sample, if the gateway knows it (RTP).
         """
@@ -126,15 +126,15 @@ class Call:
         return sequence
 
     async def discard(self, *channels: int) -> None:
-        """Another person speaks from now on: forget what was heard (all channels if none named)."""
+        """Discard state: another person speaks from now on (all channels if none is given)."""
         await self._control(pb.Control(channels=channels, discard=pb.Discard()))
 
     async def hold(self, *channels: int) -> None:
-        """Stop listening: music on hold."""
+        """Stop classification, for example during music on hold."""
         await self._control(pb.Control(channels=channels, hold=pb.Hold()))
 
     async def resume(self, *channels: int) -> None:
-        """Listen again."""
+        """Resume classification after a hold."""
         await self._control(pb.Control(channels=channels, resume=pb.Resume()))
 
     async def _control(self, control: pb.Control) -> None:
@@ -155,14 +155,14 @@ class Call:
 
     def _event(self, response: pb.StreamClassifyResponse) -> Event | None:
         kind = response.WhichOneof("message")
-        if kind == "started":  # of the server at which the call was resumed
+        if kind == "started":  # from the server that resumed the call
             self.started = response.started
             return None
         if kind == "speech":
             speech = response.speech
             return SpeechEvent(speech.channel, speech.started, _seconds(speech.audio_time))
         if kind != "prediction":
-            return None  # of a newer server
+            return None  # a message type of a newer server
         p, s = response.prediction, self.started
         return Prediction(
             channel=p.channel,
@@ -184,42 +184,43 @@ class Call:
 
 
 OPTIONS = (
-    # Without these a call that is silent for long loses its connection unnoticed. A host that
-    # vanished is noticed within 20 s; the server takes pings no closer than 10 s for an attack.
+    # Keepalive detects a lost connection within 20 s, also on a silent call. The server closes
+    # connections with pings less than 10 s apart.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 8_000),
-    ("grpc.http2.ping_timeout_ms", 8_000),  # what gRPC 1.85 goes by; it would wait 60 s
+    ("grpc.http2.ping_timeout_ms", 8_000),  # used by gRPC 1.85, default 60 s
     ("grpc.http2.max_pings_without_data", 0),
-    # gRPC would wait 1 s, then up to 2 minutes, before it connects again, and 20 s for a host that
-    # does not answer: a resumable call would wait for a server that is back. One connection
-    # serves all calls, so trying it often costs nothing.
+    # By default gRPC waits 1 s to 2 minutes before it reconnects, and 20 s for a host that does
+    # not respond: too long for a resumable call. One connection serves all calls, so frequent
+    # attempts are cheap.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # which is how long one attempt may take
-    # By default all calls go to the first address as long as it listens, so also while that
-    # server is shutting down and refuses them.
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # also the limit of one attempt
+    # By default all calls go to the first address that listens, even if that server is shutting
+    # down and refuses them.
     ("grpc.lb_policy_name", "round_robin"),
-    # gRPC would have all clients of a process share one connection, and so one worker of a server.
+    # By default all clients of a process share one connection, and so one worker of a server.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 class Client:
-    """A connection to a server, its own, shared by many calls.
+    """A connection to a server, shared by many calls.
 
     Args:
         target: HOST:PORT; or several addresses, among which calls are spread and resumed:
             ``ipv4:10.0.0.1:50051,10.0.0.2:50051``, or ``dns:///NAME:PORT`` of a name with several.
-        credentials: of a connection by TLS, see :func:`streamer.client.tls`; None is plaintext.
-        token: shown at every call, for a server that asks for one. Whoever listens in on a
-            plaintext connection has it.
-        trunks: streams that all calls share, in turn; 0 gives each call a stream of its own. With
-            hundreds of calls a trunk takes half of the CPU here and 0.7 of it at the server, and
-            up to 10 ms. A trunk is on one server: take as many as the target has. It is on one
-            worker of it, which is that of the connection: take as many clients as workers.
+        credentials: TLS credentials, see :func:`streamer.client.tls`; None for plaintext.
+        token: sent with every call, for a server that requires one; readable on a plaintext
+            connection.
+        trunks: number of streams that all calls share in turn; 0 gives each call its own stream.
+            With hundreds of calls trunks take half of the CPU in the client and 0.7 of it in the
+            server, and add up to 10 ms. A trunk stays on one server: use as many trunks as the
+            target has servers. It stays on the worker of its connection: use as many clients as
+            the server has workers.
 
     Raises:
-        ValueError: the token is none, or the number of trunks is negative.
+        ValueError: the token is not valid, or the number of trunks is negative.
     """
 
     def __init__(
@@ -265,16 +266,15 @@ class Client:
         checkpoint_seconds: float = 5.0,
         resume_seconds: float = 60.0,
     ) -> Call:
-        """A call; enter it with ``async with``. Arguments as in the protocol's StreamConfig.
+        """Create a call; enter it with ``async with``. Arguments as in the protocol's StreamConfig.
 
-        A resumable call outlives its server: when its stream breaks, or a server has no room, it
-        goes on at whichever server answers, and what it yields is what it would have been. It
-        needs servers with checkpoints; others answer FAILED_PRECONDITION. At least
-        ``checkpoint_seconds`` (1 to 600) of audio lie between two checkpoints; without a server
-        for ``resume_seconds`` the call fails with the error that began it, whose details say how
-        often it tried. It keeps its audio since the last checkpoint, at most
-        ``2 * checkpoint_seconds + resume_seconds`` of it (half a megabyte of mu-law by default; a
-        tenth of that is usual); beyond, ``send`` waits.
+        A resumable call survives its server: if the stream breaks or a server is full, the call
+        resumes on another server with the same results. The servers need checkpoint keys; others
+        respond with FAILED_PRECONDITION. Two checkpoints are at least ``checkpoint_seconds``
+        (1 to 600) of audio apart. After ``resume_seconds`` without a server the call fails with
+        the first error, whose details hold the number of attempts. The client buffers the audio
+        since the last checkpoint, at most ``2 * checkpoint_seconds + resume_seconds`` (half a
+        megabyte of mu-law by default, usually a tenth of that); beyond, ``send`` waits.
         """
         roles = {
             "caller": pb.CHANNEL_ROLE_CALLER,
@@ -296,15 +296,15 @@ class Client:
         if min_speech_seconds is not None:
             config.min_speech.FromNanoseconds(round(min_speech_seconds * 1e9))
         if not resumable:
-            return Call(self._open(), config)
+            return Call(self._open_stream(), config)
         config.checkpoint_interval.FromNanoseconds(round(checkpoint_seconds * 1e9))
         sample_bytes = (2 if encoding == "linear16" else 1) * max(1, len(channels))
-        most = round((2 * checkpoint_seconds + resume_seconds) * sample_rate * sample_bytes)
-        return Call(
-            ResumableStream(self._open, ReplayBuffer(most), RetryPolicy(resume_seconds)), config
-        )
+        seconds = 2 * checkpoint_seconds + resume_seconds
+        buffer = ReplayBuffer(round(seconds * sample_rate * sample_bytes))
+        retry = RetryPolicy(resume_seconds)
+        return Call(ResumableStream(self._open_stream, buffer, retry), config)
 
-    def _open(self) -> CallStream:
+    def _open_stream(self) -> CallStream:
         if self._trunks is not None:
             return self._trunks.open()
         return Stream(self._stub.StreamClassify(metadata=self._headers))

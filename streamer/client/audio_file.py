@@ -1,4 +1,4 @@
-"""Any sound file as the bytes of a telephone call."""
+"""Read a sound file as the audio of a telephone call."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from streamer.audio.codec import SAMPLE_RATE, Encoding, encode, to_int16
 
 MAX_SECONDS = 6 * 3600.0
-"""A longer file is no call: a few bytes of it could fill the memory with silence."""
-RATES = (1000, 768_000)
-"""Lowest and highest sample rate in Hz; others are the mark of a damaged header."""
-BLOCK = 65536
-"""Samples that are read at a time: a header may promise any number, and is not believed."""
+"""Limit of length: a small compressed file can hold hours of silence."""
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 768_000
+"""Accepted sample rates in Hz; others indicate a damaged header."""
+BLOCK_SAMPLES = 65536
+"""Samples per read, because the length in a header is not reliable."""
 
 
 class TelephoneCall(NamedTuple):
-    """A file as a gateway would deliver it.
+    """A file as a gateway would send it.
 
     Attributes:
-        data: mu-law, channels interleaved, 8 kHz.
+        data: mu-law at 8 kHz, channels interleaved.
         channels: 1 or 2.
     """
 
@@ -34,23 +34,23 @@ class TelephoneCall(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length of the call."""
+        """Length of the call in seconds."""
         return len(self.data) / self.channels / SAMPLE_RATE
 
     def chunks(self, seconds: float) -> list[bytes]:
-        """Consecutive messages of at most ``seconds`` each."""
+        """Split the audio into consecutive messages of at most ``seconds`` each."""
         size = max(1, round(seconds * SAMPLE_RATE)) * self.channels
         return [self.data[start : start + size] for start in range(0, len(self.data), size)]
 
 
 def read_as_call(path: Path) -> TelephoneCall:
-    """Read any soundfile-readable file of 1 or 2 channels and 1 to 768 kHz, up to six hours.
+    """Read a file that soundfile supports, with 1 or 2 channels at 1 to 768 kHz, up to six hours.
 
-    Memory follows what the file holds, at most :data:`MAX_SECONDS` of mu-law, not what its header
-    promises.
+    Memory depends on the audio in the file, at most :data:`MAX_SECONDS` of mu-law, not on its
+    header.
 
     Raises:
-        ValueError: no sound file, or one that is no call; the message names file and value.
+        ValueError: the file cannot be read as a call; the message names file and value.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -68,23 +68,25 @@ def read_as_call(path: Path) -> TelephoneCall:
 def _check(path: Path, file: soundfile.SoundFile) -> None:
     if file.channels not in (1, 2):
         raise ValueError(f"{path}: {file.channels} channels; a call has 1 or 2")
-    if not RATES[0] <= file.samplerate <= RATES[1]:
-        raise ValueError(f"{path}: {file.samplerate} Hz; a call has {RATES[0]} to {RATES[1]} Hz")
+    if not MIN_SAMPLE_RATE <= file.samplerate <= MAX_SAMPLE_RATE:
+        raise ValueError(
+            f"{path}: {file.samplerate} Hz; a call has {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+        )
 
 
 def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    """All that the file holds, float32 [n, channels] in [-1, 1]."""
-    left = MAX_SECONDS * file.samplerate
-    buffer = np.empty((BLOCK, file.channels), np.float32)
+    """Read the file in blocks, float32 [n, channels] in [-1, 1]."""
+    remaining = MAX_SECONDS * file.samplerate
+    buffer = np.empty((BLOCK_SAMPLES, file.channels), np.float32)
     while len(block := file.read(out=buffer)):
-        left -= len(block)
-        if left < 0:
+        remaining -= len(block)
+        if remaining < 0:
             raise ValueError(
                 f"{path}: more than {MAX_SECONDS / 3600:g} hours; no call is that long"
             )
         if not np.isfinite(block).all():
             raise ValueError(f"{path}: it holds samples that are not finite")
-        # Only formats of floating point can exceed full scale.
+        # Only floating-point formats can exceed full scale.
         yield np.clip(block, -1.0, 1.0)
 
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", type=Path, help="sound file")
     parser.add_argument("--target", default="127.0.0.1:50051", help="HOST:PORT (%(default)s)")
     parser.add_argument(
-        "--realtime", action="store_true", help="as fast as people talk; else as fast as it goes"
+        "--realtime", action="store_true", help="send in real time; else as fast as possible"
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object per response instead of the view"
@@ -47,29 +47,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resumable",
         action="store_true",
-        help="go on at another server, or at this one when it is back, if the stream breaks; "
+        help="if the stream breaks, resume on another server, or on this one after a restart; "
         "--target may name several: ipv4:HOST:PORT,HOST:PORT",
     )
     secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
-    secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
+    secure.add_argument("--tls", action="store_true", help="trust gRPC's default authorities")
     secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
-    secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
+    secure.add_argument("--certificate", type=Path, metavar="PEM", help="use this certificate")
     secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
     parser.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="show the token in this file; else that of the environment's VOICECOHORT_TOKEN",
+        help="send the token in this file; else the one in VOICECOHORT_TOKEN",
     )
     return parser
 
 
 async def stream(call: Call, audio: TelephoneCall, *, chunk_seconds: float, realtime: bool) -> None:
-    """Send a whole call and half-close. In real time each chunk leaves when its audio has ended."""
-    began = time.monotonic()
+    """Send a call and half-close; in real time each chunk is sent when its audio has ended."""
+    start = time.monotonic()
     for index, chunk in enumerate(audio.chunks(chunk_seconds)):
         if realtime:
-            await asyncio.sleep(max(0.0, began + (index + 1) * chunk_seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, start + (index + 1) * chunk_seconds - time.monotonic()))
         await call.send(chunk)
     await call.end_of_audio()
 
@@ -84,7 +84,7 @@ async def classify(
     credentials: grpc.ChannelCredentials | None = None,
     token: str = "",
 ) -> None:
-    """Stream the call and show what comes back."""
+    """Stream the call and show the responses."""
     roles = ROLES[: audio.channels]
     view = CallView(str(arguments.file), roles, audio.seconds)
     async with (
@@ -131,7 +131,7 @@ def _show_json_resumed(times: int) -> None:
 async def _receive(
     call: Call, show: Callable[[Event], None], show_resumed: Callable[[int], None]
 ) -> None:
-    """Show what comes, and before it how often the call was resumed, if that is news."""
+    """Show the events, each after the number of resumptions if that has changed."""
     shown = 0
     async for event in call:
         if call.resumptions > shown:
@@ -141,7 +141,7 @@ async def _receive(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; 1 when the call fails, 2 for a file that cannot be read or is not valid."""
+    """Run the command line; return 1 if the call fails, 2 for a file that is not valid."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for name, low in (("chunk_ms", 1), ("update_ms", 100)):

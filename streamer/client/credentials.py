@@ -11,13 +11,13 @@ import grpc
 def tls(
     ca: Path | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.ChannelCredentials:
-    """Credentials for :class:`streamer.client.Client`.
+    """Return TLS credentials for :class:`streamer.client.Client`.
 
     Args:
         ca: PEM file of the authority that signed the server's certificate; None trusts those that
             gRPC knows.
-        certificate: PEM file of the client's own certificate, for a server that asks for one.
-        key: its private key.
+        certificate: PEM file of the client's own certificate, for a server that requires one.
+        key: private key of the certificate.
 
     Raises:
         ValueError: one of certificate and key without the other, or a file that cannot be read.
@@ -37,10 +37,10 @@ VARIABLE = "VOICECOHORT_TOKEN"
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """Headers of a call; none for an empty token.
+    """Return the headers of a call; none for an empty token.
 
     Raises:
-        ValueError: it is no token; the message does not repeat it.
+        ValueError: the token is not valid; the message does not contain it.
     """
     if not token:
         return ()
@@ -50,7 +50,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def read_token(file: Path | None) -> str:
-    """The token in a file, without white space around it; without a file that of VOICECOHORT_TOKEN.
+    """Return the token in a file, or in VOICECOHORT_TOKEN if ``file`` is None; strip white space.
 
     Raises:
         ValueError: the file cannot be read or is empty.

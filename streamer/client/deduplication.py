@@ -1,4 +1,4 @@
-"""What of a resumable call's responses is told, and when: each once, none that is not its own."""
+"""Deduplication of responses over the streams of a resumable call."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ Response = pb.StreamClassifyResponse
 
 
 class ResponseDeduplicator:
-    """Takes the predictions and speech events of one stream after the other.
+    """Filters predictions and speech events of successive streams; each is delivered once.
 
-    *Repeated* ones are dropped, by the time in the call that they speak of. Predictions of a
-    channel have rising times. Its speech events have times that do not fall: a hold ends speech at
-    the very sample at which it may start again, but speech has a length.
+    *Repeated* responses are dropped by their time in the call. Prediction times of a channel
+    increase. Times of its speech events do not decrease: a hold ends speech at the sample at which
+    speech may start again, but speech has a length.
 
-    *Held back* is what a server says that ends a call although its audio goes on elsewhere: it
-    shuts down, so it ends running speech and sends final predictions. A final prediction is told
-    when the stream has ended well. An end of speech is told when something follows from behind
-    it, or a checkpoint, which a call that ends gets no more: at most one update later.
+    *Held back* are responses with which a server that shuts down ends a call, although its audio
+    goes on elsewhere: final predictions and the end of running speech. A final prediction is
+    delivered after the stream has ended with OK. An end of speech is delivered when a later
+    response follows, or a checkpoint, which an ending call does not get: at most one update later.
     """
 
     def __init__(self) -> None:
         self._predicted: dict[int, int] = {}  # by channel, ns of the last prediction
         self._final: set[int] = set()
-        self._spoke: dict[int, tuple[int, frozenset[bool]]] = {}  # ns, and what was told of it
+        self._speech: dict[int, tuple[int, frozenset[bool]]] = {}  # ns, events
         self._held: deque[Response] = deque()
-        self._held_time = -1  # ns, of the last end of speech held back
+        self._held_time = -1  # ns of the last held-back end of speech
 
     def begin_stream(self) -> None:
-        """Another stream was accepted: what was held back is void."""
+        """Drop held-back responses: another stream was accepted."""
         self._clear()
 
-    def take(self, response: Response) -> list[Response]:
-        """A prediction or a speech event; what is to be told now, in order."""
+    def push(self, response: Response) -> list[Response]:
+        """Add a prediction or speech event; return the responses to deliver now, in order."""
         if response.HasField("speech"):
-            behind = response.speech.started
-            if not behind:
+            releases = response.speech.started
+            if not releases:
                 self._held_time = response.speech.audio_time.ToNanoseconds()
         else:
             time = response.prediction.audio_time.ToNanoseconds()
-            behind = not response.prediction.final and time > self._held_time
+            releases = not response.prediction.final and time > self._held_time
         self._held.append(response)
-        return self.rest() if behind else []
+        return self.flush() if releases else []
 
-    def rest(self) -> list[Response]:
-        """What was held back: a checkpoint came, the stream ended well, or none goes on."""
+    def flush(self) -> list[Response]:
+        """Return the held-back responses: after a checkpoint, or after the last stream."""
         new = [response for response in self._held if self._is_new(response)]
         self._clear()
         return new
 
-    def finals_up_to(self, sequence: int) -> int:
-        """How many channels' final predictions are held back that rest on this audio message."""
+    def count_finals(self, sequence: int) -> int:
+        """Return the number of channels with a held-back final prediction at this audio message."""
         predictions = (response.prediction for response in self._held)
         return len({p.channel for p in predictions if p.final and p.sequence == sequence})
 
@@ -61,13 +61,13 @@ class ResponseDeduplicator:
         self._held_time = -1
 
     def _is_new(self, response: Response) -> bool:
-        """Whether it is told for the first time."""
+        """Return whether the response was not delivered yet, and record it as delivered."""
         if response.HasField("speech"):
             return self._is_new_speech(response.speech)
         prediction = response.prediction
         channel, time = prediction.channel, prediction.audio_time.ToNanoseconds()
         last = self._predicted.get(channel, -1)
-        # A final one may speak of the same audio as the running one before it.
+        # A final prediction may have the time of the running one before it.
         new = time > last or (prediction.final and time == last)
         if not new or channel in self._final:
             return False
@@ -78,11 +78,11 @@ class ResponseDeduplicator:
 
     def _is_new_speech(self, event: pb.SpeechEvent) -> bool:
         time = event.audio_time.ToNanoseconds()
-        last, told = self._spoke.get(event.channel, (-1, frozenset[bool]()))
-        if time < last or (time == last and event.started in told):
+        last, delivered = self._speech.get(event.channel, (-1, frozenset[bool]()))
+        if time < last or (time == last and event.started in delivered):
             return False
-        self._spoke[event.channel] = (
+        self._speech[event.channel] = (
             time,
-            (told if time == last else frozenset()) | {event.started},
+            (delivered if time == last else frozenset()) | {event.started},
         )
         return True

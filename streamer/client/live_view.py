@@ -1,4 +1,4 @@
-"""The live view of a call in a terminal: a bar per class, moving as the call goes on."""
+"""Live view of a call in a terminal: one bar per class, updated during the call."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rich.text import Text
 
 from streamer.client.api import Prediction, SpeechEvent, Task
 
-BAR = 24
-NOTE = "perceived binary gender and an age band, as a model hears them; not identity"
+BAR_WIDTH = 24
+NOTE = "perceived binary gender and an age band, as a model rates them; not identity"
 
 
 class CallView:
-    """Keeps the latest of every channel and renders it.
+    """Renders the latest prediction of every channel.
 
     Args:
-        title: shown above.
-        roles: name of each channel.
-        seconds: length of the call, for the time line.
+        title: heading of the view.
+        roles: role of each channel.
+        seconds: length of the call.
     """
 
     def __init__(self, title: str, roles: Sequence[str], seconds: float) -> None:
@@ -33,11 +33,11 @@ class CallView:
         self._resumed = 0
 
     def show_resumed(self, times: int) -> None:
-        """The call went on at another server, ``times`` times so far."""
+        """Show that the call was resumed ``times`` times so far."""
         self._resumed = times
 
     def show(self, event: Prediction | SpeechEvent) -> None:
-        """Take in one event."""
+        """Update the view with one event."""
         if isinstance(event, Prediction):
             self._latest[event.channel] = event
         elif event.started:
@@ -58,20 +58,20 @@ class CallView:
         mark = " ● speaking" if channel in self._speaking else ""
         title = f"{channel}: {self._roles[channel]}{mark}"
         if prediction is None:
-            return Panel(Text("listening"), title=title, width=BAR + 30)
+            return Panel(Text("listening"), title=title, width=BAR_WIDTH + 30)
         rows = Table.grid(padding=(0, 1))
         for name in ("gender", "age_group", "age_band"):
             _task_rows(rows, name, getattr(prediction, name))
-        heard = (
+        progress = (
             f"{prediction.audio_time:5.1f} of {self._seconds:.1f} s, "
             f"speech {prediction.speech_time:.1f} s{', final' if prediction.final else ''}"
         )
-        return Panel(Group(Text(heard), rows), title=title, width=BAR + 30)
+        return Panel(Group(Text(progress), rows), title=title, width=BAR_WIDTH + 30)
 
 
 def _task_rows(rows: Table, name: str, task: Task) -> None:
     verdict = task.label or f"undecided ({task.undecided.replace('_', ' ')})"
     rows.add_row(Text(name, style="bold"), Text(verdict, style="green" if task.label else "yellow"))
     for label, probability in task.posterior.items():
-        bar = ProgressBar(total=1.0, completed=probability, width=BAR)
+        bar = ProgressBar(total=1.0, completed=probability, width=BAR_WIDTH)
         rows.add_row(f"  {label}", bar, f"{probability:4.0%}")

@@ -1,4 +1,4 @@
-"""What a call may have to say again: its requests since the last checkpoint."""
+"""Requests of a resumable call since the last checkpoint, for replay on the next stream."""
 
 from __future__ import annotations
 
@@ -11,71 +11,70 @@ Request = pb.StreamClassifyRequest
 
 
 class ReplayBuffer:
-    """Requests in order, those the present stream was given before those it was not.
+    """Requests in order: those sent on the current stream, then the unsent ones.
 
-    Memory is bounded by ``most_audio`` and one message, if who adds heeds :attr:`full`: audio
-    frees its place at a checkpoint, and of controls with no audio between them each kind is kept
-    once.
+    Memory is bounded by ``max_audio_bytes`` and one message if callers wait while :attr:`full`:
+    a checkpoint frees its audio, and of equal controls without audio in between one is kept.
 
     Args:
-        most_audio: bytes of audio at which it is full.
+        max_audio_bytes: bytes of audio at which the buffer is full.
     """
 
-    def __init__(self, most_audio: int) -> None:
-        self._most_audio = most_audio
+    def __init__(self, max_audio_bytes: int) -> None:
+        self._max_audio_bytes = max_audio_bytes
         self._requests: deque[Request] = deque()
-        self._given = 0
-        self.audio = 0
-        """Bytes of audio kept."""
+        self._sent = 0
+        self.audio_bytes = 0
+        """Bytes of buffered audio."""
 
     def __len__(self) -> int:
         return len(self._requests)
 
     @property
     def full(self) -> bool:
-        """Whether more audio has to wait for a checkpoint."""
-        return self.audio >= self._most_audio
+        """Whether further audio must wait for a checkpoint."""
+        return self.audio_bytes >= self._max_audio_bytes
 
-    def add(self, request: Request) -> None:
-        """Keep one more."""
+    def append(self, request: Request) -> None:
+        """Append a request."""
         if request.HasField("control"):
-            self._forget_repeated(request)
+            self._drop_repeated(request)
         self._requests.append(request)
-        self.audio += len(request.audio.data)
+        self.audio_bytes += len(request.audio.data)
 
-    def _forget_repeated(self, control: Request) -> None:
-        """Without audio in between a control undoes or repeats all that an equal one did before."""
+    def _drop_repeated(self, control: Request) -> None:
+        """Drop an equal control without audio in between: the new one has the same effect."""
         for index in range(len(self._requests) - 1, -1, -1):
             if not self._requests[index].HasField("control"):
                 return
             if self._requests[index] == control:
                 del self._requests[index]
-                self._given -= index < self._given
+                self._sent -= index < self._sent
                 return
 
-    def next(self) -> Request | None:
-        """The first that the present stream was not given; it counts as given from now on."""
-        if self._given == len(self._requests):
+    def next_unsent(self) -> Request | None:
+        """Return the first unsent request and mark it as sent; None if there is none."""
+        if self._sent == len(self._requests):
             return None
-        self._given += 1
-        return self._requests[self._given - 1]
+        self._sent += 1
+        return self._requests[self._sent - 1]
 
     def rewind(self) -> None:
-        """The next stream has been given nothing."""
-        self._given = 0
+        """Mark all requests as unsent, for a new stream."""
+        self._sent = 0
 
-    def forget(self, sequence: int) -> None:
-        """Everything up to the last given audio with at most this ``sequence``.
+    def acknowledge(self, sequence: int) -> None:
+        """Drop requests up to the last sent audio with at most this ``sequence``.
 
-        A control behind it may be part of the checkpoint or not: it is said again, and the server
-        takes a repeated one for the first.
+        A checkpoint may include controls after that audio. They are sent again, because a
+        repeated control has no further effect.
         """
         covered = 0
-        for index, request in enumerate(islice(self._requests, self._given), start=1):
+        for index, request in enumerate(islice(self._requests, self._sent), start=1):
             if request.HasField("audio"):
                 if request.audio.sequence > sequence:
                     break
                 covered = index
         for _ in range(covered):
-            self.audio -= len(self._requests.popleft().audio.data)
-        self._given -= covered
+            self.audio_bytes -= len(self._requests.popleft().audio.data)
+        self._sent -= covered

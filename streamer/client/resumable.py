@@ -1,4 +1,4 @@
-"""A call that outlives its stream: it resumes from its last checkpoint on any replica."""
+"""Stream of a resumable call: it resumes from its last checkpoint on any replica."""
 
 from __future__ import annotations
 
@@ -18,102 +18,104 @@ from streamer.rpc import voicecohort_pb2 as pb
 Request = pb.StreamClassifyRequest
 Response = pb.StreamClassifyResponse
 
-ANSWER_SECONDS = 10.0
-"""How long a server may take to accept a call; one that hangs is left for another."""
+RESPONSE_SECONDS = 10.0
+"""Limit for a server to accept a call; then another server is tried."""
 MAX_UNREAD = 1000
-"""Responses that wait for a gateway that does not read; beyond, running predictions go."""
+"""Unread responses; beyond this number the oldest prediction is dropped."""
 
 
 class ResumableStream:
-    """Behaves as one :class:`~streamer.client.stream.Stream` would whose server never dies.
+    """Behaves like a :class:`~streamer.client.stream.Stream` whose server never fails.
 
-    One task owns the present stream: it reads all the time, so that checkpoints count also while
-    the gateway does not read, and gives the stream what is kept, old and new.
+    One task owns the current stream. It always reads, so that checkpoints take effect while the
+    gateway does not read, and it writes the buffered requests, replayed and new ones.
 
     Args:
         open_stream: opens a new stream.
-        kept: empty; its bound is the bound of this stream's memory.
-        attempts: when to try again.
-        sleep: seconds.
-        answer_seconds: see :data:`ANSWER_SECONDS`.
+        buffer: empty; its bound is the bound of this stream's memory.
+        retry: decides on retries and their delay.
+        sleep: waits for a number of seconds.
+        response_seconds: see :data:`RESPONSE_SECONDS`.
     """
 
     def __init__(
         self,
         open_stream: Callable[[], CallStream],
-        kept: ReplayBuffer,
-        attempts: RetryPolicy,
+        buffer: ReplayBuffer,
+        retry: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        answer_seconds: float = ANSWER_SECONDS,
+        response_seconds: float = RESPONSE_SECONDS,
     ) -> None:
         self._open = open_stream
-        self._kept = kept
-        self._attempts = attempts
+        self._buffer = buffer
+        self._retry = retry
         self._sleep = sleep
-        self._answer_seconds = answer_seconds
+        self._response_seconds = response_seconds
         self._config = pb.StreamConfig()
         self._acknowledged = -1  # sequence of the last checkpoint
-        self._delivered = ResponseDeduplicator()
+        self._responses = ResponseDeduplicator()
         self._unread: deque[Response] = deque()
-        self._streams = 0  # that began
+        self._streams = 0  # started
         self._writing = asyncio.Lock()
         self._last_audio = 0  # sequence
         self._half_closed = False
-        self._all_given = False  # to the present stream, the half-close too
-        self._room, self._more, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._all_sent = False  # on the current stream, including the half-close
+        self._space_freed = asyncio.Event()
+        self._request_added = asyncio.Event()
+        self._response_added = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def resumptions(self) -> int:
-        """How often the call went on with another stream."""
+        """Number of streams after the first."""
         return max(0, self._streams - 1)
 
     # --- for the call ---
 
-    async def begin(self, config: pb.StreamConfig) -> pb.Started:
-        """Send the config, again if need be; the server's answer to it."""
+    async def start(self, config: pb.StreamConfig) -> pb.Started:
+        """Send the config, with retries, and return the server's ``started``."""
         self._config.CopyFrom(config)
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._wake_all)
         first = await self.read()
         if first is None:
-            raise ConnectionError("the server ended the call before it began")
+            raise ConnectionError("the server ended the call before it started")
         return first.started
 
     async def write(self, request: Request) -> None:
-        """Take one message; waits while as much as may be kept is kept."""
-        async with self._writing:  # which is fair, so that the order is that of the calls
+        """Buffer one request; waits while the buffer is full."""
+        async with self._writing:  # a fair lock keeps the order of writes
             if self._half_closed:
                 raise asyncio.InvalidStateError("the call is half-closed")
-            while self._kept.full and self._running:
-                self._room.clear()
-                await self._room.wait()
+            while self._buffer.full and self._running:
+                self._space_freed.clear()
+                await self._space_freed.wait()
             if not self._running:
                 self._raise_error()
-                raise asyncio.InvalidStateError("the call is over")
-            self._kept.add(request)
+                raise asyncio.InvalidStateError("the call has ended")
+            self._buffer.append(request)
             if request.HasField("audio"):
                 self._last_audio = request.audio.sequence
-            self._more.set()
+            self._request_added.set()
 
     async def half_close(self) -> None:
-        """Nothing more will be written."""
+        """Half-close: no more requests follow."""
         async with self._writing:
             self._half_closed = True
-            self._more.set()
+            self._request_added.set()
 
     async def read(self) -> Response | None:
-        """Next new response, or the ``started`` of a new stream; None after the last."""
+        """Return the next response or the ``started`` of a new stream; None after the last."""
         while not self._unread:
             if not self._running:
                 self._raise_error()
                 return None
-            self._news.clear()
-            await self._news.wait()
+            self._response_added.clear()
+            await self._response_added.wait()
         return self._unread.popleft()
 
     async def close(self) -> None:
-        """Leave the call; no effect on one that has ended."""
+        """Cancel the call; no effect after its end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -127,48 +129,48 @@ class ResumableStream:
             self._task.result()
 
     def _wake_all(self, _: object) -> None:
-        for event in (self._room, self._more, self._news):
+        for event in (self._space_freed, self._request_added, self._response_added):
             event.set()
 
     # --- the task ---
 
     async def _run(self) -> None:
-        """From stream to stream, until one ends well or none can be had."""
+        """Run stream after stream until one ends with OK or the retry policy raises."""
         try:
             while True:
                 stream = self._open()
                 try:
-                    await self._converse(stream)
+                    await self._run_stream(stream)
                 except grpc.aio.AioRpcError as error:
                     if self._complete:
                         return  # only the status is missing
-                    delay = self._attempts.delay(error)
+                    delay = self._retry.next_delay(error)
                 else:
                     return
                 finally:
                     await stream.close()
                 await self._sleep(delay)
         finally:
-            self._unread.extend(self._delivered.rest())
+            self._unread.extend(self._responses.flush())
 
     @property
     def _complete(self) -> bool:
-        """Whether the present stream has brought the final prediction of every channel."""
+        """Whether the current stream has delivered the final prediction of every channel."""
         channels = sum(not channel.ignored for channel in self._config.channels) or 1
-        finals = self._delivered.finals_up_to(self._last_audio)
-        return self._all_given and finals == channels
+        finals = self._responses.count_finals(self._last_audio)
+        return self._all_sent and finals == channels
 
-    async def _converse(self, stream: CallStream) -> None:
-        """One stream from its config to its end."""
-        started = await self._begun(stream)
+    async def _run_stream(self, stream: CallStream) -> None:
+        """Run one stream from its config to its end."""
+        started = await self._start_stream(stream)
         self._streams += 1
-        self._attempts.began()
-        self._delivered.begin_stream()
-        self._kept.rewind()
-        self._all_given = False
+        self._retry.record_start()
+        self._responses.begin_stream()
+        self._buffer.rewind()
+        self._all_sent = False
         self._deliver(Response(started=started))
-        reader = asyncio.create_task(self._take_all(stream))
-        writer = asyncio.create_task(self._give_all(stream))
+        reader = asyncio.create_task(self._read_all(stream))
+        writer = asyncio.create_task(self._write_all(stream))
         try:
             await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
             if not reader.done():
@@ -179,57 +181,57 @@ class ResumableStream:
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
 
-    async def _begun(self, stream: CallStream) -> pb.Started:
+    async def _start_stream(self, stream: CallStream) -> pb.Started:
         try:
-            async with asyncio.timeout(self._answer_seconds):
-                return await stream.begin(self._config)
+            async with asyncio.timeout(self._response_seconds):
+                return await stream.start(self._config)
         except TimeoutError:
             raise grpc.aio.AioRpcError(
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.aio.Metadata(),
                 grpc.aio.Metadata(),
-                f"no answer to the config within {self._answer_seconds:g} s",
+                f"no response to the config within {self._response_seconds:g} s",
             ) from None
 
-    async def _give_all(self, stream: CallStream) -> None:
-        """Write what the stream has not been given, as it comes, and the half-close."""
-        # An error of the stream is its status, which the reader meets, too.
+    async def _write_all(self, stream: CallStream) -> None:
+        """Write unsent requests as they arrive, then the half-close."""
+        # The reader raises the same status.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
-                while (request := self._kept.next()) is not None:
+                while (request := self._buffer.next_unsent()) is not None:
                     await stream.write(request)
                 if self._half_closed:
                     await stream.half_close()
-                    self._all_given = True
+                    self._all_sent = True
                     return
-                self._more.clear()
-                await self._more.wait()
+                self._request_added.clear()
+                await self._request_added.wait()
 
-    async def _take_all(self, stream: CallStream) -> None:
-        """Read until the stream ends well."""
+    async def _read_all(self, stream: CallStream) -> None:
+        """Process responses until the stream ends with OK."""
         while (response := await stream.read()) is not None:
-            self._take(response)
+            self._process(response)
 
-    def _take(self, response: Response) -> None:
+    def _process(self, response: Response) -> None:
         kind = response.WhichOneof("message")
         new: list[Response] = []
         if kind == "checkpoint":
-            new = self._delivered.rest()  # the checkpoint rests on it
+            new = self._responses.flush()  # the checkpoint includes them
             self._config.resume_from = response.checkpoint.data
-            self._kept.forget(response.checkpoint.sequence)
-            self._room.set()
+            self._buffer.acknowledge(response.checkpoint.sequence)
+            self._space_freed.set()
             if response.checkpoint.sequence > self._acknowledged:
                 self._acknowledged = response.checkpoint.sequence
-                self._attempts.progressed()
+                self._retry.record_progress()
         elif kind in {"prediction", "speech"}:
-            new = self._delivered.take(response)
+            new = self._responses.push(response)
         if new:
-            self._attempts.progressed()
-        for item in new:
-            self._deliver(item)
+            self._retry.record_progress()
+        for accepted in new:
+            self._deliver(accepted)
 
     def _deliver(self, response: Response) -> None:
-        """Queue a response; of too many the oldest running prediction is dropped."""
+        """Queue a response; at the limit drop the oldest running prediction."""
         if len(self._unread) >= MAX_UNREAD:
             stale = next((r for r in self._unread if r.HasField("prediction")), None)
             if stale is None:
@@ -241,4 +243,4 @@ class ResumableStream:
                 )
             self._unread.remove(stale)
         self._unread.append(response)
-        self._news.set()
+        self._response_added.set()

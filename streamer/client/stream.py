@@ -1,4 +1,4 @@
-"""The gRPC stream of one call, with the status that the server gave it."""
+"""gRPC stream of one call, with the status that the server sent."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ R = TypeVar("R")
 
 
 class RpcStream(Generic[Q, R]):
-    """Errors are raised as ``grpc.aio.AioRpcError``.
+    """Bidirectional gRPC stream; errors are raised as ``grpc.aio.AioRpcError``.
 
     Args:
-        stream: just opened; nothing written yet.
+        stream: open stream without writes so far.
     """
 
     def __init__(self, stream: grpc.aio.StreamStreamCall[Q, R]) -> None:
         self._stream = stream
-        self._stream.add_done_callback(self._remember_status)
-        self._writing = asyncio.Lock()  # grpc.aio takes one write at a time
+        self._stream.add_done_callback(self._store_status)
+        self._writing = asyncio.Lock()  # grpc.aio allows one write at a time
         self._error: grpc.aio.AioRpcError | None = None
 
     async def write(self, request: Q) -> None:
@@ -41,11 +41,11 @@ class RpcStream(Generic[Q, R]):
             raise
 
     async def half_close(self) -> None:
-        """Nothing more will be written."""
+        """Half-close: no more requests follow."""
         await self._stream.done_writing()
 
     async def read(self) -> R | None:
-        """Next response; None after the last of a stream that ended well."""
+        """Return the next response; None after the last one if the status is OK."""
         try:
             response: Any = await self._stream.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -57,15 +57,15 @@ class RpcStream(Generic[Q, R]):
         return None
 
     async def close(self) -> None:
-        """Leave it; no effect on one that has ended."""
+        """Cancel the stream; no effect after its end."""
         self._stream.cancel()
 
-    def _remember_status(self, _: object) -> None:
-        """Keep the server's error as soon as it is there.
+    def _store_status(self, _: object) -> None:
+        """Store the server's error as soon as it arrives.
 
-        A write that meets the end of the stream makes grpc.aio overwrite the status with INTERNAL,
-        "Internal error from Core" (grpc issue 36066), and a gateway would not learn why its call
-        ended or when to try again. When this callback runs, what is awaited here is known.
+        A write at the end of the stream makes grpc.aio overwrite the status with INTERNAL,
+        "Internal error from Core" (grpc issue 36066), which hides the reason and the retry delay
+        from the gateway. When this callback runs, the coroutine ends without waiting.
         """
         status = self._status()
         with contextlib.suppress(StopIteration):
@@ -83,43 +83,43 @@ class RpcStream(Generic[Q, R]):
             )
 
     async def _raise_status(self) -> None:
-        """Raise the server's error, if the stream ended with one."""
+        """Raise the server's error if the stream ended with one."""
         await self._status()
         if self._error is not None:
             raise self._error
 
 
 class CallStream(Protocol):
-    """What a call goes through; errors are raised as ``grpc.aio.AioRpcError``."""
+    """Stream of one call; errors are raised as ``grpc.aio.AioRpcError``."""
 
-    async def begin(self, config: pb.StreamConfig) -> pb.Started:
-        """Send the config; the server's answer to it."""
+    async def start(self, config: pb.StreamConfig) -> pb.Started:
+        """Send the config and return the server's ``started``."""
 
     async def write(self, request: Request) -> None:
         """Send one message."""
 
     async def half_close(self) -> None:
-        """Nothing more will be written."""
+        """Half-close: no more requests follow."""
 
     async def read(self) -> Response | None:
-        """Next response; None after the last of a call that ended well."""
+        """Return the next response; None after the last one if the status is OK."""
 
     async def close(self) -> None:
-        """Leave the call; no effect on one that has ended."""
+        """Cancel the call; no effect after its end."""
 
 
-async def begin(stream: CallStream, config: pb.StreamConfig) -> pb.Started:
-    """Send the config; the server's answer to it."""
+async def start(stream: CallStream, config: pb.StreamConfig) -> pb.Started:
+    """Send the config and return the server's ``started``."""
     await stream.write(Request(config=config))
     first = await stream.read()
     if first is None:
-        raise ConnectionError("the server ended the call before it began")
+        raise ConnectionError("the server ended the call before it started")
     return first.started
 
 
 class Stream(RpcStream[Request, Response]):
-    """A call that ends with its connection."""
+    """Stream of a call that ends with its connection."""
 
-    async def begin(self, config: pb.StreamConfig) -> pb.Started:
-        """Send the config; the server's answer to it."""
-        return await begin(self, config)
+    async def start(self, config: pb.StreamConfig) -> pb.Started:
+        """Send the config and return the server's ``started``."""
+        return await start(self, config)

@@ -15,7 +15,7 @@ CALL = Path(__file__).parent / "dialogue.wav"
 
 
 def main() -> int:
-    """0 when every channel got its final prediction."""
+    """Run the demo; return 0 if every channel got its final prediction."""
     options = sys.argv[1:] or ["--realtime"]
     with local_server() as server:
         return cli.main([str(CALL), "--target", server.target, *options])

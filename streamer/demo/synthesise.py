@@ -38,7 +38,7 @@ Samples = npt.NDArray[np.float64]
 RATE: Final = 8000
 CALLER: Final = 0
 AGENT: Final = 1
-SPEECH_DBFS: Final = -22.0  # RMS of what is spoken
+SPEECH_DBFS: Final = -22.0  # RMS of the speech
 NOISE_DBFS: Final = -68.0  # RMS of the comfort noise, about one mu-law step
 
 
@@ -50,7 +50,7 @@ class Voice(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """Who speaks, after how many seconds of silence, and what is said."""
+    """One turn: channel, preceding silence in seconds, and text."""
 
     channel: int
     pause: float
@@ -75,7 +75,7 @@ DIALOGUE: Final = (
 
 
 def find_flite() -> str:
-    """Return the path of Flite, or end with a message that says what is missing."""
+    """Return the path of Flite, or exit with a message about what is missing."""
     flite = shutil.which("flite")
     if flite is None:
         sys.exit("error: no program 'flite' on the PATH: run 'apt-get install flite'")
@@ -89,14 +89,14 @@ def find_flite() -> str:
 
 
 def speak(flite: str, voice: Voice, text: str) -> Samples:
-    """Let `voice` say `text`: trimmed, 8 kHz, telephone band, at speech level."""
+    """Synthesise `text`: trimmed, 8 kHz, telephone band, at speech level."""
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "turn.wav"
         settings = [part for setting in voice.settings for part in ("--setf", setting)]
         command = [flite, "-voice", voice.name, *settings, "-t", text, "-o", str(wav)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not wav.exists():
-            sys.exit(f"error: flite could not say {text!r}: {done.stderr.strip()}")
+            sys.exit(f"error: flite failed on {text!r}: {done.stderr.strip()}")
         wide, wide_rate = soundfile.read(wav, dtype="float64")
     narrow: Samples = telephone_band(soxr.resample(wide, wide_rate, RATE, quality="VHQ"))
     loud = np.flatnonzero(np.abs(narrow) > 0.02 * np.abs(narrow).max())
@@ -121,7 +121,7 @@ def at_level(signal: Samples, dbfs: float) -> Samples:
 
 
 def main() -> None:
-    """Read the command line, build the call, write it, and say who spoke when."""
+    """Read the command line, build and write the call, and print the times of its turns."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,17 +130,17 @@ def main() -> None:
     flite = find_flite()
     clock, placed = 0, list[tuple[int, int, Samples]]()
     for turn in DIALOGUE:
-        said = speak(flite, VOICES[turn.channel], turn.text)
+        speech = speak(flite, VOICES[turn.channel], turn.text)
         start = clock + round(turn.pause * RATE)
-        clock = start + len(said)
-        placed.append((start, turn.channel, said))
+        clock = start + len(speech)
+        placed.append((start, turn.channel, speech))
         print(f"{start / RATE:6.2f} to {clock / RATE:5.2f} s  {turn.channel}: {turn.text}")
 
     length = clock + round(0.6 * RATE)
     noise = np.random.default_rng(20240229).standard_normal((2, length))
     call = np.stack([at_level(telephone_band(line), NOISE_DBFS) for line in noise], axis=1)
-    for start, channel, said in placed:
-        call[start : start + len(said), channel] += said
+    for start, channel, speech in placed:
+        call[start : start + len(speech), channel] += speech
     soundfile.write(output, call, RATE, format="WAV", subtype="ULAW")
     print(f"wrote {output}: {length / RATE:.2f} s")
 

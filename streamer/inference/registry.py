@@ -200,13 +200,13 @@ class ModelRegistry:
             try:
                 after = await self._load()
             except Exception as error:  # noqa: BLE001 - whatever the file causes, calls have a model
-                self._metrics.swapped("failed")
+                self._metrics.record_model_reload("failed")
                 log.error(  # noqa: TRY400 - one line, without traceback
                     "model_reload_failed", model=before.metadata.model_id, reason=_one_line(error)
                 )
                 return
             if after is before:
-                self._metrics.swapped("unchanged")
+                self._metrics.record_model_reload("unchanged")
                 log.info("model_unchanged", model=before.metadata.model_id, digest=before.digest)
                 return
             self._calls.setdefault(after, 0)
@@ -214,7 +214,7 @@ class ModelRegistry:
             for model in (before, after):
                 self._update_unused_since(model)
             self._report(after)
-            self._metrics.swapped("changed")
+            self._metrics.record_model_reload("changed")
             log.info(
                 "model_changed",
                 before=before.metadata.model_id,
@@ -224,7 +224,7 @@ class ModelRegistry:
             )
 
     def _report(self, model: ServedModel) -> None:
-        self._metrics.model(model.metadata.model_id, next(iter(model.providers), ""))
+        self._metrics.set_model(model.metadata.model_id, next(iter(model.providers), ""))
 
     async def _load(self) -> ServedModel:
         """Return the loaded model with the file's digest, or load the file."""

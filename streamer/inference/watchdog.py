@@ -84,7 +84,7 @@ class Watchdog:
         changed = bool(reason) is not bool(self._reported_reason)
         self._reported_reason = reason
         if changed:
-            self._metrics.healthy(not reason)
+            self._metrics.set_healthy(not reason)
             await self._on_health_change(not reason)
 
     def _send_probe(self, engine: Engine) -> None:

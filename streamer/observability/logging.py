@@ -1,11 +1,9 @@
-"""The log: JSON lines on standard error.
+"""The server's log: JSON lines on standard error, gRPC's failed handshakes included.
 
-What gRPC's core writes to standard error: refused handshakes, which it tells nobody else.
-
-A connection that fails its TLS handshake never becomes a stream, and gRPC calls no one back. Its
-C++ core writes a line per failure to descriptor 2. Here those lines come out of a pipe, are
-counted, and go to the log as JSON like all others; ten times a second, so that a flood of them
-fills no disk. A full pipe drops lines rather than keep gRPC waiting.
+A connection that fails its TLS handshake never becomes a stream, and gRPC reports it to no
+callback: its C++ core writes a line to descriptor 2. :func:`captured` replaces the descriptor by a
+pipe. :class:`CoreLog` counts the lines in it and writes them to the log as JSON, ten times a second
+so that many failures write few lines. A full pipe drops lines instead of blocking gRPC.
 """
 
 from __future__ import annotations
@@ -24,18 +22,27 @@ from typing import TextIO
 
 import structlog
 
+log = structlog.get_logger()
+
+READ_INTERVAL_SECONDS = 0.1
+READ_BYTES = 1 << 16
+"""Bytes of one read; a longer line is cut."""
+MAX_TEXT = 500
+"""Characters of a line that are logged."""
+_FAILED = re.compile(r"Handshake failed with error .*OPENSSL_internal:(\w+)(?:: (.*))?$")
+
 
 def configure_log(level: str, **fields: object) -> None:
-    """JSON lines on standard error, each written at once: several processes may share it.
+    """Log JSON lines to standard error, unbuffered because several processes may share it.
 
     Args:
-        level: least that is logged.
-        fields: of every line.
+        level: lowest level that is logged.
+        fields: added to every line.
     """
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**fields, **event},
-            # Whatever is said while a call's stream is served: its call_id and trace_id.
+            # Adds call_id and trace_id to lines logged while a call's stream is served.
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -50,18 +57,8 @@ def configure_log(level: str, **fields: object) -> None:
     )
 
 
-log = structlog.get_logger()
-
-GATHER_SECONDS = 0.1
-CHUNK = 1 << 16
-"""Bytes that are read at once; a longer line is cut."""
-LONGEST_TEXT = 500
-"""Characters of another line that are logged."""
-_FAILED = re.compile(r"Handshake failed with error .*OPENSSL_internal:(\w+)(?:: (.*))?$")
-
-
 def handshake_failure(line: str) -> str | None:
-    """Why a handshake failed, in the words of BoringSSL; None for any other line."""
+    """Return the reason of a failed handshake as BoringSSL names it; None for other lines."""
     found = _FAILED.search(line)
     if found is None:
         return None
@@ -69,63 +66,63 @@ def handshake_failure(line: str) -> str | None:
     return f"{code}: {detail}" if detail and code == "certificate_verify_failed" else code
 
 
-def _tell(lines: list[bytes], failed: Callable[[int], None]) -> None:
+def _process_lines(lines: list[bytes], on_failures: Callable[[int], None]) -> None:
     texts = [line.decode(errors="backslashreplace") for line in lines if line]
     reasons = [handshake_failure(text) for text in texts]
     failures = Counter(reason for reason in reasons if reason is not None)
     if failures:
-        failed(failures.total())  # first: who reads the log finds them counted
+        on_failures(failures.total())  # before the log line, so that a reader finds them counted
     for reason, count in failures.items():
         log.info("handshake_failed", reason=reason, count=count)
     for text, found in zip(texts, reasons, strict=True):
         if found is None:
-            log.warning("native_output", text=text[:LONGEST_TEXT])
+            log.warning("native_output", text=text[:MAX_TEXT])
 
 
 class CoreLog:
-    """Descriptor 2 of this process, as a pipe.
+    """Reader of the pipe that replaces descriptor 2.
 
     Args:
-        source: where its lines are read.
+        source: descriptor of the pipe's reading end.
     """
 
     def __init__(self, source: int) -> None:
         self._source = source
         self._thread: threading.Thread | None = None
 
-    def follow(self, failed: Callable[[int], None]) -> None:
-        """Log and count lines until descriptor 2 is itself again.
+    def start(self, on_failures: Callable[[int], None]) -> None:
+        """Log and count lines until descriptor 2 is restored.
 
         Args:
-            failed: told, on a thread of its own, how many handshakes failed just now.
+            on_failures: receives the number of newly failed handshakes, on the reader's thread.
         """
-        self._thread = threading.Thread(target=self._read, args=(failed,), name="core log")
+        self._thread = threading.Thread(target=self._read, args=(on_failures,), name="core log")
         self._thread.start()
 
-    def _read(self, failed: Callable[[int], None]) -> None:
-        rest = b""
-        while more := os.read(self._source, CHUNK):
-            *lines, rest = (rest + more).split(b"\n")
-            _tell(lines, failed)
-            rest = rest[:CHUNK]
-            time.sleep(GATHER_SECONDS)
-        _tell([rest], failed)
+    def _read(self, on_failures: Callable[[int], None]) -> None:
+        partial = b""
+        while more := os.read(self._source, READ_BYTES):
+            *lines, partial = (partial + more).split(b"\n")
+            _process_lines(lines, on_failures)
+            partial = partial[:READ_BYTES]
+            time.sleep(READ_INTERVAL_SECONDS)
+        _process_lines([partial], on_failures)
 
     def join(self) -> None:
-        """Wait until everything written is read; of a server that did not start, pass it on."""
+        """Wait until all lines are processed; before :meth:`start`, copy them to descriptor 2."""
         if self._thread is not None:
             self._thread.join()
             return
-        while more := os.read(self._source, CHUNK):
+        while more := os.read(self._source, READ_BYTES):
             os.write(2, more)
 
 
 @contextlib.contextmanager
 def captured() -> Iterator[CoreLog]:
-    """Put a pipe in the place of descriptor 2; what Python writes goes where it went before.
+    """Replace descriptor 2 by a pipe; Python's ``sys.stderr`` keeps the original.
 
-    A crash in native code cannot say why through the pipe: Python's own account of it goes to the
-    real standard error instead.
+    The traceback of a crash in native code goes to the original, because the pipe has no reader
+    any more by then.
     """
     before: TextIO = sys.stderr
     real = os.dup(2)

@@ -1,4 +1,4 @@
-"""What the server counts for Prometheus. Numbers only: nothing here names a call or a caller."""
+"""Metrics of the server for Prometheus. Numbers only: no label names a call or a caller."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from streamer.observability.tracing import CallTotals
 from streamer.rpc import voicecohort_pb2 as pb
 
 _STEP_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.5, 2.0)
@@ -29,7 +30,7 @@ _CHECKPOINT_BYTES = (8192, 16384, 24576, 32768, 49152, 65536, 98304, 131072, 262
 _LATENCY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-_WATCHED = (
+_ALERTED = (
     ("INTERNAL", "fault"),
     ("RESOURCE_EXHAUSTED", "lag"),
     ("RESOURCE_EXHAUSTED", "unread"),
@@ -37,31 +38,11 @@ _WATCHED = (
 )
 
 
-class Session(Protocol):
-    """What is counted of a call, in seconds since it began."""
-
-    @property
-    def audio_seconds(self) -> float:
-        """Of audio, lost audio included."""
-
-    @property
-    def classified_seconds(self) -> float:
-        """Of audio of the classified channels, each counted by itself."""
-
-    @property
-    def speech_seconds(self) -> float:
-        """Of speech, over all channels, since the last discard."""
-
-    @property
-    def lost_seconds(self) -> float:
-        """Of audio that never arrived."""
-
-
 class Expiring(Protocol):
-    """Certificates that may be replaced."""
+    """Certificates that may be replaced while the server runs."""
 
     expiry: dict[str, float]
-    """When the first certificate of a file expires, Unix time, by file."""
+    """Unix time at which the first certificate of a file expires, by file."""
 
 
 def _expiry_of(certificates: Expiring, file: str) -> float:
@@ -70,7 +51,7 @@ def _expiry_of(certificates: Expiring, file: str) -> float:
 
 @dataclass
 class ReportedTotals:
-    """What of one call has been counted already."""
+    """Totals of one call that the counters already include, in seconds."""
 
     audio: float = 0.0
     classified: float = 0.0
@@ -78,8 +59,8 @@ class ReportedTotals:
     lost: float = 0.0
 
     @classmethod
-    def of(cls, session: Session) -> ReportedTotals:
-        """All that a call has heard so far."""
+    def of(cls, session: CallTotals) -> ReportedTotals:
+        """Return the totals of a call up to now."""
         return cls(
             audio=session.audio_seconds,
             classified=session.classified_seconds,
@@ -89,13 +70,10 @@ class ReportedTotals:
 
 
 class Metrics:
-    """All metrics of one server, in a registry of its own.
-
-    Safe to use from any thread.
-    """
+    """Metrics of one server, in a registry of its own; safe to use from any thread."""
 
     def __init__(self) -> None:
-        # When a counter was made says nothing here: all are as old as the process.
+        # Creation times of counters carry no information: all are as old as the process.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -116,33 +94,40 @@ class Metrics:
         )
         self._delay = Gauge(
             "voicecohort_delay_seconds",
-            "How far the server is behind, averaged over half a second.",
+            "Delay of the event loop, averaged over half a second.",
             registry=self.registry,
         )
         self._demand = Gauge(
             "voicecohort_demand_ratio",
-            "Share of the CPU time it could have that live audio takes, averaged likewise.",
+            "Share of the available CPU time that live audio takes, averaged over half a second.",
             registry=self.registry,
         )
         self._expiry = Gauge(
             "voicecohort_certificate_expiry_timestamp_seconds",
-            "When the first certificate of a file in use expires, Unix time; none without TLS.",
+            "Unix time at which the first certificate of a file in use expires; none without TLS.",
             ("file",),
             registry=self.registry,
         )
-        build = Info("voicecohort_build", "What runs.", registry=self.registry)
+        build = Info(
+            "voicecohort_build", "Versions of the server and of gRPC.", registry=self.registry
+        )
         build.info({"version": version("voicecohort"), "grpc": version("grpcio")})
-        self._model = Info("voicecohort_model", "The student in use.", registry=self.registry)
-        self._ended = counter("calls", "Calls that began, by how they ended.", "status", "reason")
-        self._refused = counter("refusals", "Streams that never became a call.", "status", "reason")
-        # What an alert watches is there before the first of its kind: a rise from nothing is none.
-        for status, reason in _WATCHED:
+        self._model = Info("voicecohort_model", "The model in use.", registry=self.registry)
+        self._ended = counter(
+            "calls", "Calls that started, by status and reason of their end.", "status", "reason"
+        )
+        self._refused = counter(
+            "refusals", "Streams that ended before a call started.", "status", "reason"
+        )
+        # Series with an alert exist from the start: Prometheus sees no increase in a series that
+        # appears with its first event.
+        for status, reason in _ALERTED:
             self._ended.labels(status, reason)
         self._audio = counter("audio_seconds", "Audio received, lost audio included.")
         self._classified = counter(
             "classified_seconds", "Audio of classified channels, each counted by itself."
         )
-        self._speech = counter("speech_seconds", "Speech that the gate let through.")
+        self._speech = counter("speech_seconds", "Speech that passed the speech gate.")
         self._lost = counter("lost_seconds", "Audio that never arrived.")
         self._decisions = counter(
             "decisions",
@@ -150,91 +135,91 @@ class Metrics:
             "task",
             "label",
         )
-        self._batch = histogram("batch_blocks", "Blocks advanced in one student step.", _BATCH)
-        self._step = histogram("step_seconds", "Time of one student step.", _STEP_SECONDS)
+        self._batch = histogram("batch_blocks", "Blocks in one step of the model.", _BATCH)
+        self._step = histogram("step_seconds", "Time of one step of the model.", _STEP_SECONDS)
         self._wait = histogram(
             "queue_seconds",
-            "Age of the oldest block of a batch when its step began.",
+            "Time that the oldest block of a batch waited for its step.",
             _WAIT_SECONDS,
         )
-        self._resumed = counter("calls_resumed", "Calls that went on from a checkpoint.")
+        self._resumed = counter("calls_resumed", "Calls resumed from a checkpoint.")
         self._checkpoints = counter("checkpoints", "Checkpoints sent.")
         self._checkpoint_bytes = histogram(
-            "checkpoint_bytes", "Length of a checkpoint.", _CHECKPOINT_BYTES
+            "checkpoint_bytes", "Size of a checkpoint.", _CHECKPOINT_BYTES
         )
         self._latency = histogram(
             "prediction_latency_seconds",
-            "From the audio message that made a running prediction due until it was written.",
+            "Time from the audio message that makes a prediction due to its write.",
             _LATENCY_SECONDS,
         )
-        self._spans = counter("spans", "Spans of calls, by what became of them.", "outcome")
-        self._failed = counter("inference_failures", "Blocks that the student failed on.")
+        self._spans = counter("spans", "Spans of calls, by outcome of their export.", "outcome")
+        self._failed = counter("inference_failures", "Blocks for which inference failed.")
         self._healthy = Gauge(
-            "voicecohort_healthy", "1 while the student answers.", registry=self.registry
+            "voicecohort_healthy", "1 while inference works, else 0.", registry=self.registry
         )
         self._healthy.set(1)
         self._swaps = counter("model_swaps", "Reloads of the model file by outcome.", "outcome")
         for outcome in ("changed", "unchanged", "failed"):
             self._swaps.labels(outcome)
 
-    def model(self, model_id: str, provider: str) -> None:
-        """The student in use."""
+    def set_model(self, model_id: str, provider: str) -> None:
+        """The model in use."""
         self._model.info({"model_id": model_id, "provider": provider})
 
-    def swapped(self, outcome: str) -> None:
-        """The model file was loaded again: "changed", "unchanged" or "failed"."""
+    def record_model_reload(self, outcome: str) -> None:
+        """Count a reload of the model file: "changed", "unchanged" or "failed"."""
         self._swaps.labels(outcome).inc()
 
-    def healthy(self, healthy: bool) -> None:
-        """Whether the student answers."""
+    def set_healthy(self, healthy: bool) -> None:
+        """Publish whether inference works."""
         self._healthy.set(healthy)
 
-    def opened(self) -> None:
-        """A stream was opened."""
+    def stream_opened(self) -> None:
+        """Add one open stream."""
         self._open.inc()
 
-    def closed(self) -> None:
-        """A stream was closed."""
+    def stream_closed(self) -> None:
+        """Remove one open stream."""
         self._open.dec()
 
-    def refused(self, status: str, reason: str, count: int = 1) -> None:
-        """Streams were turned away before a call began; see ``CallError`` for both words."""
+    def record_refusal(self, status: str, reason: str, count: int = 1) -> None:
+        """Count streams refused before a call started; see ``CallError`` for status and reason."""
         self._refused.labels(status, reason).inc(count)
 
-    def handshakes_failed(self, count: int) -> None:
-        """Connections were turned away: of no use for a call, says the client's gRPC."""
-        self.refused("UNAVAILABLE", "handshake", count)
+    def record_failed_handshakes(self, count: int) -> None:
+        """Count failed TLS handshakes as refusals; the client's gRPC reports UNAVAILABLE."""
+        self.record_refusal("UNAVAILABLE", "handshake", count)
 
-    def ended(self, status: str, reason: str) -> None:
-        """A call ended, well or not."""
+    def record_call_end(self, status: str, reason: str) -> None:
+        """Count the end of a call, OK or not."""
         self._ended.labels(status, reason).inc()
 
-    def resumed(self) -> None:
-        """A call went on from a checkpoint."""
+    def record_resumption(self) -> None:
+        """Count a call resumed from a checkpoint."""
         self._resumed.inc()
 
-    def checkpoint(self, length: int) -> None:
-        """A checkpoint of so many bytes is sent."""
+    def record_checkpoint(self, size_bytes: int) -> None:
+        """Count a checkpoint and its size."""
         self._checkpoints.inc()
-        self._checkpoint_bytes.observe(length)
+        self._checkpoint_bytes.observe(size_bytes)
 
-    def load(self, delay: float, demand: float) -> None:
-        """Seconds that the server is behind, and the share of the CPU that live audio takes."""
+    def set_load(self, delay: float, demand: float) -> None:
+        """Publish the delay of the event loop in seconds and the CPU share of live audio."""
         self._delay.set(delay)
         self._demand.set(demand)
 
-    def draining(self) -> None:
-        """New calls are refused from now on."""
+    def set_draining(self) -> None:
+        """Publish that new calls are refused from now on."""
         self._draining.set(1)
 
-    def add_totals(self, calls: Iterable[tuple[Session, ReportedTotals]]) -> None:
-        """Count what calls have heard; what is counted of each is brought up to date."""
+    def add_totals(self, calls: Iterable[tuple[CallTotals, ReportedTotals]]) -> None:
+        """Add the growth of each call's totals to the counters and update its reported totals."""
         audio = classified = speech = lost = 0.0
         for session, before in calls:
             now = ReportedTotals.of(session)
             audio += now.audio - before.audio
             classified += now.classified - before.classified
-            # After a discard a channel's speech starts from nothing again.
+            # After a discard a channel's speech starts from 0 again.
             speech += now.speech - before.speech if now.speech >= before.speech else now.speech
             lost += now.lost - before.lost
             before.audio, before.classified = now.audio, now.classified
@@ -244,43 +229,45 @@ class Metrics:
         self._speech.inc(speech)
         self._lost.inc(lost)
 
-    def decided(self, prediction: pb.Prediction) -> None:
-        """A final prediction was made."""
+    def record_final_prediction(self, prediction: pb.Prediction) -> None:
+        """Count the labels of a final prediction."""
         for task in ("gender", "age_group", "age_band"):
             label = getattr(prediction, task).label or "undecided"
             self._decisions.labels(task, label).inc()
 
-    def predicted(self, seconds: float) -> None:
-        """A running prediction was written, so long after its audio message arrived."""
+    def record_prediction_latency(self, seconds: float) -> None:
+        """Record the time from an audio message to the write of its running prediction."""
         self._latency.observe(seconds)
 
-    def exported(self, spans: int, outcome: str) -> None:
-        """Spans went to the collector ("sent") or could not ("lost")."""
+    def record_spans(self, spans: int, outcome: str) -> None:
+        """Count spans that reached the collector ("sent") or did not ("lost")."""
         self._spans.labels(outcome).inc(spans)
 
-    def certificates(self, certificates: Expiring) -> None:
-        """Watch the certificates in use."""
+    def watch_certificates(self, certificates: Expiring) -> None:
+        """Publish the expiry of the certificates in use."""
         for file in certificates.expiry:
-            # PendingUpdate for at every scrape: they change without a restart.
+            # Read at every scrape: certificates change without a restart.
             self._expiry.labels(file).set_function(partial(_expiry_of, certificates, file))
 
-    def stepped(self, blocks: int, waited: float, took: float, failures: int) -> None:
-        """The engine advanced a batch; told on its thread.
+    def record_batch(
+        self, blocks: int, queue_seconds: float, step_seconds: float, failures: int
+    ) -> None:
+        """Record a batch; called on the thread of the engine.
 
         Args:
             blocks: in the batch.
-            waited: seconds since the oldest of them was queued.
-            took: seconds of the step.
-            failures: blocks that the student failed on.
+            queue_seconds: time that the oldest block waited.
+            step_seconds: time of the step.
+            failures: blocks for which inference failed.
         """
         self._batch.observe(blocks)
-        self._wait.observe(waited)
-        self._step.observe(took)
+        self._wait.observe(queue_seconds)
+        self._step.observe(step_seconds)
         if failures:
             self._failed.inc(failures)
 
     def serve(self, host: str, port: int) -> int:
-        """Answer ``GET /metrics`` on a thread of its own until :meth:`stop`; the bound port.
+        """Serve ``GET /metrics`` on a thread of its own until :meth:`stop`; return the bound port.
 
         Raises:
             OSError: the address cannot be bound.
@@ -289,7 +276,7 @@ class Metrics:
         return int(self._server.server_port)
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop serving metrics."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -1,8 +1,8 @@
 """Spans of calls, sent to an OpenTelemetry collector over OTLP/gRPC.
 
-One span per stream, with the caller's W3C ``traceparent`` as its parent. Attributes of gRPC are
-named by OpenTelemetry's semantic conventions for RPC spans, our own begin with ``voicecohort.``.
-No audio, no state, no posterior, no metadata of the request goes in.
+One span per stream; its parent is the caller's W3C ``traceparent``. Attributes of gRPC follow
+OpenTelemetry's semantic conventions for RPC spans; others start with ``voicecohort.``. A span holds
+no audio, state, posterior or request header.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from streamer.observability.tracing import CallTrace, Config, Headers, Session, Tracing
+from streamer.observability.tracing import CallTotals, CallTrace, Headers, TracedConfig, Tracing
 from streamer.rpc import voicecohort_pb2 as pb
 
 log = structlog.get_logger()
 
-QUEUE = 2048
-"""Ended spans that wait for the collector; more drop the oldest."""
-BATCH = 256
-EVERY_SECONDS = 2.0
-EXPORT_SECONDS = 5.0
-"""For one batch, repetitions included."""
+MAX_QUEUED_SPANS = 2048
+"""Ended spans that wait for the collector; further ones drop the oldest."""
+MAX_BATCH_SPANS = 256
+EXPORT_INTERVAL_SECONDS = 2.0
+EXPORT_TIMEOUT_SECONDS = 5.0
+"""For one batch, retries included."""
 STOP_SECONDS = 3.0
-"""For all that is left when the server stops; then it is lost."""
-COMPLAIN_SECONDS = 60.0
-"""Between two lines of the log about a collector that does not answer."""
+"""For the remaining spans when the server stops; later they are lost."""
+LOG_INTERVAL_SECONDS = 60.0
+"""Between two log lines about a collector that does not respond."""
 
 METHOD = f"{pb.DESCRIPTOR.services_by_name['ClassifierService'].full_name}/StreamClassify"
 SERVER_ERRORS = frozenset(
@@ -60,8 +60,10 @@ class CallSpan(CallTrace):
     def _event(self, name: str, **attributes: AttributeValue) -> None:
         self._span.add_event(name, {f"voicecohort.{key}": v for key, v in attributes.items()})
 
-    def accepted(self, config: Config, encoding: str, model_id: str, *, resumed: bool) -> None:
-        """Describe the call."""
+    def accepted(
+        self, config: TracedConfig, encoding: str, model_id: str, *, resumed: bool
+    ) -> None:
+        """Set the attributes of the call and add its first event."""
         self._span.set_attributes(
             {
                 "voicecohort.call.id": config.call_id,
@@ -75,22 +77,22 @@ class CallSpan(CallTrace):
         self._event("resumed" if resumed else "started")
 
     def changed(self, action: str, channels: Sequence[int]) -> None:
-        """An event; who speaks after a discard is decided on anew."""
+        """Add an event; after a discard the next decision of a channel counts as its first."""
         self._event(action, channels=list(channels))
         if action == "discard":
             self._decided = {d for d in self._decided if channels and d[0] not in channels}
 
     def sent(self, response: pb.StreamClassifyResponse) -> None:
-        """An event for a channel's first decision on a task, and for the first checkpoint."""
+        """Add an event for a channel's first decision on a task and for the first checkpoint."""
         kind = response.WhichOneof("message")
         if kind == "prediction":
-            self._predicted(response.prediction)
+            self._add_decisions(response.prediction)
         elif kind == "checkpoint":
             if not self._checkpoints:
                 self._event("checkpoint", sequence=response.checkpoint.sequence)
             self._checkpoints += 1
 
-    def _predicted(self, prediction: pb.Prediction) -> None:
+    def _add_decisions(self, prediction: pb.Prediction) -> None:
         for task in TASKS:
             label = getattr(prediction, task).label
             decision = (prediction.channel, task)
@@ -105,17 +107,17 @@ class CallSpan(CallTrace):
                     speech_seconds=speech.seconds + speech.nanos / 1e9,
                 )
 
-    def ended(self, status: str, reason: str, session: Session | None) -> None:
+    def ended(self, status: str, reason: str, totals: CallTotals | None) -> None:
         """Close the span and queue it for the collector."""
         attributes: dict[str, AttributeValue] = {
             "rpc.response.status_code": status,
             "voicecohort.reason": reason,
         }
-        if session is not None:
+        if totals is not None:
             attributes |= {
-                "voicecohort.call.audio_seconds": round(session.audio_seconds, 3),
-                "voicecohort.call.speech_seconds": round(session.speech_seconds, 3),
-                "voicecohort.call.lost_seconds": round(session.lost_seconds, 3),
+                "voicecohort.call.audio_seconds": round(totals.audio_seconds, 3),
+                "voicecohort.call.speech_seconds": round(totals.speech_seconds, 3),
+                "voicecohort.call.lost_seconds": round(totals.lost_seconds, 3),
                 "voicecohort.call.checkpoints": self._checkpoints,
             }
         if status in SERVER_ERRORS:
@@ -126,18 +128,20 @@ class CallSpan(CallTrace):
 
 
 class Spans(Tracing):
-    """Makes and sends them; arguments as in :func:`~streamer.observability.otlp.tracing_to`.
+    """Tracing by OpenTelemetry; arguments as in :func:`~streamer.observability.tracing.tracing_to`.
 
-    Headers and certificates for the collector come from OpenTelemetry's own variables, such as
-    OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE.
+    Headers and certificates for the collector come from OpenTelemetry's environment variables,
+    such as OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE.
     """
 
     def __init__(
-        self, endpoint: str, *, insecure: bool, ratio: float, exported: Callable[[int, str], None]
+        self, endpoint: str, *, insecure: bool, ratio: float, on_export: Callable[[int, str], None]
     ) -> None:
-        _hear_complaints()
-        exported(0, "lost")  # so that the first loss is a rise
-        self._exporter = OTLPSpanExporter(endpoint, insecure=insecure, timeout=EXPORT_SECONDS)
+        _log_warnings()
+        on_export(0, "lost")  # creates the series, so that the first loss is an increase
+        self._exporter = OTLPSpanExporter(
+            endpoint, insecure=insecure, timeout=EXPORT_TIMEOUT_SECONDS
+        )
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)),
             resource=Resource.create(
@@ -151,19 +155,19 @@ class Spans(Tracing):
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                _Counted(self._exporter, exported),
-                max_queue_size=QUEUE,
-                max_export_batch_size=BATCH,
-                schedule_delay_millis=EVERY_SECONDS * 1000,
+                _CountingExporter(self._exporter, on_export),
+                max_queue_size=MAX_QUEUED_SPANS,
+                max_export_batch_size=MAX_BATCH_SPANS,
+                schedule_delay_millis=EXPORT_INTERVAL_SECONDS * 1000,
             )
         )
         self._tracer = self._provider.get_tracer("voicecohort", version("voicecohort"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def call(self, metadata: Headers) -> CallTrace:
-        """A span whose parent is the caller's, if the metadata names a valid one."""
+    def call(self, headers: Headers) -> CallTrace:
+        """Start a span; its parent is the caller's if the headers hold a valid one."""
         names = {"traceparent", "tracestate"}
-        carrier = {key: v for key, v in metadata if key in names and isinstance(v, str)}
+        carrier = {key: v for key, v in headers if key in names and isinstance(v, str)}
         span = self._tracer.start_span(
             METHOD,
             self._propagator.extract(carrier),
@@ -175,22 +179,22 @@ class Spans(Tracing):
         return CallTrace(format_trace_id(span.get_span_context().trace_id))
 
     def stop(self) -> None:
-        """Send what is left; give up after ``STOP_SECONDS``."""
-        # Ends the export that runs, its repetitions and those behind it.
-        unhealthy_exit = threading.Timer(STOP_SECONDS, self._exporter.shutdown)
-        unhealthy_exit.start()
+        """Send the remaining spans; stop after ``STOP_SECONDS``."""
+        # Ends the running export, its retries and the queued ones.
+        timer = threading.Timer(STOP_SECONDS, self._exporter.shutdown)
+        timer.start()
         try:
             self._provider.shutdown()
         finally:
-            unhealthy_exit.cancel()
+            timer.cancel()
 
 
-class _Counted(SpanExporter):
-    """An exporter that says what became of the spans."""
+class _CountingExporter(SpanExporter):
+    """Exporter that reports the outcome of each batch."""
 
-    def __init__(self, exporter: OTLPSpanExporter, exported: Callable[[int, str], None]) -> None:
+    def __init__(self, exporter: OTLPSpanExporter, on_export: Callable[[int, str], None]) -> None:
         self._exporter = exporter
-        self._exported = exported
+        self._on_export = on_export
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = SpanExportResult.FAILURE
@@ -198,15 +202,15 @@ class _Counted(SpanExporter):
             result = self._exporter.export(spans)
         finally:
             sent = result is SpanExportResult.SUCCESS
-            self._exported(len(spans), "sent" if sent else "lost")
+            self._on_export(len(spans), "sent" if sent else "lost")
         return result
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
 
 
-class Complaints(logging.Handler):
-    """OpenTelemetry's own complaints as lines of our log, one a minute at most.
+class WarningHandler(logging.Handler):
+    """Writes OpenTelemetry's warnings to the server's log, at most one a minute.
 
     Args:
         clock: seconds, monotonic.
@@ -216,20 +220,20 @@ class Complaints(logging.Handler):
         super().__init__(logging.WARNING)
         self._clock = clock
         self._next = clock()
-        self._unsaid = 0
+        self._suppressed = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it, or count it for the next line."""
+        """Log the record, or count it for the next line."""
         now = self._clock()
         if now < self._next:
-            self._unsaid += 1
+            self._suppressed += 1
             return
-        log.warning("tracing_failed", reason=record.getMessage(), unsaid=self._unsaid)
-        self._next, self._unsaid = now + COMPLAIN_SECONDS, 0
+        log.warning("tracing_failed", reason=record.getMessage(), suppressed=self._suppressed)
+        self._next, self._suppressed = now + LOG_INTERVAL_SECONDS, 0
 
 
-def _hear_complaints() -> None:
+def _log_warnings() -> None:
     logger = logging.getLogger("opentelemetry")
     logger.propagate = False
-    if not any(isinstance(handler, Complaints) for handler in logger.handlers):
-        logger.addHandler(Complaints())
+    if not any(isinstance(handler, WarningHandler) for handler in logger.handlers):
+        logger.addHandler(WarningHandler())

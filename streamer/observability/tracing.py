@@ -1,7 +1,7 @@
-"""What a call tells of itself to whoever traces it; without tracing nobody listens.
+"""Interface of call tracing, and its null implementation for servers without tracing.
 
-OpenTelemetry is an extra (``voicecohort[tracing]``): :mod:`streamer.observability.otlp` alone
-imports it, and is itself imported when spans are asked for.
+OpenTelemetry is an extra (``voicecohort[tracing]``). Only :mod:`streamer.observability.otlp`
+imports it, and that module is imported only if spans are configured.
 """
 
 from __future__ import annotations
@@ -12,46 +12,50 @@ from typing import Protocol
 from streamer.rpc import voicecohort_pb2 as pb
 
 Headers = Iterable[tuple[str, str | bytes]]
-"""Of a gRPC request."""
+"""Headers of a gRPC request."""
 
 
-class Config(Protocol):
-    """What is told of an accepted call, see :class:`streamer.session.session.CallConfig`."""
+class TracedConfig(Protocol):
+    """Fields of an accepted call's config, see :class:`streamer.session.session.CallConfig`."""
 
     @property
     def call_id(self) -> str:
-        """The gateway's name for it."""
+        """The gateway's id of the call."""
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
+        """Sample rate in Hz."""
 
     @property
     def ignored(self) -> tuple[bool, ...]:
-        """Per channel, True if it is not classified."""
+        """Per channel, True if the channel is not classified."""
 
 
-class Session(Protocol):
-    """What is told of an ended call, in seconds."""
+class CallTotals(Protocol):
+    """Totals of one call in seconds, for metrics and traces."""
 
     @property
     def audio_seconds(self) -> float:
-        """Of audio, lost audio included."""
+        """Audio since the start, lost audio included."""
+
+    @property
+    def classified_seconds(self) -> float:
+        """Audio of the classified channels, summed over channels."""
 
     @property
     def speech_seconds(self) -> float:
-        """Of speech, over all channels, since the last discard."""
+        """Speech over all channels since the last discard."""
 
     @property
     def lost_seconds(self) -> float:
-        """Of audio that never arrived."""
+        """Audio that never arrived."""
 
 
 class CallTrace:
-    """The trace of one stream; this one remembers nothing.
+    """Trace of one stream; this implementation records nothing.
 
     Attributes:
-        trace_id: 32 hexadecimal digits as W3C Trace Context has them, empty without tracing.
+        trace_id: 32 hexadecimal digits (W3C Trace Context), empty without tracing.
     """
 
     def __init__(self, trace_id: str = "") -> None:
@@ -59,25 +63,27 @@ class CallTrace:
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """For every line of the log about this stream."""
+        """Fields for every log line about this stream."""
         return {"trace_id": self.trace_id} if self.trace_id else {}
 
-    def accepted(self, config: Config, encoding: str, model_id: str, *, resumed: bool) -> None:
-        """The stream became a call."""
+    def accepted(
+        self, config: TracedConfig, encoding: str, model_id: str, *, resumed: bool
+    ) -> None:
+        """Record that the stream became a call."""
 
     def changed(self, action: str, channels: Sequence[int]) -> None:
-        """A discard, hold or resume of these channels; of all if none are named."""
+        """Record a discard, hold or resume of these channels; of all channels if empty."""
 
     def sent(self, response: pb.StreamClassifyResponse) -> None:
-        """A response was written."""
+        """Record that a response was written."""
 
-    def ended(self, status: str, reason: str, session: Session | None) -> None:
-        """The stream is over.
+    def ended(self, status: str, reason: str, totals: CallTotals | None) -> None:
+        """Record the end of the stream.
 
         Args:
             status: name of the gRPC status code.
-            reason: the word that metrics count it by.
-            session: None if it never became a call.
+            reason: reason code, as in the metrics.
+            totals: None if the stream never became a call.
         """
 
 
@@ -85,30 +91,30 @@ NO_TRACE = CallTrace()
 
 
 class Tracing:
-    """Who makes the traces of calls; this one makes none."""
+    """Factory of call traces; this implementation makes none."""
 
-    def call(self, metadata: Headers) -> CallTrace:  # noqa: ARG002 - a tracer looks for its parent
-        """The trace of a stream that was opened with this metadata."""
+    def call(self, headers: Headers) -> CallTrace:  # noqa: ARG002 - for subclasses
+        """Return the trace of a stream opened with these headers."""
         return NO_TRACE
 
     def stop(self) -> None:
-        """Send what is left, within a few seconds."""
+        """Send the remaining spans, within a few seconds."""
 
 
 class TracingError(RuntimeError):
-    """Spans are asked for and cannot be made; one line."""
+    """Spans are configured and cannot be made; the message is one line."""
 
 
 def tracing_to(
-    endpoint: str, *, insecure: bool, ratio: float, exported: Callable[[int, str], None]
+    endpoint: str, *, insecure: bool, ratio: float, on_export: Callable[[int, str], None]
 ) -> Tracing:
-    """Tracing to an OpenTelemetry collector.
+    """Return tracing to an OpenTelemetry collector.
 
     Args:
-        endpoint: HOST:PORT of its OTLP over gRPC; empty for no tracing.
+        endpoint: HOST:PORT of the collector (OTLP over gRPC); empty for no tracing.
         insecure: plaintext instead of TLS.
-        ratio: share of the calls without a traced caller that are traced, 0 to 1.
-        exported: called with a number of spans and "sent" or "lost", on a thread of its own.
+        ratio: share of calls that are traced, 0 to 1; a caller's ``traceparent`` takes precedence.
+        on_export: receives a number of spans and "sent" or "lost", on the exporter's thread.
 
     Raises:
         TracingError: the packages are not installed.
@@ -116,7 +122,7 @@ def tracing_to(
     if not endpoint:
         return Tracing()
     try:
-        from streamer.observability.otlp import Spans  # noqa: PLC0415 - an extra, and it costs
+        from streamer.observability.otlp import Spans  # noqa: PLC0415 - optional, slow to import
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
@@ -124,4 +130,4 @@ def tracing_to(
             f"otlp_endpoint {endpoint}: tracing needs packages that are not installed: "
             f"pip install 'voicecohort[tracing]' ({error})"
         ) from error
-    return Spans(endpoint, insecure=insecure, ratio=ratio, exported=exported)
+    return Spans(endpoint, insecure=insecure, ratio=ratio, on_export=on_export)

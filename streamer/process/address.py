@@ -1,4 +1,4 @@
-"""Binding a HOST:PORT ahead of gRPC, whose own failure is many lines of C++ log."""
+"""Bind HOST:PORT before gRPC does, which reports a failure in many lines of C++ log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def check_address(listen: str) -> None:
-    """Make sure that nobody else listens there.
+    """Check that the address can be bound.
 
     Raises:
         RuntimeError: one line naming the address and the reason.
@@ -15,22 +15,22 @@ def check_address(listen: str) -> None:
 
 
 def reserve(listen: str) -> tuple[socket.socket, str]:
-    """Hold an address that other sockets with SO_REUSEPORT may listen on; nothing arrives here.
+    """Reserve an address for sockets with SO_REUSEPORT; this socket does not listen.
 
     Returns:
-        What holds it, and HOST:PORT with the port that 0 became.
+        The socket, and HOST:PORT with the bound port.
 
     Raises:
-        RuntimeError: as above.
+        RuntimeError: see :func:`check_address`.
     """
     check_address(listen)
     try:
-        held = _bind(listen, socket.SO_REUSEPORT)
+        reserved = _bind(listen, socket.SO_REUSEPORT)
     except RuntimeError:
-        # Remains of connections to a server that did not share its port; with this option a
-        # second server would find the port free until one of ours listens.
-        held = _bind(listen, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
-    return held, f"{listen.rpartition(':')[0]}:{held.getsockname()[1]}"
+        # Old connections of a server without SO_REUSEPORT may block the port. SO_REUSEADDR is only
+        # the fallback: with it another server could bind the port until a worker listens.
+        reserved = _bind(listen, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+    return reserved, f"{listen.rpartition(':')[0]}:{reserved.getsockname()[1]}"
 
 
 def _bind(listen: str, *options: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""A server process of one's own on a free loopback port: for the demo, tests and benchmarks."""
+"""Start a server process on a free loopback port: for the demo, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 START_SECONDS = 60.0
-"""A server that logs no "serving" by then (say, at --log-level error) is given up."""
+"""Limit for the log line "serving", which --log-level error would suppress."""
 
 
 @dataclass
 class LocalServer:
-    """A running server process.
+    """Running server process.
 
     Attributes:
         target: HOST:PORT.
-        process: to signal or measure.
+        process: to send signals to or measure.
         log: JSON log lines so far, oldest first.
-        other: what else it printed, gRPC's own complaints say.
+        other: other lines of standard error, such as those of gRPC.
     """
 
     target: str
@@ -40,7 +40,7 @@ def local_server(
     command: Sequence[str] = ("-m", "streamer.serve"),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[LocalServer]:
-    """Start ``python -m streamer.serve`` with ``arguments``, wait until it serves, stop it after.
+    """Start ``python -m streamer.serve`` with ``arguments``, wait until it serves, stop it at exit.
 
     Args:
         arguments: flags of the server.
@@ -49,7 +49,7 @@ def local_server(
         environment: variables besides those of this process.
 
     Raises:
-        RuntimeError: it ended before serving; the message is what it printed.
+        RuntimeError: the server ended before it served; the message is its output.
     """
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, *command, "--listen", "127.0.0.1:0", *arguments],
@@ -62,7 +62,7 @@ def local_server(
     serving = threading.Event()
 
     def collect() -> None:
-        assert process.stderr is not None  # noqa: S101 - PIPE was asked for
+        assert process.stderr is not None  # noqa: S101 - opened with PIPE
         for line in process.stderr:
             try:
                 entry = json.loads(line)
@@ -78,7 +78,7 @@ def local_server(
     collector.start()
     try:
         if not serving.wait(START_SECONDS):
-            raise RuntimeError(f"the server did not say within {START_SECONDS:g} s that it serves")
+            raise RuntimeError(f"the server did not start to serve within {START_SECONDS:g} s")
         target = next((str(e["address"]) for e in lines if e.get("event") == "serving"), None)
         if target is None:
             process.wait()

@@ -1,7 +1,7 @@
-"""Ask a server for its health: ``python -m streamer.process.probe HOST:PORT``.
+"""Check the health of a server: ``python -m streamer.process.probe HOST:PORT``.
 
-Exit code 0 if it serves, 1 with one line if not: what a container's health check or a script
-needs where grpc_health_probe is not at hand (gRPC Health Checking Protocol, grpc.health.v1).
+Exit code 0 if the server serves, 1 with one line if not. For health checks of containers and for
+scripts without grpc_health_probe (gRPC Health Checking Protocol, grpc.health.v1).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def probe(
     seconds: float = 3.0,
     credentials: grpc.ChannelCredentials | None = None,
 ) -> str:
-    """Why a server is not healthy; empty if it is.
+    """Return why a server is not healthy; empty if it is healthy.
 
     Args:
         target: HOST:PORT.
-        service: full name of the service, "" for the server as a whole.
-        seconds: for the connection and the answer.
-        credentials: of TLS; None for plaintext.
+        service: full name of the service; "" for the whole server.
+        seconds: limit for connection and response.
+        credentials: for TLS; None for plaintext.
     """
     channel = (
         grpc.insecure_channel(target)
@@ -55,17 +55,17 @@ def probe(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; 0 healthy, 1 not, 2 for flags that make no sense."""
+    """Run the command line; return 0 if healthy, 1 if not, 2 for flags that are not valid."""
     parser = argparse.ArgumentParser(
-        prog="python -m streamer.process.probe", description="Ask a gRPC server for its health."
+        prog="python -m streamer.process.probe", description="Check the health of a gRPC server."
     )
     parser.add_argument("target", metavar="HOST:PORT")
     parser.add_argument("--service", default=SERVICE, help='"" is the whole server (%(default)s)')
     parser.add_argument("--seconds", type=float, default=3.0, help="to wait (%(default)s)")
     secure = parser.add_argument_group("TLS", "any of these makes the connection a secure one")
-    secure.add_argument("--tls", action="store_true", help="trust the authorities gRPC knows")
+    secure.add_argument("--tls", action="store_true", help="trust gRPC's default authorities")
     secure.add_argument("--ca", type=Path, metavar="PEM", help="trust this authority")
-    secure.add_argument("--certificate", type=Path, metavar="PEM", help="show this certificate")
+    secure.add_argument("--certificate", type=Path, metavar="PEM", help="use this certificate")
     secure.add_argument("--key", type=Path, metavar="PEM", help="its private key")
     arguments = parser.parse_args(argv)
     files = (arguments.ca, arguments.certificate, arguments.key)

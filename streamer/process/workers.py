@@ -1,10 +1,10 @@
-"""Several server processes on one port: the parent that keeps them, and their end of the line.
+"""Several server processes on one port: the parent process, its workers, and their protocol.
 
-The kernel spreads connections over the sockets that share a port (SO_REUSEPORT). Each worker is
-a server of its own, started as ``python -m streamer.serve worker NUMBER``. The parent writes to
-its standard input: the settings, then, once all have loaded their student, that it may listen.
-The worker answers on its standard output, says there every second that its event loop runs, and
-drains when its input ends: its parent is gone.
+The kernel spreads connections over the sockets that share a port (SO_REUSEPORT). Each worker is a
+server process, started as ``python -m streamer.serve worker NUMBER``. The parent writes the
+settings to its standard input and, once all workers have loaded the model, ``listen``. The worker
+writes ``loaded`` and ``serving`` to its standard output, and ``alive`` every second that its event
+loop runs. It drains when its standard input ends, because then the parent is gone.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ log = structlog.get_logger()
 
 ARGUMENT = "worker"
 CANNOT_SERVE = 2
-"""Exit code of a server whose settings, model, certificates or address are no good."""
+"""Exit code of a server whose settings, model, certificates or address cannot be used."""
 UNHEALTHY = 3
-"""Exit code of a server whose student does not answer any more."""
+"""Exit code of a server whose inference no longer works."""
 LOADED, LISTEN, SERVING, ALIVE = b"loaded\n", b"listen\n", b"serving\n", b"alive\n"
-BEAT_SECONDS = 1.0
-"""Between two signs of life."""
+HEARTBEAT_SECONDS = 1.0
+"""Between two heartbeats."""
 LOAD_SECONDS = 120.0
-"""A worker says nothing while it loads its student; one that takes longer is silent."""
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
-"""Seconds before a dead worker is replaced; doubled each time."""
+"""Limit for loading the model, during which a worker sends no heartbeat."""
+MIN_RESTART_DELAY_SECONDS, MAX_RESTART_DELAY_SECONDS = 0.5, 30.0
+"""Delay before a worker is replaced; doubled each time."""
 HEALTHY_SECONDS = 60.0
-"""A worker that lived as long is replaced after the first delay again."""
+"""Lifetime of a worker after which the delay starts from its minimum again."""
 KILL_SECONDS = 10.0
 """After the drain; then a worker is killed."""
 
 
 class Worker:
-    """One worker and, when it has died, its successor.
+    """One worker process and its successors.
 
     Attributes:
-        loaded: it could listen.
-        serving: it listens.
-        served: the process that runs, or ran last, came to listen.
+        loaded: set once a process has loaded the model.
+        serving: set once a process listens.
+        served: whether the current or last process reached the listening state.
     """
 
     def __init__(self, number: int, settings: ServerSettings) -> None:
@@ -57,29 +57,29 @@ class Worker:
         self.serving = asyncio.Event()
         self.served = False
         self._reload = False
-        self._silence = settings.worker_heartbeat_timeout
+        self._heartbeat_timeout = settings.worker_heartbeat_timeout
         self._settings = settings.model_dump_json().encode() + b"\n"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def live(self, may_listen: asyncio.Event) -> int:
-        """Start a process and wait for its end; its exit code. One that falls silent is killed.
+    async def run(self, may_listen: asyncio.Event) -> int:
+        """Start a process, wait for its end and return its exit code; kill it without heartbeats.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: the process cannot be started.
         """
         self.served = False
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "streamer.serve", ARGUMENT, str(self.number)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            process_group=0,  # Ctrl-C reaches the parent alone, which knows what to do
+            process_group=0,  # Ctrl-C reaches only the parent, which drains the workers
         )
-        assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+        assert process.stdin is not None  # noqa: S101 - opened with PIPE
         assert process.stdout is not None  # noqa: S101
         process.stdin.write(self._settings)
-        limit = max(self._silence, LOAD_SECONDS) if self._silence else None
-        while line := await self._heard(process, process.stdout, limit):
-            limit = self._silence or None
+        limit = max(self._heartbeat_timeout, LOAD_SECONDS) if self._heartbeat_timeout else None
+        while line := await self._read_line(process, process.stdout, limit):
+            limit = self._heartbeat_timeout or None
             if line == LOADED:
                 self.loaded.set()
                 await may_listen.wait()
@@ -87,14 +87,14 @@ class Worker:
             elif line == SERVING:
                 self.served = True
                 self.serving.set()
-                if self._reload:  # the file may have changed while this one loaded it
+                if self._reload:  # the file may have changed during the load
                     self.reload()
         return await process.wait()
 
-    async def _heard(
+    async def _read_line(
         self, process: asyncio.subprocess.Process, lines: asyncio.StreamReader, limit: float | None
     ) -> bytes:
-        """Its next line; empty if it is gone, for which it is killed after ``limit`` seconds."""
+        """Return the next line, empty at the end; kill the process after ``limit`` seconds."""
         try:
             async with asyncio.timeout(limit):
                 return await lines.readline()
@@ -105,14 +105,14 @@ class Worker:
             return b""
 
     def reload(self) -> None:
-        """Have it load the model file again, once it serves: before, the signal would end it."""
+        """Request a reload of the model file once the worker serves; before, it would end."""
         self._reload = not self.served
         if self.served and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGHUP)
 
-    async def end(self, seconds: float) -> None:
-        """Tell it to drain, and kill it if it has not ended after ``seconds``."""
+    async def stop(self, seconds: float) -> None:
+        """Request a drain, and kill the process if it has not ended after ``seconds``."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -128,10 +128,10 @@ class Worker:
 
 
 class Parent:
-    """Keeps the workers.
+    """Supervisor of all workers.
 
     Args:
-        settings: of all of them.
+        settings: shared by all workers.
         address: HOST:PORT, reserved.
     """
 
@@ -144,27 +144,27 @@ class Parent:
         ]
         self._may_listen = asyncio.Event()
         self._started = False
-        self._over = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._code = 0
 
     async def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; the exit code."""
+        """Serve until SIGTERM or SIGINT; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._over.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        keeping = asyncio.create_task(self._keep())
-        over = asyncio.create_task(self._over.wait())
+        supervising = asyncio.create_task(self._supervise())
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({keeping, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not self._code:
                 log.info("stopping", workers=len(self._workers), seconds=self._drain_seconds)
         finally:
-            over.cancel()
-            keeping.cancel()
+            stopping.cancel()
+            supervising.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await keeping
+                await supervising
             seconds = self._drain_seconds + KILL_SECONDS
-            await asyncio.gather(*(worker.end(seconds) for worker in self._workers))
+            await asyncio.gather(*(worker.stop(seconds) for worker in self._workers))
         if not self._code:
             log.info("stopped", workers=len(self._workers))
         return self._code
@@ -173,36 +173,36 @@ class Parent:
         for worker in self._workers:
             worker.reload()
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         async with asyncio.TaskGroup() as group:
-            # The first alone: what none of them could serve is said once.
-            for some in (self._workers[:1], self._workers[1:]):
-                for worker in some:
-                    group.create_task(self._tend(worker))
-                for worker in some:
+            # The first worker alone: settings that no worker can serve are reported once.
+            for group_of_workers in (self._workers[:1], self._workers[1:]):
+                for worker in group_of_workers:
+                    group.create_task(self._keep_running(worker))
+                for worker in group_of_workers:
                     await worker.loaded.wait()
-            # All listen at once: connections stay with whom they met.
+            # All listen at once, because a connection stays with the worker that accepted it.
             self._may_listen.set()
             for worker in self._workers:
                 await worker.serving.wait()
             self._started = True
             log.info("serving", address=self._address, workers=len(self._workers))
 
-    async def _tend(self, worker: Worker) -> None:
-        delay, attempts = FIRST_DELAY, 0
+    async def _keep_running(self, worker: Worker) -> None:
+        delay, attempts = MIN_RESTART_DELAY_SECONDS, 0
         while True:
-            born = time.monotonic()
+            started_at = time.monotonic()
             try:
-                code = await worker.live(self._may_listen)
+                code = await worker.run(self._may_listen)
                 reason = f"exit code {code}"
             except OSError as error:
                 code, reason = None, str(error)
             if code == CANNOT_SERVE and not self._started:
                 self._code = code
-                self._over.set()
+                self._stopping.set()
                 return
-            if time.monotonic() - born > HEALTHY_SECONDS:
-                delay = FIRST_DELAY
+            if time.monotonic() - started_at > HEALTHY_SECONDS:
+                delay = MIN_RESTART_DELAY_SECONDS
             if worker.served:
                 attempts = 0
                 log.error("worker_died", worker=worker.number, exit_code=code, retry_seconds=delay)
@@ -216,7 +216,7 @@ class Parent:
                     retry_seconds=delay,
                 )
             await asyncio.sleep(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
+            delay = min(2 * delay, MAX_RESTART_DELAY_SECONDS)
 
 
 def _settings_of(number: int, settings: ServerSettings, address: str) -> ServerSettings:
@@ -228,57 +228,57 @@ def _settings_of(number: int, settings: ServerSettings, address: str) -> ServerS
 
 
 def supervise(settings: ServerSettings) -> int:
-    """Run ``settings.workers`` servers on one port until SIGTERM or SIGINT; the exit code.
+    """Run ``settings.workers`` servers on one port until SIGTERM or SIGINT; return the exit code.
 
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    held, address = reserve(settings.listen)
+    reserved, address = reserve(settings.listen)
 
     async def run() -> int:
         return await Parent(settings, address).run()
 
-    with held:
+    with reserved:
         return asyncio.run(run())
 
 
-class Lifeline:
-    """A worker's line to its parent; takes standard input and output for itself."""
+class ParentConnection:
+    """A worker's connection to its parent over standard input and output."""
 
     def __init__(self) -> None:
         self.number = int(sys.argv[2])
         self._input = os.dup(0)
         self._output = os.dup(1)
-        os.set_blocking(self._output, False)  # a parent that does not read must not hold us up
-        os.dup2(2, 1)  # what a library prints is no answer
+        os.set_blocking(self._output, False)  # a parent that does not read must not block
+        os.dup2(2, 1)  # keeps prints of libraries out of the protocol
 
     def settings(self) -> ServerSettings:
-        """What the parent wants served; waits for it."""
+        """Read the settings that the parent sends; blocks until they arrive."""
         line = b""
         while not line.endswith(b"\n") and (more := os.read(self._input, 65536)):
             line += more
         return ServerSettings.model_validate_json(line)
 
-    def say(self, what: bytes) -> None:
-        """Tell the parent, if there still is one."""
+    def notify(self, line: bytes) -> None:
+        """Send a line to the parent, if it still exists."""
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
-            os.write(self._output, what)
+            os.write(self._output, line)
 
-    async def beat(self) -> None:
-        """Tell the parent every second that the event loop runs."""
+    async def send_heartbeats(self) -> None:
+        """Notify the parent every second that the event loop runs."""
         while True:
-            self.say(ALIVE)
-            await asyncio.sleep(BEAT_SECONDS)
+            self.notify(ALIVE)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    def watch(self, listen: Callable[[], None], gone: Callable[[], None]) -> None:
-        """Call ``listen`` when the worker may, ``gone`` when there is no parent any more."""
+    def watch(self, on_listen: Callable[[], None], on_parent_gone: Callable[[], None]) -> None:
+        """Call ``on_listen`` when the worker may listen, ``on_parent_gone`` when input ends."""
         loop = asyncio.get_running_loop()
 
-        def heard() -> None:
+        def read_input() -> None:
             if os.read(self._input, 64):
-                listen()
+                on_listen()
             else:
                 loop.remove_reader(self._input)
-                gone()
+                on_parent_gone()
 
-        loop.add_reader(self._input, heard)
+        loop.add_reader(self._input, read_input)

@@ -1,1 +1,1 @@
-"""Who may come in, and what is secret: TLS, tokens, identities, keys."""
+"""TLS, tokens, identities of callers, and encryption of checkpoints."""

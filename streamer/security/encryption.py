@@ -1,8 +1,8 @@
-"""Checkpoints are sealed: encrypted, authenticated, dated, with keys that every replica has.
+"""Encryption of checkpoints: sealed, authenticated and dated, with keys shared by all replicas.
 
-AES-256-GCM (NIST SP 800-38D). A key may seal only so many messages under random nonces (8.3), fewer
-than a fleet seals in years; so each message has a key of its own, derived from the shared one and
-16 random bytes (HKDF, RFC 5869).
+AES-256-GCM (NIST SP 800-38D). The number of messages that one key may seal under random nonces is
+limited (section 8.3), and a fleet would exceed it within years. Each message therefore has its own
+key, derived from the shared key and 16 random bytes (HKDF, RFC 5869).
 """
 
 from __future__ import annotations
@@ -29,41 +29,42 @@ from streamer.security.secret_file import SecretFile, SecretFileError, read_toml
 log = structlog.get_logger()
 
 MAGIC = b"VCC\x01"
-"""Begins every sealed message: what it is, and the version of all that follows."""
+"""First bytes of a sealed message: type and format version."""
 KEY_BYTES = 32
-LONGEST_ID = 64
-CLOCK_SKEW = 30.0
-"""Seconds by which the clock of the replica that sealed may be ahead of ours."""
-_SALT, _NONCE, _TAG = 16, 12, 16
+"""Size of a shared key."""
+MAX_ID_LENGTH = 64
+MAX_CLOCK_SKEW_SECONDS = 30.0
+"""How far the clock of the sealing replica may be ahead."""
+_SALT_BYTES, _NONCE_BYTES, _TAG_BYTES = 16, 12, 16
 _FIXED = struct.Struct(f">{len(MAGIC)}sBQ")  # magic, length of the key's id, ms since 1970
-OVERHEAD = _FIXED.size + LONGEST_ID + _SALT + _NONCE + _TAG
-"""Bytes that sealing adds, at most."""
+OVERHEAD = _FIXED.size + MAX_ID_LENGTH + _SALT_BYTES + _NONCE_BYTES + _TAG_BYTES
+"""Maximum number of bytes that sealing adds."""
 
 
 class KeysError(SecretFileError):
-    """A file of keys that cannot be used."""
+    """The file of keys cannot be used."""
 
 
 class SealError(ValueError):
-    """Not a message that was sealed here or by a replica, or too old; says which."""
+    """A sealed message cannot be opened; the message gives the reason."""
 
 
 class Key(BaseModel):
-    """One entry.
+    """Entry of the file of keys.
 
     Attributes:
-        id: stands in clear in what it seals, 1 to 64 printable ASCII characters.
+        id: 1 to 64 printable ASCII characters; sealed messages contain it in clear.
         secret: 32 random bytes, in base64 in the file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    id: Annotated[str, Field(pattern=rf"^[\x21-\x7e]{{1,{LONGEST_ID}}}$")]
+    id: Annotated[str, Field(pattern=rf"^[\x21-\x7e]{{1,{MAX_ID_LENGTH}}}$")]
     secret: Annotated[bytes, Field(repr=False)]
 
     @field_validator("secret", mode="before")
     @classmethod
-    def _decoded(cls, value: object) -> bytes:
+    def _decode(cls, value: object) -> bytes:
         try:
             secret = base64.b64decode(str(value), validate=True)
         except binascii.Error as error:
@@ -73,26 +74,26 @@ class Key(BaseModel):
         return secret
 
 
-class _File(BaseModel):
+class _KeyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     key: Annotated[list[Key], Field(min_length=1)]
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """What is in the file; the first key seals, all of them open.
+    """Read a file of keys; the first key seals, every key opens.
 
     Raises:
-        KeysError: it cannot be read, or an entry is not valid; no value of it is repeated.
+        KeysError: the file cannot be read, or an entry is not valid; holds no value of it.
     """
-    keys = tuple(read_toml(path, "checkpoint keys", _File, KeysError).key)
+    keys = tuple(read_toml(path, "checkpoint keys", _KeyFile, KeysError).key)
     if len({key.id for key in keys}) < len(keys):
         raise KeysError(f"checkpoint keys {path}: two keys have the same id")
     return keys
 
 
 class Keys:
-    """The keys in use, taken anew from their file when it changes.
+    """Keys in use, reloaded when their file changes.
 
     Raises:
         KeysError: the file cannot be used.
@@ -102,31 +103,35 @@ class Keys:
         self._file = SecretFile(
             path,
             read_keys,
-            changed=lambda keys: log.info("checkpoint_keys_changed", keys=[key.id for key in keys]),
-            kept=lambda reason: log.error("checkpoint_keys_reload_failed", reason=reason),
+            on_changed=lambda keys: log.info(
+                "checkpoint_keys_changed", keys=[key.id for key in keys]
+            ),
+            on_reload_failed=lambda reason: log.error(
+                "checkpoint_keys_reload_failed", reason=reason
+            ),
         )
 
     def refresh(self) -> None:
-        """Take note of a changed file."""
+        """Reload the file if it has changed."""
         self._file.refresh()
 
     @property
     def first(self) -> Key:
-        """The one that seals."""
+        """Key that seals."""
         return self._file.entries[0]
 
     def find(self, key_id: bytes) -> Key | None:
-        """The one of this id."""
+        """Return the key with this id, None if there is none."""
         return next((key for key in self._file.entries if key.id.encode() == key_id), None)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What was sealed.
+    """Content of a sealed message.
 
     Attributes:
-        content: as it was given.
-        age: seconds since it was sealed, by the clocks of both replicas; not below 0.
+        content: the sealed bytes.
+        age: seconds since the message was sealed, by the clocks of both replicas; at least 0.
     """
 
     content: bytes
@@ -134,11 +139,11 @@ class Opened:
 
 
 class Sealer:
-    """Seals, and opens what it or another replica sealed.
+    """Seals messages, and opens messages of this and other replicas.
 
     Args:
         keys: the same on every replica.
-        max_age: seconds; what is older is not opened.
+        max_age: seconds; older messages are refused.
         now: seconds since 1970.
     """
 
@@ -148,27 +153,27 @@ class Sealer:
         self._now = now
 
     def seal(self, content: bytes) -> bytes:
-        """At most :data:`OVERHEAD` bytes longer than ``content``."""
+        """Encrypt ``content``; the result is at most :data:`OVERHEAD` bytes longer."""
         key = self._keys.first
         name = key.id.encode()
-        salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
+        salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         fixed = _FIXED.pack(MAGIC, len(name), round(self._now() * 1000))
         header = b"".join((fixed, name, salt, nonce))
         return header + _cipher(key, salt).encrypt(nonce, content, header)
 
     def open(self, sealed: bytes) -> Opened:
-        """What was sealed.
+        """Decrypt a sealed message.
 
         Raises:
-            SealError: it is not whole, not authentic, too old, or its key is not known.
+            SealError: the message is incomplete, not authentic or too old, or its key is unknown.
         """
         if len(sealed) < _FIXED.size or not sealed.startswith(MAGIC):
             raise SealError("it is no checkpoint of this version")
         _, length, issued = _FIXED.unpack_from(sealed)
         salt_at = _FIXED.size + length
-        nonce_at = salt_at + _SALT
-        end = nonce_at + _NONCE
-        if len(sealed) < end + _TAG:
+        nonce_at = salt_at + _SALT_BYTES
+        end = nonce_at + _NONCE_BYTES
+        if len(sealed) < end + _TAG_BYTES:
             raise SealError("it is not whole")
         key = self._keys.find(sealed[_FIXED.size : salt_at])
         if key is None:
@@ -182,7 +187,7 @@ class Sealer:
         age = self._now() - issued / 1000
         if age > self._max_age:
             raise SealError(f"it is {age:.0f} s old, at most {self._max_age:g} s are allowed")
-        if age < -CLOCK_SKEW:
+        if age < -MAX_CLOCK_SKEW_SECONDS:
             raise SealError(f"it was sealed {-age:.0f} s from now: the servers' clocks differ")
         return Opened(content, max(age, 0.0))
 

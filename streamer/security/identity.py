@@ -1,4 +1,4 @@
-"""Who calls: by its token, else by its certificate, else by its address."""
+"""Identity of a caller: its token, else its certificate, else its address."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from streamer.errors import PermissionDenied, Unauthenticated
 from streamer.security.tokens import Scope, Tokens
 
 ALL_SCOPES: frozenset[str] = frozenset(get_args(Scope))
-LONGEST_NAME = 256
-"""Characters of a certificate's name that are kept."""
+MAX_NAME_LENGTH = 256
+"""Characters of a certificate's name that are used."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who opened a stream.
+    """Client that opened a stream.
 
     Attributes:
-        identity: its name, to count and to log by.
-        scopes: what it may do.
-        max_calls: calls at a time that its token grants; None leaves it to the server's setting.
-        proven: by a token or a certificate; otherwise its address is all that is known.
+        identity: name for limits and logs.
+        scopes: allowed uses.
+        max_calls: limit of concurrent calls in its token; None leaves it to the server's setting.
+        proven: whether a token or a certificate proves the identity; else it is the address.
     """
 
     identity: str
@@ -32,45 +32,45 @@ class Caller:
     proven: bool = True
 
     def require_scope(self, scope: Scope) -> None:
-        """Raises PermissionDenied unless it may."""
+        """Raise PermissionDenied if the caller lacks a scope."""
         if scope not in self.scopes:
             raise PermissionDenied(scope)
 
 
-class Opener(Protocol):
-    """What gRPC knows of who opened a stream (``grpc.aio.ServicerContext``)."""
+class StreamContext(Protocol):
+    """Properties of a stream's client (subset of ``grpc.aio.ServicerContext``)."""
 
     def peer(self) -> str:
         """Address, such as ``ipv4:192.0.2.1:40000``."""
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Properties of the client's certificate, if it showed one."""
+        """Properties of the client's certificate; empty without one."""
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
         """Headers, keys in lower case."""
 
 
 class Identities:
-    """Tells who calls.
+    """Identifies callers.
 
     Args:
-        tokens: one of them must be shown; None asks for none.
+        tokens: accepted tokens; None requires none.
     """
 
     def __init__(self, tokens: Tokens | None = None) -> None:
         self._tokens = tokens
 
     def refresh(self) -> None:
-        """Take the tokens anew if their file has changed."""
+        """Reload the tokens if their file has changed."""
         if self._tokens is not None:
             self._tokens.refresh()
 
-    def caller(self, stream: Opener) -> Caller:
-        """Who opened a stream, and may open calls.
+    def caller(self, stream: StreamContext) -> Caller:
+        """Identify the client of a stream.
 
         Raises:
-            Unauthenticated: a token is asked for and none, an unknown or an expired one came.
-            PermissionDenied: its token is not for opening calls.
+            Unauthenticated: a token is required and is missing, unknown or expired.
+            PermissionDenied: the token lacks the scope ``classify``.
         """
         if self._tokens is None:
             name = _certificate_name(stream.auth_context())
@@ -86,7 +86,7 @@ class Identities:
 
 
 def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The token of ``authorization: Bearer TOKEN`` (RFC 6750, 2.1)."""
+    """Return the token of ``authorization: Bearer TOKEN`` (RFC 6750, 2.1)."""
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
         raise Unauthenticated("missing; send `Bearer TOKEN`", "token_missing")
@@ -97,16 +97,16 @@ def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def _certificate_name(properties: Mapping[str, Iterable[bytes]]) -> str:
-    """First DNS name or URI of a certificate, else its common name; empty without a certificate."""
+    """Return a certificate's first DNS name or URI, else its common name; empty without one."""
     names = {*properties.get("peer_dns", ()), *properties.get("peer_uri", ())}
     every = (
         *(n for n in properties.get("x509_subject_alternative_name", ()) if n in names),
         *properties.get("x509_common_name", ()),
     )
-    return every[0].decode(errors="replace")[:LONGEST_NAME] if every else ""
+    return every[0].decode(errors="replace")[:MAX_NAME_LENGTH] if every else ""
 
 
-def address(stream: Opener) -> str:
-    """IP address of the peer, without its port."""
+def address(stream: StreamContext) -> str:
+    """Return the IP address of the peer, without its port."""
     kind, _, rest = urllib.parse.unquote(stream.peer()).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else kind

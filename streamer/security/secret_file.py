@@ -1,7 +1,8 @@
-"""Files of secrets: TOML, validated entry by entry, taken anew when they change.
+"""Files of secrets: TOML, validated entry by entry, reloaded when they change.
 
-What cannot be used leaves the entries as they were: a slip of the operator's locks nobody out. A
-file should be replaced rather than written in place, or what is half-written may be read.
+If a new file is not valid, the previous entries stay in use, so that a mistake of the operator
+does not lock callers out. Replace a file instead of writing in place: a partly written file may be
+read.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ Entry = TypeVar("Entry")
 
 
 class SecretFileError(RuntimeError):
-    """A file that cannot be used; one line, names file, entry and field, and repeats no value."""
+    """A file cannot be used; the message is one line with file, entry and field, without values."""
 
 
 def read_toml(
     path: Path, what: str, model: type[Content], failure: type[SecretFileError]
 ) -> Content:
-    """What is in a file.
+    """Read and validate a TOML file.
 
     Args:
-        path: of the file.
-        what: it holds, for the error.
-        model: its tables; one that hides its input in errors.
-        failure: to raise.
+        path: the file.
+        what: content of the file, for the error message.
+        model: schema of the file; must hide its input in errors.
+        failure: class of the error to raise.
 
     Raises:
-        SecretFileError: ``failure``; it cannot be read, or an entry is not valid.
+        SecretFileError: ``failure``; the file cannot be read, or an entry is not valid.
     """
     try:
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -43,27 +44,27 @@ def read_toml(
         raise failure(f"{what} {path}: not UTF-8 at byte {error.start}") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise failure(f"{what} {path}: {_place(first['loc'])}: {first['msg']}") from None
-    except (ValueError, RecursionError) as error:  # tomllib raises both, not only its own
-        raise failure(f"{what} {path}: no TOML: {error}") from None
+        raise failure(f"{what} {path}: {_field_name(first['loc'])}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:  # tomllib raises both
+        raise failure(f"{what} {path}: not TOML: {error}") from None
 
 
-def _place(where: tuple[int | str, ...]) -> str:
-    """``("token", 1, "scopes", 0)`` is ``token 2: scopes.0``."""
-    if len(where) > 1 and isinstance(where[1], int):
-        field = ".".join(str(part) for part in where[2:])
-        return f"{where[0]} {where[1] + 1}" + (f": {field}" if field else "")
-    return ".".join(str(part) for part in where)
+def _field_name(location: tuple[int | str, ...]) -> str:
+    """Return ``token 2: scopes.0`` for ``("token", 1, "scopes", 0)``."""
+    if len(location) > 1 and isinstance(location[1], int):
+        field = ".".join(str(part) for part in location[2:])
+        return f"{location[0]} {location[1] + 1}" + (f": {field}" if field else "")
+    return ".".join(str(part) for part in location)
 
 
 class SecretFile(Generic[Entry]):
-    """The entries in use. To be used from one thread.
+    """Entries in use. Not thread-safe.
 
     Args:
-        path: of the file.
-        read: gives the entries, or raises SecretFileError.
-        changed: told of new entries, to log what may be said of them.
-        kept: told why a new file cannot be used.
+        path: the file.
+        read: returns the entries, or raises SecretFileError.
+        on_changed: receives new entries, to log them without secrets.
+        on_reload_failed: receives the reason why a changed file cannot be used.
 
     Raises:
         SecretFileError: the file cannot be used.
@@ -73,18 +74,18 @@ class SecretFile(Generic[Entry]):
         self,
         path: Path,
         read: Callable[[Path], tuple[Entry, ...]],
-        changed: Callable[[tuple[Entry, ...]], None],
-        kept: Callable[[str], None],
+        on_changed: Callable[[tuple[Entry, ...]], None],
+        on_reload_failed: Callable[[str], None],
     ) -> None:
         self._path = path
         self._read = read
-        self._changed = changed
-        self._kept = kept
-        self._stamp = self._look()
+        self._on_changed = on_changed
+        self._on_reload_failed = on_reload_failed
+        self._stamp = self._read_stamp()
         self._entries = read(path)
 
-    def _look(self) -> tuple[int, int, int] | None:
-        """Changes when the file is written, replaced or linked elsewhere; None if there is none."""
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        """Return a value that changes with the file; None if there is no file."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -92,20 +93,20 @@ class SecretFile(Generic[Entry]):
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
     def refresh(self) -> None:
-        """Read the file again if it has changed. Costs a look at its inode."""
-        stamp = self._look()
+        """Reload the file if it has changed; costs one ``stat``."""
+        stamp = self._read_stamp()
         if stamp == self._stamp:
             return
         self._stamp = stamp  # also of a broken file: it is logged once
         try:
             self._entries = self._read(self._path)
         except SecretFileError as error:
-            self._kept(str(error))
+            self._on_reload_failed(str(error))
         else:
-            self._changed(self._entries)
+            self._on_changed(self._entries)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """As they are now."""
+        """Current entries, after a reload if the file has changed."""
         self.refresh()
         return self._entries

@@ -1,7 +1,7 @@
-"""Bearer tokens: who holds which, and what it allows. The file has their hashes, never a token.
+"""Bearer tokens: identity and scopes of each. The file holds hashes, never a token.
 
-SHA-256 is the right hash here: a token is 256 random bits, so there is nothing to guess. The slow
-hashes for passwords (RFC 9106) make guessing dear, and would cost every call their price.
+SHA-256 suffices: a token is 256 random bits and cannot be guessed. Slow password hashes (RFC 9106)
+protect guessable secrets, and would add their cost to every call.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from streamer.security.secret_file import SecretFile, SecretFileError, read_toml
 log = structlog.get_logger()
 
 Scope = Literal["classify", "resume"]
-"""``classify``: open calls. ``resume``: ask for checkpoints, and resume calls from them."""
+"""``classify``: open calls. ``resume``: request checkpoints, and resume calls from them."""
 SECRET_BYTES = 32
-"""Of a token, random; written in base64url as RFC 6750 allows."""
+"""Random bytes of a token, written in base64url (RFC 6750)."""
 
 
 class TokensError(SecretFileError):
-    """A file of tokens that cannot be used."""
+    """The file of tokens cannot be used."""
 
 
 class Token(BaseModel):
-    """One entry.
+    """Entry of the file of tokens.
 
     Attributes:
-        identity: whose it is, 1 to 128 printable ASCII characters; appears in the log.
+        identity: owner, 1 to 128 printable ASCII characters; appears in the log.
         sha256: SHA-256 of the token in lower-case hexadecimal.
-        scopes: what it allows.
-        max_calls: calls at a time of this identity, instead of the server's setting.
-        expires: from then on it is refused; None is never.
+        scopes: allowed uses.
+        max_calls: concurrent calls of this identity, instead of the server's setting.
+        expires: time from which the token is refused; None for never.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -51,29 +51,29 @@ class Token(BaseModel):
     expires: Annotated[AwareDatetime | None, Field(strict=True)] = None
 
 
-class _File(BaseModel):
+class _TokenFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     token: Annotated[list[Token], Field(min_length=1)]
 
 
 def digest(secret: str) -> str:
-    """SHA-256 of a token, as the file has it."""
+    """Return the SHA-256 of a token in hexadecimal, as in the file."""
     return hashlib.sha256(secret.encode(errors="backslashreplace")).hexdigest()
 
 
 def new_secret() -> str:
-    """A token: 43 characters of base64url."""
+    """Return a new token: 43 characters of base64url."""
     return secrets.token_urlsafe(SECRET_BYTES)
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """What is in the file.
+    """Read a file of tokens.
 
     Raises:
-        TokensError: it cannot be read, or an entry is not valid; no value of it is repeated.
+        TokensError: the file cannot be read, or an entry is not valid; holds no value of it.
     """
-    tokens = tuple(read_toml(path, "tokens", _File, TokensError).token)
+    tokens = tuple(read_toml(path, "tokens", _TokenFile, TokensError).token)
     seen: dict[str, int] = {}
     for number, token in enumerate(tokens, start=1):
         if token.sha256 in seen:
@@ -85,11 +85,11 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 
 
 class Tokens:
-    """The tokens in use, taken anew from their file when it changes.
+    """Tokens in use, reloaded when their file changes.
 
     Args:
         path: the file.
-        now: the time of day, with a time zone.
+        now: clock, with a time zone.
 
     Raises:
         TokensError: the file cannot be used.
@@ -103,27 +103,27 @@ class Tokens:
         self._file = SecretFile(
             path,
             read_tokens,
-            changed=lambda tokens: log.info("tokens_changed", tokens=len(tokens)),
-            kept=lambda reason: log.error("tokens_reload_failed", reason=reason),
+            on_changed=lambda tokens: log.info("tokens_changed", tokens=len(tokens)),
+            on_reload_failed=lambda reason: log.error("tokens_reload_failed", reason=reason),
         )
         self._now = now
 
     def refresh(self) -> None:
-        """Take note of a changed file."""
+        """Reload the file if it has changed."""
         self._file.refresh()
 
     def find(self, secret: str) -> Token | None:
-        """The entry of a token, expired or not; None if there is none.
+        """Return the entry of a token, expired or not; None if there is none.
 
-        Looks at every entry and compares hashes in constant time: how long it takes says nothing.
+        Compares the hash with every entry in constant time, so that timing reveals nothing.
         """
-        wanted = digest(secret)
+        sha256 = digest(secret)
         found = None
         for token in self._file.entries:
-            if hmac.compare_digest(token.sha256, wanted):
+            if hmac.compare_digest(token.sha256, sha256):
                 found = token
         return found
 
     def expired(self, token: Token) -> bool:
-        """Whether its time is over."""
+        """Return whether the token has expired."""
         return token.expires is not None and token.expires <= self._now()

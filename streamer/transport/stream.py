@@ -12,7 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from streamer.errors import CallError, InvalidArgument
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.security.identity import Opener
+from streamer.security.identity import StreamContext
 from streamer.transport import converters
 
 ABORT_SECONDS = 5.0
@@ -35,7 +35,7 @@ class Writer(Protocol):
         """Send a response; returns when the next may be sent."""
 
 
-class Stream(Opener, Writer, Protocol):
+class Stream(StreamContext, Writer, Protocol):
     """Reads the requests of one call and writes its responses."""
 
     async def read(self) -> pb.StreamClassifyRequest | None:

@@ -26,7 +26,7 @@ from streamer.errors import (
 )
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2
-from streamer.security.identity import Opener
+from streamer.security.identity import StreamContext
 from streamer.transport.stream import ABORT_SECONDS, Stream, abort
 from streamer.transport.trunk_line import Headers, Line, line_end
 from streamer.transport.trunk_writer import Context, TrunkWriter
@@ -48,7 +48,7 @@ class CallHandler(Protocol):
     draining: asyncio.Event
     """Set when no more calls are accepted."""
 
-    def authorize(self, opener: Opener) -> str:
+    def authorize(self, opener: StreamContext) -> str:
         """Identity of the opener of a stream; raises CallError if it would get no call here."""
 
     async def serve(self, stream: Stream) -> None:

@@ -85,7 +85,7 @@ def render(
         folder: instead of /etc/envoy; with -secrets behind it, instead of /etc/envoy-secrets.
         health_seconds: between health checks, if not as in the file.
         nameserver: port of one that knows the name; then the name stays, with the port of the
-            replicas, and is asked for twice a second.
+            replicas, and is queried twice a second.
     """
     text = file.read_text()
     config = yaml.safe_load(text if folder is None else text.replace("/etc/envoy", str(folder)))

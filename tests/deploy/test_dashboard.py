@@ -1,4 +1,4 @@
-"""Rules and dashboard by themselves: valid, tested, told apart."""
+"""Rules and dashboard by themselves: valid, tested, distinct."""
 
 import itertools
 
@@ -41,11 +41,11 @@ def test_rules_are_valid():
     assert f"{len(ALL_RULES)} rules found" in promtool("check", "rules", RULES)
 
 
-def test_rules_do_what_their_tests_say():
+def test_rules_pass_their_tests():
     assert "SUCCESS" in promtool("test", "rules", RULES_TEST)
 
 
-def test_every_alert_is_seen_to_fire_and_says_what_to_do():
+def test_every_alert_fires_and_has_a_runbook():
     cases = [
         case
         for test in yaml.safe_load(RULES_TEST.read_text())["tests"]
@@ -71,7 +71,7 @@ def test_every_expression_of_the_dashboard_is_promql(tmp_path):
     assert f"{len(rules)} rules found" in promtool("check", "rules", file)
 
 
-def test_panels_are_told_apart_and_do_not_overlap():
+def test_panels_are_distinct_and_do_not_overlap():
     everything = DASHBOARD["panels"]
     assert len({panel["id"] for panel in everything}) == len(everything)
     titles = [panel["title"] for panel in everything]
@@ -90,7 +90,7 @@ def test_panels_are_told_apart_and_do_not_overlap():
         taken |= cells
 
 
-def test_panels_name_unit_meaning_and_the_data_source_that_is_chosen():
+def test_panels_have_unit_description_and_source():
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     assert variables == {"datasource", "job", "instance"}
     for panel in PANELS:
@@ -104,12 +104,12 @@ def test_panels_name_unit_meaning_and_the_data_source_that_is_chosen():
             assert panel["fieldConfig"]["defaults"]["unit"], title
 
 
-def test_rows_are_what_an_operator_looks_for():
+def test_rows_of_the_dashboard():
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert rows == [
         "Traffic",
         "Quality of service",
-        "Student",
+        "Model",
         "Speech and decisions",
         "Refusals",
         "Checkpoints and resumed calls",

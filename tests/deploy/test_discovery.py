@@ -15,7 +15,7 @@ NAME = b"\x14voicecohort-replicas\x00"
 
 
 class Nameserver:
-    """Answers for one name with the addresses that it is told (RFC 1035)."""
+    """Answers for one name with the addresses given (RFC 1035)."""
 
     def __init__(self):
         self.addresses = []

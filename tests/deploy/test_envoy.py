@@ -82,10 +82,10 @@ def test_calls_are_spread_evenly_and_end_well(fleet, open_calls, finish):
     finish(calls)
 
 
-def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
+def test_trunk_calls_equal_stream_calls(fleet, run_async, chunks):
     """To Envoy a trunk is one stream: its calls are all on one replica."""
 
-    async def heard(client, call_id=""):
+    async def classified(client, call_id=""):
         async with client.call(call_id=call_id) as call:
             for chunk in chunks:
                 await call.send(chunk.audio.data)
@@ -93,7 +93,9 @@ def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
 
     async def main():
         async with Client(fleet.target) as own, Client(fleet.target, trunks=2) as shared:
-            return await heard(own), await asyncio.gather(*(heard(shared, name) for name in names))
+            return await classified(own), await asyncio.gather(
+                *(classified(shared, name) for name in names)
+            )
 
     names = [f"trunk-{number}" for number in range(6)]
     (alone,), calls = run_async(main())
@@ -105,7 +107,7 @@ def test_calls_on_a_trunk_are_those_on_streams(fleet, run_async, chunks):
         assert final.gender.posterior == pytest.approx(alone.gender.posterior, abs=1e-5)
 
 
-def test_a_replica_with_fewer_calls_gets_the_next(fleet, open_calls, finish):
+def test_least_loaded_replica_gets_the_next_call(fleet, open_calls, finish):
     first = by_replica(fleet, open_calls(fleet, "first", 20))
     finish(first[0])
     second = open_calls(fleet, "second", 10)
@@ -114,9 +116,7 @@ def test_a_replica_with_fewer_calls_gets_the_next(fleet, open_calls, finish):
     finish(first[1] | second)
 
 
-def test_a_draining_replica_gets_no_new_call_and_keeps_its_own(
-    make_fleet, open_calls, finish, log_entry, until
-):
+def test_draining_replica_keeps_its_calls(make_fleet, open_calls, finish, log_entry, until):
     fleet = make_fleet(2, "--drain-seconds", "25")
     running = open_calls(fleet, "running", 6)
     first = fleet.replicas[0]
@@ -143,7 +143,7 @@ def refusals(replica):
     return [entry["status"] for entry in replica.log if entry["event"] == "call_refused"]
 
 
-def test_what_no_health_check_has_seen_yet_costs_no_call(make_fleet, open_calls, finish, log_entry):
+def test_unchecked_failure_costs_no_call(make_fleet, open_calls, finish, log_entry):
     """A replica that drains, then is dead; health is checked once, when all is well."""
     fleet = make_fleet(2, "--drain-seconds", "25", health_seconds=600)
     first = fleet.replicas[0]
@@ -168,7 +168,7 @@ def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls,
     fleet.replicas[0].kill()
     for call in calls[0].values():
         # Envoy's word for a connection that broke behind the first response. INTERNAL of the
-        # server itself says what failed.
+        # server itself names the error.
         outcome = call.outcome()
         assert outcome.code is Code.INTERNAL
         assert "RST_STREAM" in outcome.details
@@ -181,7 +181,7 @@ def test_a_killed_replica_is_ejected_and_new_calls_go_on(make_fleet, open_calls,
     finish(open_calls(fleet, "after", 4))
 
 
-def test_a_full_replica_costs_no_call_while_another_has_room(make_fleet, open_calls, finish):
+def test_full_replica_costs_no_call(make_fleet, open_calls, finish):
     """Each takes one call: the second never ends at the first's limit."""
     fleet = make_fleet(2, "--max-calls", "1")
     for round_ in range(5):
@@ -215,7 +215,7 @@ def test_statuses_and_their_details_pass_unchanged(
         assert outcome.retry_seconds == 1.0
 
 
-def test_envoy_cuts_no_message_that_the_server_takes(fleet, make_line, request_of):
+def test_envoy_passes_messages_of_any_accepted_size(fleet, make_line, request_of):
     """Ten seconds of the widest audio in one message, and one sample more."""
     config = request_of.config(encoding=3, sample_rate=16000, channels=[{}, {}])
     longest = bytes(10 * 16000 * 2 * 2)
@@ -314,16 +314,16 @@ def test_only_calls_and_health_are_let_through(fleet, make_line):
     assert http(f"{fleet.envoy.watch}/stats/prometheus", b"")[0] == 404
 
 
-def test_alert_rules_ask_for_what_envoy_counts(fleet, deploy):
+def test_alert_rules_use_envoys_metrics(fleet, deploy):
     if (promtool := shutil.which("promtool")) is None:
         pytest.skip("promtool is not installed")
     rules = deploy / "envoy-rules.yaml"
     subprocess.run([promtool, "check", "rules", rules], check=True, timeout=30)
     page = http(f"{fleet.envoy.watch}/stats/prometheus")[1]
     names = set(re.findall(r"^(\w+)\{", page, re.MULTILINE))
-    asked = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
-    assert len(asked) >= 6
-    assert asked <= names
+    queried = set(re.findall(r"\b(envoy_\w+)\{", rules.read_text()))
+    assert len(queried) >= 6
+    assert queried <= names
     (pattern,) = re.findall(r'__name__=~"([^"]+)"', rules.read_text())
     assert len([name for name in names if re.fullmatch(pattern, name)]) == 4
 
@@ -343,7 +343,7 @@ def seconds(duration):
     return float(duration.removesuffix("s"))
 
 
-def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, deploy, until):
+def test_envoy_drains_without_cutting_calls(make_fleet, open_calls, finish, deploy, until):
     fleet = make_fleet(1)
     running = open_calls(fleet, "running", 2)
     words = ["bash", deploy / "drain-envoy.sh", "60", fleet.envoy.admin]
@@ -358,7 +358,7 @@ def test_envoy_is_ended_without_cutting_a_call(make_fleet, open_calls, finish, d
     assert fleet.envoy.stats("http.calls.")["downstream_rq_active"] == 0
 
 
-def test_envoy_is_ended_at_the_deadline(fleet, open_calls, finish, deploy):
+def test_envoy_stops_at_the_deadline(fleet, open_calls, finish, deploy):
     running = open_calls(fleet, "running", 1)
     words = ["bash", deploy / "drain-envoy.sh", "0", fleet.envoy.admin]
     assert subprocess.run([*map(str, words)], check=False, timeout=10).returncode == 0

@@ -84,7 +84,7 @@ def one_call(request_of):
     return call
 
 
-def test_calls_through_tls_and_a_certificate_renewed_meanwhile(
+def test_calls_survive_a_renewed_certificate(
     start, one_call, offices, tmp_path, until, make_line, request_of
 ):
     fleet = start("voicecohort-replicas")
@@ -99,7 +99,7 @@ def test_calls_through_tls_and_a_certificate_renewed_meanwhile(
     assert not one_call(fleet.target, front.ca)
 
 
-def test_a_server_with_a_certificate_for_something_else_gets_no_call(start, one_call, offices):
+def test_wrong_certificate_gets_no_call(start, one_call, offices):
     fleet = start("something-else", wait=False)
     assert "failed_active_health_check" in fleet.ill()[0]
     assert not one_call(fleet.target, offices[0].ca)

@@ -30,7 +30,7 @@ def words(lines, instruction):
     return [line.removeprefix(f"{instruction} ") for line in lines if line.startswith(instruction)]
 
 
-def test_hadolint_has_nothing_to_say(deploy):
+def test_hadolint_finds_nothing(deploy):
     done = subprocess.run(
         [
             Path(sys.executable).with_name("hadolint"),
@@ -44,7 +44,7 @@ def test_hadolint_has_nothing_to_say(deploy):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_what_is_copied_exists_and_is_not_ignored(lines):
+def test_copied_paths_exist_and_are_not_ignored(lines):
     allowed = re.findall(r"^!(.+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = [
         word for line in words(lines, "COPY") if "--from" not in line for word in line.split()
@@ -91,7 +91,7 @@ def test_it_is_the_version_of_the_package(lines, deploy):
     assert f"newTag: {PROJECT['version']}\n" in (deploy / "kustomization.yaml").read_text()
 
 
-def test_nobody_is_root_and_sigterm_drains(lines):
+def test_user_is_not_root_and_sigterm_drains(lines):
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", words(lines, "USER")[-1])
     assert words(lines, "STOPSIGNAL") == ["SIGTERM"]
     assert words(lines, "ENTRYPOINT") == ['["python", "-m", "streamer.serve"]']
@@ -110,7 +110,7 @@ def test_the_settings_of_the_image_are_settings(lines, monkeypatch):
         ServerSettings()
 
 
-def test_health_is_asked_where_it_is_answered(lines):
+def test_health_check_uses_the_served_address(lines):
     """The command of the image, against a server; its port is replaced by one that is free."""
     (check,) = (line for line in lines if line.startswith("HEALTHCHECK"))
     command = re.findall(r'"([^"]+)"', check.partition("CMD")[2])

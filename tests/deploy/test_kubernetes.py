@@ -48,7 +48,7 @@ def test_all_are_valid_and_none_names_a_namespace(manifests):
         assert "namespace" not in manifest["metadata"]
 
 
-def test_a_mistake_would_be_seen(manifests):
+def test_validator_finds_errors(manifests):
     deployment = manifests["Deployment", "voicecohort-server"]
     wrong = {**deployment, "spec": {**deployment["spec"], "replica": 2}}
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -62,7 +62,7 @@ def test_every_manifest_is_listed(deploy):
     assert set(listed) == there - beside
 
 
-def test_what_kustomize_makes_is_valid_and_complete(deploy, manifests):
+def test_kustomize_output_is_valid_and_complete(deploy, manifests):
     if (kubectl := shutil.which("kubectl")) is None:
         pytest.skip("kubectl is not installed")
     done = subprocess.run(
@@ -79,7 +79,7 @@ def test_what_kustomize_makes_is_valid_and_complete(deploy, manifests):
         assert made[config]["data"][item["key"]] == (deploy / item["path"]).read_text()
 
 
-def test_the_config_map_holds_what_envoy_is_told_to_read(deploy, manifests):
+def test_config_map_has_envoys_files(deploy, manifests):
     (generator,) = yaml.safe_load((deploy / "kustomization.yaml").read_text())["configMapGenerator"]
     source = {}
     for entry in generator["files"]:
@@ -167,7 +167,7 @@ def test_ports_are_the_servers_and_envoys(settings, manifests, deploy):
     assert address["port_value"] == ports("voicecohort-server")["grpc"]
 
 
-def test_names_of_ports_and_labels_lead_somewhere(manifests, deploy):
+def test_port_names_and_labels_exist(manifests, deploy):
     pods = {
         name: {port["name"] for port in container(manifests, name)["ports"]}
         for kind, name in manifests
@@ -199,11 +199,11 @@ def test_names_of_ports_and_labels_lead_somewhere(manifests, deploy):
     )
 
 
-def test_probes_ask_for_the_right_service(manifests, settings):
+def test_probes_check_the_right_service(manifests, settings):
     server = container(manifests, "voicecohort-server")
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        asked = server[name]["grpc"]
-        assert asked == {"port": int(settings.health_listen.rpartition(":")[2]), "service": SERVICE}
+        probe = server[name]["grpc"]
+        assert probe == {"port": int(settings.health_listen.rpartition(":")[2]), "service": SERVICE}
     patience = (
         server["livenessProbe"]["periodSeconds"] * server["livenessProbe"]["failureThreshold"]
     )
@@ -249,7 +249,7 @@ def test_pods_are_restricted(manifests, deploy):
     assert pod(manifests, "voicecohort-server")["securityContext"]["runAsUser"] == int(user)
 
 
-def test_scaling_is_by_a_metric_that_there_is(manifests, settings, deploy):
+def test_scaling_metric_exists(manifests, settings, deploy):
     scaler = manifests["HorizontalPodAutoscaler", "voicecohort-server"]["spec"]
     (metric,) = scaler["metrics"]
     name = metric["pods"]["metric"]["name"]

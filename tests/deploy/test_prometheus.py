@@ -32,7 +32,7 @@ from tests.deploy.promql import (
 PROMETHEUS_OWN = {"up": set(), "time": set()}
 """Names that Prometheus itself makes, and their labels."""
 TARGET_LABELS = {"job", "instance", "le"}
-SPECIAL = {"Certificates: time left (s)", "Spans, by what became of them (spans/s)"}
+SPECIAL = {"Certificates: time left (s)", "Spans, by outcome of their export (spans/s)"}
 """Panels that are empty without TLS and without tracing."""
 CHUNK = 2 * SAMPLE_RATE // 10
 
@@ -98,7 +98,7 @@ def exported(metrics, use):
 
 
 @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS, ids=[w for w, _ in EXPRESSIONS])
-def test_only_what_the_server_exports_is_asked_for(where, expression, exported):
+def test_rules_use_only_exported_metrics(where, expression, exported):
     for name, labels in selected(expression).items():
         if name in RECORDED:
             continue
@@ -108,7 +108,7 @@ def test_only_what_the_server_exports_is_asked_for(where, expression, exported):
             assert labels <= known | TARGET_LABELS, f"{where}: {name} has no such label"
 
 
-def test_what_the_server_exports_is_looked_at(exported):
+def test_every_metric_is_used(exported):
     """A metric on no panel and in no rule is one that nobody will see."""
     seen = set().union(*(selected(expression) for _, expression in EXPRESSIONS))
     ours = {name for name in exported if name.startswith("voicecohort_")}
@@ -182,7 +182,7 @@ def prometheus(tmp_path_factory, metrics, use):
         yield url
 
 
-def test_a_real_prometheus_takes_server_and_rules(prometheus):
+def test_prometheus_accepts_server_and_rules(prometheus):
     (target,) = get(f"{prometheus}/api/v1/targets")["data"]["activeTargets"]
     assert (target["health"], target["lastError"]) == ("up", "")
 
@@ -203,7 +203,7 @@ def test_a_real_prometheus_takes_server_and_rules(prometheus):
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
-def test_every_panel_shows_something(prometheus, panel):
+def test_every_panel_has_data(prometheus, panel):
     for target in panel["targets"]:
         query = filled_in(target["expr"])
         answer = get(f"{prometheus}/api/v1/query", query=query)

@@ -73,11 +73,11 @@ def same_finals(calls, references):
         running = times[:-1]
         assert len(set(running)) == len(running), "a prediction came twice"
         assert [prediction.final for prediction in call.seen] == [False] * len(running) + [True]
-        final, wanted = call.seen[-1], reference.seen[-1]
+        final, expected = call.seen[-1], reference.seen[-1]
         for name in ("audio_time", "speech_time", "lost_time", "sequence"):
-            assert getattr(final, name) == getattr(wanted, name), name
+            assert getattr(final, name) == getattr(expected, name), name
         for task in TASKS:
-            got, undisturbed = getattr(final, task), getattr(wanted, task)
+            got, undisturbed = getattr(final, task), getattr(expected, task)
             assert (got.label, got.undecided) == (undisturbed.label, undisturbed.undecided)
             for label, probability in undisturbed.posterior.items():
                 assert got.posterior[label] == pytest.approx(probability, abs=1e-4)
@@ -92,9 +92,7 @@ def references(server, speech, run_async):
 RESUMABLE = {"resumable": True, "checkpoint_seconds": 1.0}
 
 
-def test_a_replica_killed_under_fifty_calls_five_times_costs_none(
-    make_fleet, keys, speech, references, run_async, until
-):
+def test_killed_replicas_lose_no_call(make_fleet, keys, speech, references, run_async, until):
     fleet = make_fleet(2, "--checkpoint-keys", str(keys), health_seconds=0.1)
 
     async def once(number):
@@ -122,9 +120,7 @@ def test_a_replica_killed_under_fifty_calls_five_times_costs_none(
         assert moved >= hit, f"{moved} calls moved, {hit} were on the replica that died"
 
 
-def test_rolling_restart_with_live_calls_shows_no_client_an_error(
-    make_fleet, keys, speech, references, run_async, until
-):
+def test_rolling_restart_causes_no_error(make_fleet, keys, speech, references, run_async, until):
     """Resumable calls move at once; those that cannot are waited for."""
     flags = ("--checkpoint-keys", str(keys), "--drain-seconds", "4")
     fleet = make_fleet(2, *flags, health_seconds=0.1)

@@ -23,7 +23,7 @@ import campaign
 from targets import NAMES, load
 
 
-def wanted(value: str) -> tuple[str, int | None]:
+def target_runs(value: str) -> tuple[str, int | None]:
     """NAME or NAME=RUNS."""
     name, _, runs = value.partition("=")
     if name not in NAMES:
@@ -50,7 +50,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", type=wanted, action="append", help="NAME or NAME=RUNS")
+    parser.add_argument("--target", type=target_runs, action="append", help="NAME or NAME=RUNS")
     parser.add_argument("--runs", type=int, default=10_000, help="inputs of each (%(default)s)")
     parser.add_argument("--seconds", type=int, default=0, help="of each at most (no limit)")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations (%(default)s)")

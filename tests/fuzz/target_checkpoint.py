@@ -11,11 +11,11 @@ import functools
 import zlib
 
 import gateway
-import house as houses
+import harness
 from gateway import Ending
 from google.protobuf.message import DecodeError
-from house import House
-from material import Material
+from harness import CallHarness
+from inputs import FuzzInput
 
 from streamer.checkpoint import serialization as module
 from streamer.rpc import checkpoint_pb2 as inner
@@ -32,11 +32,11 @@ class Maker:
     """A call that has a checkpoint, and the parts that it is made of.
 
     Args:
-        house: whose service sealed it.
+        calls: whose service sealed it.
     """
 
-    def __init__(self, house: House, *, wide: bool) -> None:
-        self.house = house
+    def __init__(self, calls: CallHarness, *, wide: bool) -> None:
+        self.calls = calls
         self.config = pb.StreamConfig(
             encoding=pb.AUDIO_ENCODING_LINEAR16 if wide else pb.AUDIO_ENCODING_MULAW,
             sample_rate=16000 if wide else 8000,
@@ -45,12 +45,12 @@ class Maker:
         )
         self.config.checkpoint_interval.FromSeconds(1)
         made, pauses = [], [gateway.Pause]
-        while not made:  # sent when the student has heard as much, unless the call is over before
+        while not made:  # sent when the model has processed as much, unless the call is over before
             pauses *= 2
-            ending = house.try_call([self._first(), *self._audio(1, 14), *pauses])
+            ending = calls.try_call([self._first(), *self._audio(1, 14), *pauses])
             made = [r.checkpoint for r in ending.responses if r.HasField("checkpoint")]
         self.sealed, self.sequence = made[0].data, made[0].sequence
-        self.content = house.sealer.open(self.sealed).content
+        self.content = calls.sealer.open(self.sealed).content
         self.digest = self.content[: module._DIGEST_BYTES]
         packed = self.content[module._DIGEST_BYTES :]
         self.memory = inner.CallMemory.FromString(zlib.decompress(packed))
@@ -62,7 +62,7 @@ class Maker:
 
     def _audio(self, first: int, last: int) -> list[pb.StreamClassifyRequest]:
         wide = self.config.sample_rate == 16000
-        chunks = houses.speech()
+        chunks = harness.speech()
         return [
             pb.StreamClassifyRequest(
                 audio=pb.Audio(
@@ -76,19 +76,19 @@ class Maker:
 
     def show(self, resume_from: bytes, *, may_fail: bool) -> Ending:
         """Go on with a checkpoint, for half a second."""
-        self.house.forget_ended()
+        self.calls.forget_ended()
         more = self._audio(self.sequence, self.sequence + 6)
-        return self.house.try_call([self._first(resume_from), *more], may_fail=may_fail)
+        return self.calls.try_call([self._first(resume_from), *more], may_fail=may_fail)
 
     def seal(self, packed: bytes) -> bytes:
         """What a replica would seal of this student."""
-        return self.house.sealer.seal(self.digest + packed)
+        return self.calls.sealer.seal(self.digest + packed)
 
 
 @functools.cache
 def makers() -> tuple[Maker, Maker]:
     """Calls at 8 and at 16 kHz, of this process."""
-    return tuple(Maker(houses.house(), wide=wide) for wide in (False, True))
+    return tuple(Maker(harness.shared_harness(), wide=wide) for wide in (False, True))
 
 
 def seeds() -> list[bytes]:
@@ -105,52 +105,52 @@ def seeds() -> list[bytes]:
 
 def run(data: bytes) -> None:
     """One input: which call, how the checkpoint is made, and of what."""
-    material = Material(data)
-    maker = makers()[material.below(2)]
-    mode = material.choice(MODES)
+    fuzz_input = FuzzInput(data)
+    maker = makers()[fuzz_input.below(2)]
+    mode = fuzz_input.choice(MODES)
     if mode == "forged":
-        forged = material.rest()
+        forged = fuzz_input.rest()
         must_fail = forged != maker.sealed
     elif mode == "damaged":
-        forged = _damaged(maker.sealed, material)
+        forged = _damaged(maker.sealed, fuzz_input)
         must_fail = forged != maker.sealed
     else:
-        forged, must_fail = maker.seal(_stripped(mode, maker, material)), False
+        forged, must_fail = maker.seal(_stripped(mode, maker, fuzz_input)), False
         if mode == "content":
-            forged = maker.house.sealer.seal(material.rest())
+            forged = maker.calls.sealer.seal(fuzz_input.rest())
     ending = maker.show(forged, may_fail=not must_fail)
     if must_fail:
         # Nothing at all in resume_from is a call that begins.
-        assert ending.status in houses.REFUSED or not forged, ending
+        assert ending.status in harness.REFUSED or not forged, ending
         assert not ending.finals or not forged
 
 
-def _damaged(sealed: bytes, material: Material) -> bytes:
+def _damaged(sealed: bytes, fuzz_input: FuzzInput) -> bytes:
     changed = bytearray(sealed)
-    for _ in range(material.below(4)):
-        changed[material.number(2) % len(changed)] ^= material.number()
-    end = material.number(2)
-    if material.below(4) == 3:
-        return bytes(changed) + material.rest()
+    for _ in range(fuzz_input.below(4)):
+        changed[fuzz_input.number(2) % len(changed)] ^= fuzz_input.number()
+    end = fuzz_input.number(2)
+    if fuzz_input.below(4) == 3:
+        return bytes(changed) + fuzz_input.rest()
     return bytes(changed[: len(changed) - end % len(changed)])
 
 
-def _stripped(mode: str, maker: Maker, material: Material) -> bytes:
+def _stripped(mode: str, maker: Maker, fuzz_input: FuzzInput) -> bytes:
     """What stands compressed in the sealed message."""
     if mode in {"content", "compressed"}:
-        return material.rest()
+        return fuzz_input.rest()
     if mode == "memory":
-        return zlib.compress(material.rest(), 1)
+        return zlib.compress(fuzz_input.rest(), 1)
     memory = inner.CallMemory.FromString(maker.memory.SerializeToString())
-    for _ in range(1 + material.below(4)):
-        _change(memory, material)
+    for _ in range(1 + fuzz_input.below(4)):
+        _change(memory, fuzz_input)
     try:
         return zlib.compress(memory.SerializeToString(), 1)
     except (ValueError, DecodeError):
         return b""
 
 
-def _change(memory: inner.CallMemory, material: Material) -> None:
+def _change(memory: inner.CallMemory, fuzz_input: FuzzInput) -> None:
     """Set one field to another value."""
     channel = memory.channels[0] if memory.channels else memory.channels.add()
     counters = [
@@ -164,51 +164,51 @@ def _change(memory: inner.CallMemory, material: Material) -> None:
         (channel.gate, "unvoiced"),
         (channel.gate, "position"),
     ]
-    kind = material.below(6)
+    kind = fuzz_input.below(6)
     if kind == 0:
-        message, name = material.choice(counters)
-        setattr(message, name, material.choice(NUMBERS))
+        message, name = fuzz_input.choice(counters)
+        setattr(message, name, fuzz_input.choice(NUMBERS))
     elif kind == 1:
-        message, name = material.choice(counters)
-        setattr(message, name, min(2**64 - 1, material.number(8)))
+        message, name = fuzz_input.choice(counters)
+        setattr(message, name, min(2**64 - 1, fuzz_input.number(8)))
     elif kind == 2:
-        channel.held, channel.gate.speaking = bool(material.below(2)), bool(material.below(2))
-        channel.index = material.choice((0, 1, 2**32 - 1))
-        if material.below(2):
+        channel.held, channel.gate.speaking = bool(fuzz_input.below(2)), bool(fuzz_input.below(2))
+        channel.index = fuzz_input.choice((0, 1, 2**32 - 1))
+        if fuzz_input.below(2):
             memory.channels.add().CopyFrom(channel)
     elif kind == 3:
-        del channel.posteriors[material.below(4) :]
-        for _ in range(material.below(4)):
+        del channel.posteriors[fuzz_input.below(4) :]
+        for _ in range(fuzz_input.below(4)):
             row = channel.posteriors.add()
             row.probabilities.extend(
-                material.choice(PROBABILITIES) for _ in range(material.below(6))
+                fuzz_input.choice(PROBABILITIES) for _ in range(fuzz_input.below(6))
             )
     elif kind == 4:
         task = (
-            channel.posteriors[material.below(len(channel.posteriors))]
+            channel.posteriors[fuzz_input.below(len(channel.posteriors))]
             if channel.posteriors
             else None
         )
         if task is not None and task.probabilities:
-            at = material.below(len(task.probabilities))
-            task.probabilities[at] = material.choice(PROBABILITIES)
+            at = fuzz_input.below(len(task.probabilities))
+            task.probabilities[at] = fuzz_input.choice(PROBABILITIES)
     else:
-        _change_bytes(memory, channel, material)
+        _change_bytes(memory, channel, fuzz_input)
 
 
 def _change_bytes(
-    memory: inner.CallMemory, channel: inner.ChannelMemory, material: Material
+    memory: inner.CallMemory, channel: inner.ChannelMemory, fuzz_input: FuzzInput
 ) -> None:
     """Other memory of the VAD, the gate, the block, the student or the filters."""
-    name = material.choice(BYTES)
+    name = fuzz_input.choice(BYTES)
     holder = channel.gate if name in {"vad", "rest", "recent"} else channel
     if name in {"filters", "posteriors"}:
-        memory.filters.append(material.take(material.choice(LENGTHS)))
+        memory.filters.append(fuzz_input.take(fuzz_input.choice(LENGTHS)))
         return
     data = bytearray(getattr(holder, name))
-    if material.below(4) == 3:
-        data = bytearray(material.take(1) * material.choice(LENGTHS))
-    for _ in range(material.below(8)):
+    if fuzz_input.below(4) == 3:
+        data = bytearray(fuzz_input.take(1) * fuzz_input.choice(LENGTHS))
+    for _ in range(fuzz_input.below(8)):
         if data:
-            data[material.number(2) % len(data)] = material.number()
+            data[fuzz_input.number(2) % len(data)] = fuzz_input.number()
     setattr(holder, name, bytes(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from material import Material
+from inputs import FuzzInput
 
 from streamer.audio.codec import SAMPLE_RATES, Decoder, Encoding, Halver, decode, encode
 from streamer.audio.speech_gate import SpeechGate
@@ -27,11 +27,11 @@ def seeds() -> list[bytes]:
 
 def run(data: bytes) -> None:
     """One input: encoding, rate, channels, sizes of the chunks, then the audio."""
-    material = Material(data)
-    encoding, rate = material.choice(ENCODINGS), material.choice(SAMPLE_RATES)
-    channels = material.choice(CHANNELS)
-    sizes = [material.number() for _ in range(4)]
-    audio = material.rest()
+    fuzz_input = FuzzInput(data)
+    encoding, rate = fuzz_input.choice(ENCODINGS), fuzz_input.choice(SAMPLE_RATES)
+    channels = fuzz_input.choice(CHANNELS)
+    sizes = [fuzz_input.number() for _ in range(4)]
+    audio = fuzz_input.rest()
     decoder = Decoder(encoding, rate, channels)
     frame = decoder.frame_bytes
     whole = len(audio) // frame * frame
@@ -39,10 +39,10 @@ def run(data: bytes) -> None:
         try:
             decoder.push(audio)
         except ValueError as error:
-            told = str(error)
+            message = str(error)
         else:
             raise AssertionError("half a sample was taken")
-        assert str(len(audio)) in told
+        assert str(len(audio)) in message
     at_once = decoder.push(audio[:whole])  # what was refused must have left no trace
     assert len({len(samples) for samples in at_once}) == 1
     assert all(samples.dtype == np.int16 for samples in at_once)
@@ -86,7 +86,7 @@ def _round_trip(audio: bytes, encoding: Encoding) -> None:
     again = encode(samples, encoding)
     assert len(again) == len(audio)
     _same(decode(again, encoding), samples)
-    for other in ENCODINGS:  # everything that can be heard can be coded
+    for other in ENCODINGS:  # all decoded audio can be encoded
         assert len(encode(samples, other)) == len(samples) * other.width
 
 
@@ -100,19 +100,19 @@ def _halver(samples: np.ndarray, sizes: list[int]) -> None:
 
 
 def _gate(samples: np.ndarray, sizes: list[int]) -> None:
-    def heard(parts):
-        gate, told = SpeechGate(), []
+    def gated(parts):
+        gate, results = SpeechGate(), []
         for part in parts:
-            told.append(gate.push(part))
+            results.append(gate.push(part))
             moved = SpeechGate()
             moved.restore(gate.snapshot())
             gate = moved
-        told.append(gate.flush())
-        speech = b"".join(speech for speech, _ in told)
-        return np.frombuffer(speech, np.int16), [event for _, events in told for event in events]
+        results.append(gate.flush())
+        speech = b"".join(speech for speech, _ in results)
+        return np.frombuffer(speech, np.int16), [event for _, events in results for event in events]
 
-    one, events = heard([samples])
-    other, same_events = heard([samples[part] for part in _cuts(len(samples), sizes)])
+    one, events = gated([samples])
+    other, same_events = gated([samples[part] for part in _cuts(len(samples), sizes)])
     _same(one, other)
     assert events == same_events
     assert [event.started for event in events] == [True, False] * (len(events) // 2)

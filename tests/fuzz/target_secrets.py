@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from material import Material
+from inputs import FuzzInput
 
 from streamer.errors import CallError
 from streamer.security.encryption import KEY_BYTES, KeysError, read_keys
@@ -67,13 +67,13 @@ def seeds() -> list[bytes]:
 
 def run(data: bytes) -> None:
     """One input: what it is, then the file or the headers."""
-    material = Material(data)
-    kind = material.below(3)
+    fuzz_input = FuzzInput(data)
+    kind = fuzz_input.below(3)
     if kind == 2:
-        _headers(material)
+        _headers(fuzz_input)
         return
     path = FOLDER / f"{os.getpid()}.toml"
-    text = material.rest()
+    text = fuzz_input.rest()
     path.write_bytes(text)
     read, error_of = ((read_tokens, TokensError), (read_keys, KeysError))[kind]
     try:
@@ -107,7 +107,7 @@ def _identities() -> Identities:
 
 
 class _Stream:
-    """What gRPC says of a stream."""
+    """Properties of a stream from gRPC."""
 
     def __init__(self, headers: list[tuple[str, str | bytes]], peer: str) -> None:
         self._headers, self._peer = headers, peer
@@ -122,12 +122,12 @@ class _Stream:
         return self._headers
 
 
-def _headers(material: Material) -> None:
-    count = material.below(4)
+def _headers(fuzz_input: FuzzInput) -> None:
+    count = fuzz_input.below(4)
     if count == 3:  # binary, under a name that gRPC would not allow it
-        headers: list[tuple[str, str | bytes]] = [("authorization", material.piece())]
+        headers: list[tuple[str, str | bytes]] = [("authorization", fuzz_input.piece())]
     else:
-        text = material.rest().decode("latin-1")
+        text = fuzz_input.rest().decode("latin-1")
         headers = [("authorization", part) for part in text.split("\n")[: count + 1]]
     stream = _Stream(headers, f"ipv4:{headers[0][1]!s}")
     try:

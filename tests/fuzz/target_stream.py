@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import gateway
-import house
-from material import Material
+import harness
+from inputs import FuzzInput
 
 from streamer.audio.codec import Encoding, decode, encode
 from streamer.rpc import voicecohort_pb2 as pb
@@ -34,25 +34,25 @@ def seeds() -> list[bytes]:
 
 def run(data: bytes) -> None:
     """One input: the config, then what each step is and holds."""
-    material = Material(data)
-    writer = _Writer(material)
-    script: list[gateway.Step] = [writer.config()] if material.below(16) != 15 else []
-    while material.left and len(script) < MOST:
-        script.append(getattr(writer, material.choice(STEPS))())
-    house.house().try_call(script)
+    fuzz_input = FuzzInput(data)
+    writer = _Writer(fuzz_input)
+    script: list[gateway.Step] = [writer.config()] if fuzz_input.below(16) != 15 else []
+    while fuzz_input.left and len(script) < MOST:
+        script.append(getattr(writer, fuzz_input.choice(STEPS))())
+    harness.shared_harness().try_call(script)
 
 
 class _Writer:
     """Makes the steps of one call."""
 
-    def __init__(self, material: Material) -> None:
-        self._material = material
+    def __init__(self, fuzz_input: FuzzInput) -> None:
+        self._input = fuzz_input
         self._sequence = 0
         self._heard = 0
         self._width = 1
 
     def config(self) -> pb.StreamClassifyRequest:
-        m = self._material
+        m = self._input
         config = pb.StreamConfig(encoding=m.choice(ENCODINGS), sample_rate=m.choice(RATES))
         layout = m.below(8)
         for _ in range((0, 1, 2, 2, 2, 1, 3, 0)[layout]):
@@ -72,7 +72,7 @@ class _Writer:
         return pb.StreamClassifyRequest(config=config)
 
     def audio(self) -> pb.StreamClassifyRequest:
-        m = self._material
+        m = self._input
         kind = m.below(16)
         if kind < 12:
             self._sequence += 1
@@ -90,11 +90,11 @@ class _Writer:
         return pb.StreamClassifyRequest(audio=audio)
 
     def _sound(self) -> bytes:
-        m = self._material
+        m = self._input
         length = m.choice(LENGTHS) * (self._width if m.below(16) != 15 else 1)
         kind = m.below(8)
         if kind < 4:
-            talk = decode(b"".join(house.speech()), Encoding.MULAW)[m.below(40) * 80 :]
+            talk = decode(b"".join(harness.speech()), Encoding.MULAW)[m.below(40) * 80 :]
             talk = talk.repeat(max(1, self._width // 2))
             sound = encode(talk, Encoding.LINEAR16 if self._width % 2 == 0 else Encoding.MULAW)
         elif kind < 6:
@@ -107,8 +107,8 @@ class _Writer:
         return (sound * (length // max(1, len(sound)) + 1))[:length]
 
     def control(self) -> pb.StreamClassifyRequest:
-        control = pb.Control(channels=self._material.choice(CHANNELS))
-        action = self._material.choice(ACTIONS)
+        control = pb.Control(channels=self._input.choice(CHANNELS))
+        action = self._input.choice(ACTIONS)
         if action:
             getattr(control, action).SetInParent()
         return pb.StreamClassifyRequest(control=control)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gateway
-import house
+import harness
 from google.protobuf.message import DecodeError
-from material import Material, pack
+from inputs import FuzzInput, pack
 
 from streamer.rpc import voicecohort_pb2 as pb
 
@@ -21,7 +21,7 @@ def seeds() -> list[bytes]:
 def seed_calls() -> list[list[pb.StreamClassifyRequest]]:
     """The calls of the seeds."""
     request = pb.StreamClassifyRequest
-    chunk = house.speech()[5]
+    chunk = harness.speech()[5]
     calls = []
     for encoding in (1, 2, 3):
         for rate in (8000, 16000):
@@ -57,11 +57,11 @@ def seed_calls() -> list[list[pb.StreamClassifyRequest]]:
 
 def run(data: bytes) -> None:
     """One input: messages, each behind its length."""
-    material = Material(data)
+    fuzz_input = FuzzInput(data)
     script: list[gateway.Step] = []
-    while material.left and len(script) < MOST:
+    while fuzz_input.left and len(script) < MOST:
         try:
-            script.append(pb.StreamClassifyRequest.FromString(material.piece()))
+            script.append(pb.StreamClassifyRequest.FromString(fuzz_input.piece()))
         except DecodeError:
             script.append(gateway.Undecodable)
-    house.house().try_call(script)
+    harness.shared_harness().try_call(script)

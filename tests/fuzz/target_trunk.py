@@ -6,11 +6,11 @@ import asyncio
 from collections import defaultdict
 
 import grpc
-import house
+import harness
 import target_stream_raw
 from gateway import Ending, check_responses
 from google.rpc import code_pb2
-from material import Material, pack
+from inputs import FuzzInput, pack
 
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
@@ -44,12 +44,12 @@ class Context:
         return message
 
     async def write(self, message):
-        """Keep what it says, by line."""
+        """Store the responses, by line."""
         assert not self.status, "a message behind the status"
         await asyncio.sleep(0)
-        told = envelope.StreamTrunkResponse.FromString(message.SerializeToString())
-        assert told.lines
-        for item in told.lines:
+        response = envelope.StreamTrunkResponse.FromString(message.SerializeToString())
+        assert response.lines
+        for item in response.lines:
             assert item.line in self.opened
             ending = self.lines[item.line]
             assert not ending.status, "something behind the end of a line"
@@ -112,11 +112,11 @@ def _message(*lines: envelope.LineRequest) -> bytes:
 
 def run(data: bytes) -> None:
     """One input: messages, each behind its length."""
-    material = Material(data)
+    fuzz_input = FuzzInput(data)
     script: list[bytes] = []
-    while material.left and len(script) < MOST:
-        script.append(material.piece())
-    here = house.house()
+    while fuzz_input.left and len(script) < MOST:
+        script.append(fuzz_input.piece())
+    here = harness.shared_harness()
     here.student.batches.clear()
     context = here.beside_the_witness(script, lambda script: _trunk(here, script))
     student = here.student
@@ -125,7 +125,7 @@ def run(data: bytes) -> None:
     for ending in context.lines.values():
         if context.status and not ending.status:
             continue  # ended with its trunk
-        assert ending.status in house.ALLOWED | ({"INTERNAL"} if failed else set()), ending
+        assert ending.status in harness.ALLOWED | ({"INTERNAL"} if failed else set()), ending
         assert bool(ending.details) == (ending.status != "OK")
         check_responses(ending)
     if not context.status:
@@ -134,7 +134,7 @@ def run(data: bytes) -> None:
     here.engine.health.mark_healthy()  # what its next probe would find
 
 
-async def _trunk(here: house.House, script: list[bytes]) -> Context:
+async def _trunk(here: harness.CallHarness, script: list[bytes]) -> Context:
     context = Context(script)
     await TrunkService(here.service, 10, PATIENCE).StreamTrunk(None, context)
     return context

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import grpc
 import target_stream_raw
 from gateway import Ending
-from house import House, witness_requests
-from material import Material, pack
+from harness import CallHarness, witness_requests
+from inputs import FuzzInput, pack
 
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2 as pb
@@ -18,30 +18,30 @@ from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 
 METHOD = "/voicecohort.v1.ClassifierService/StreamClassify"
 HIDDEN = "Internal error from Core"
-"""What grpc.aio's client says where a write met the end of the stream (grpc issue 36066)."""
+"""Error of grpc.aio's client where a write met the end of the stream (grpc issue 36066)."""
 LONGEST = 32_768
 """Bytes of a message that the server reads; a longer one is refused by gRPC."""
 MOST = 64
 
 
 class Endings(Metrics):
-    """Keeps what the server says of how streams ended."""
+    """Records the statuses of ended streams."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
 
-    def ended(self, status: str, *more: str) -> None:
+    def record_call_end(self, status: str, *more: str) -> None:
         self.seen.append(status)
-        super().ended(status, *more)
+        super().record_call_end(status, *more)
 
-    def refused(self, status: str, *more: str) -> None:
+    def record_refusal(self, status: str, *more: str) -> None:
         self.seen.append(status)
-        super().refused(status, *more)
+        super().record_refusal(status, *more)
 
 
-class RpcStream(House):
-    """The house behind a server on a loopback port."""
+class RpcStream(CallHarness):
+    """The call harness behind a server on a loopback port."""
 
     def _metrics(self) -> Endings:
         return Endings()
@@ -84,7 +84,7 @@ class RpcStream(House):
             ending.status, ending.details = error.code().name, error.details() or ""
         finally:
             sending.cancel()
-            # What breaks a stream is told by its reading side.
+            # The reading side raises the error of a stream.
             await asyncio.gather(sending, return_exceptions=True)
         code = await stream.code()
         assert ending.status in {"", code.name}
@@ -122,8 +122,8 @@ def seeds() -> list[bytes]:
 
 def run(data: bytes) -> None:
     """One input: messages, each behind its length."""
-    material = Material(data)
+    fuzz_input = FuzzInput(data)
     script: list[bytes] = []
-    while material.left and len(script) < MOST:
-        script.append(material.piece())
+    while fuzz_input.left and len(script) < MOST:
+        script.append(fuzz_input.piece())
     wire().try_call(script)

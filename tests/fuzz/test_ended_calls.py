@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the fuzzer's modules import ea
 
 import campaign
 import gateway
-import house as houses
+import harness
 import structlog
 
 from streamer.call.call import Call
@@ -19,10 +19,10 @@ from streamer.rpc import voicecohort_pb2 as pb
 
 
 @pytest.fixture(scope="module")
-def house(run_async):
+def calls(run_async):
     before = structlog.get_config()
     campaign.quiet()
-    made = houses.House(run_async)
+    made = harness.CallHarness(run_async)
     yield made
     made.close()
     structlog.configure(**before)
@@ -31,13 +31,13 @@ def house(run_async):
 def resumable():
     """A good call that asks for checkpoints."""
     first = pb.StreamClassifyRequest()
-    first.CopyFrom(houses.witness_requests()[0])
+    first.CopyFrom(harness.witness_requests()[0])
     first.config.checkpoint_interval.FromSeconds(1)
-    return [first, *houses.witness_requests()[1:], *[gateway.Pause] * 10]
+    return [first, *harness.witness_requests()[1:], *[gateway.Pause] * 10]
 
 
 def scripts():
-    good = list(houses.witness_requests())
+    good = list(harness.witness_requests())
     return {
         "finished": good,
         "with checkpoints": resumable(),
@@ -49,13 +49,13 @@ def scripts():
 
 
 @pytest.mark.parametrize("name", scripts())
-def test_an_ended_call_waits_for_no_collector(name, house, monkeypatch):
-    calls = []
+def test_an_ended_call_is_freed_without_the_collector(name, calls, monkeypatch):
+    references = []
     begin = Call.__init__
 
     def noted(call, *args, **kwargs):
         begin(call, *args, **kwargs)
-        calls.append(weakref.ref(call))
+        references.append(weakref.ref(call))
 
     monkeypatch.setattr(Call, "__init__", noted)
     gc.collect()
@@ -63,8 +63,8 @@ def test_an_ended_call_waits_for_no_collector(name, house, monkeypatch):
     try:
         # The last of them may still be held by what asyncio did last.
         for script in (scripts()[name], scripts()[name], [gateway.Undecodable]):
-            house._run(house.call(script))
-        assert len(calls) == 2
-        assert [call() for call in calls] == [None, None]
+            calls._run(calls.call(script))
+        assert len(references) == 2
+        assert [reference() for reference in references] == [None, None]
     finally:
         gc.enable()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))  # the targets import each other by name
 
 import campaign
-import house as houses
+import harness
 import target_wire
 from targets import NAMES, load
 
@@ -42,9 +42,9 @@ def _quiet():
 
 
 @pytest.fixture(scope="module")
-def house(run_async):
+def calls(run_async):
     """The service without sockets, on the loop that all tests share."""
-    made = houses.House(run_async)
+    made = harness.CallHarness(run_async)
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ def wire(run_async):
 @pytest.fixture
 def broken(run_async):
     """A service to break."""
-    made = houses.House(run_async)
+    made = harness.CallHarness(run_async)
     yield made
     made.close()
 
@@ -84,8 +84,8 @@ def mutations(draw, seeds, longest):
 
 
 @pytest.mark.parametrize("name", list(NAMES))
-def test_target_stands_seeds_and_their_mutations(name, house, wire, monkeypatch):
-    monkeypatch.setattr(houses, "house", lambda: house)
+def test_target_accepts_seeds_and_mutations(name, calls, wire, monkeypatch):
+    monkeypatch.setattr(harness, "shared_harness", lambda: calls)
     monkeypatch.setattr(target_wire, "wire", lambda: wire)
     target = load(name)
     seeds = target.seeds()
@@ -111,7 +111,7 @@ def test_coverage_guided_for_a_moment(name, tmp_path):
     assert 0 < result["longest_input_s"] < 10
 
 
-def test_the_command_says_so_where_atheris_is_missing(monkeypatch, capsys):
+def test_command_reports_missing_atheris(monkeypatch, capsys):
     command = runpy.run_path(str(Path(__file__).parent))
     monkeypatch.setattr(campaign, "available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["fuzz", "--runs", "1"])
@@ -123,7 +123,7 @@ def test_the_command_says_so_where_atheris_is_missing(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not campaign.available(), reason="atheris is not installed")
-def test_a_planted_defect_is_found_and_its_input_kept(tmp_path, monkeypatch):
+def test_planted_defect_is_found_and_stored(tmp_path, monkeypatch):
     source = "def seeds(): return [b'abc']\ndef run(data): assert not data.startswith(b'zz')\n"
     (tmp_path / "target_planted.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -134,7 +134,7 @@ def test_a_planted_defect_is_found_and_its_input_kept(tmp_path, monkeypatch):
     assert "AssertionError" in result["report"]
 
 
-def test_the_witness_notices_another_calls_sound(broken, monkeypatch):
+def test_witness_detects_audio_of_another_call(broken, monkeypatch):
     process = Channel.process
     mixed = []
 
@@ -144,20 +144,20 @@ def test_the_witness_notices_another_calls_sound(broken, monkeypatch):
 
     monkeypatch.setattr(Channel, "process", process_both)
     with pytest.raises(AssertionError):
-        broken.try_call(list(houses.witness_requests())[:8])
+        broken.try_call(list(harness.witness_requests())[:8])
 
 
-def test_a_stream_that_is_left_open_is_noticed(broken, monkeypatch):
+def test_open_stream_is_detected(broken, monkeypatch):
     async def never(*_):
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(houses, "LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr(harness, "LIMIT_SECONDS", 0.5)
     monkeypatch.setattr(Call, "finish", never)
     with pytest.raises(TimeoutError):
-        broken.try_call(houses.witness_requests()[:3])
+        broken.try_call(harness.witness_requests()[:3])
 
 
-def test_an_exception_that_is_no_status_is_noticed(broken, monkeypatch):
+def test_exception_without_status_is_detected(broken, monkeypatch):
     monkeypatch.setattr(Call, "handle", lambda *_: 1 / 0)
     with pytest.raises(AssertionError, match="INTERNAL"):
-        broken.try_call(houses.witness_requests()[:3])
+        broken.try_call(harness.witness_requests()[:3])

@@ -51,7 +51,7 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
-    """By name: what a server said that was started in vain. All are started at once, two by two."""
+    """Output of servers that cannot start, by name; started two at a time."""
     folder = tmp_path_factory.mktemp("models")
     content = DEFAULT_MODEL.read_bytes()
 
@@ -126,7 +126,7 @@ def refusals(tmp_path_factory):
         ("unlike any variable", "environment variable VOICECOHORT_XYZ: no such setting"),
     ],
 )
-def test_server_that_cannot_start_says_why_in_one_line(refusals, name, message):
+def test_server_that_cannot_start_prints_one_line(refusals, name, message):
     folder, address, results = refusals
     done = results[name]
     message = message.format(folder=folder, address=address)
@@ -195,7 +195,7 @@ def test_reflection_describes_the_service(line):
     assert pb.DESCRIPTOR.serialized_pb in list(answer.file_descriptor_proto)
 
 
-def test_log_says_where_and_what_is_served(server, student, log_entry):
+def test_log_has_address_and_model(server, student, log_entry):
     entry = log_entry(server, "serving")
     assert entry["address"] == server.target
     assert entry["model"] == student.metadata.model_id
@@ -236,7 +236,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
 
 
 @pytest.mark.parametrize(
-    ("module", "before", "said"),
+    ("module", "before", "output"),
     [
         ("streamer.serve", None, f"{POLLING} {POLLING} True"),
         ("streamer.serve", "-tcp_frame_size_tuning", "-tcp_frame_size_tuning " * 2 + "True"),
@@ -245,7 +245,7 @@ print(Watch.seen, os.environ.get("GRPC_EXPERIMENTS"), "grpc" in sys.modules)
         ("streamer.process.environment", None, f"never {POLLING} False"),
     ],
 )
-def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypatch):
+def test_polling_is_set_before_grpc_is_imported(module, before, output, monkeypatch):
     """And only for a server whose operator has not settled it."""
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     if before is not None:
@@ -257,10 +257,10 @@ def test_polling_is_settled_before_grpc_is_loaded(module, before, said, monkeypa
         timeout=60,
         check=True,
     )
-    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+    assert (done.stdout, done.stderr) == (f"{output}\n", "")
 
 
-def test_grpc_knows_the_experiment_and_says_nothing(monkeypatch):
+def test_grpc_accepts_the_experiment(monkeypatch):
     """A release without it would complain on standard error, where only JSON lines belong."""
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
     done = serve("--check")
@@ -320,7 +320,7 @@ def test_running_call_ends_well_after_the_signal(
         assert log_entry(server, "stopped")
 
 
-def test_call_that_goes_on_is_finished_at_the_drain_deadline(
+def test_running_call_ends_at_the_drain_deadline(
     make_line, request_of, speech, log_entry, line, assert_same_prediction
 ):
     audio = chunks(request_of, speech)
@@ -358,7 +358,7 @@ def test_idle_server_stops_at_once():
     assert [entry["event"] for entry in server.log] == ["serving", "draining", "stopped"]
 
 
-def test_stream_without_a_config_does_not_hold_up_the_end(make_line, log_entry):
+def test_stream_without_config_does_not_delay_stop(make_line, log_entry):
     """It is no call yet: it has nothing to lose, and learns why it ends."""
     with local_server("--provider", "cpu", "--drain-seconds", "0.2") as server:
         here = make_line(server.target)

@@ -61,8 +61,8 @@ class Echo(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(serve)
 
 
-def test_the_stream_of_a_gateway_whose_host_died_ends_with_the_keepalive(run_async):
-    """Times are a twentieth of the server's: asked after 3 s, given up 1 s later."""
+def test_keepalive_ends_streams_of_a_dead_host(run_async):
+    """Times are a twentieth of the server's: pinged after 3 s, closed 1 s later."""
 
     def hastened(name, value):
         times = name.endswith(("keepalive_time_ms", "timeout_ms"))

@@ -126,14 +126,14 @@ def test_loopback_needs_no_tls(listen):
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "example.org:1"])
-def test_beyond_loopback_plaintext_must_be_asked_for(listen):
+def test_plaintext_beyond_loopback_needs_insecure(listen):
     with pytest.raises(ValidationError, match="is not loopback"):
         read("--listen", listen)
     assert read("--listen", listen, "--insecure").insecure
 
 
 @pytest.mark.parametrize("name", ["metrics_listen", "health_listen"])
-def test_every_worker_has_a_port_for_its_metrics_and_its_health(name):
+def test_every_worker_needs_ports(name):
     flags = [f"--{name.replace('_', '-')}", "127.0.0.1:65533", "--workers"]
     assert read(*flags, "3").workers == 3
     with pytest.raises(ValidationError, match=rf"{name} .*:65533 leaves worker 3 no port"):
@@ -203,7 +203,7 @@ def test_help_explains_every_flag():
     assert "VOICECOHORT_MAX_CALLS" in text
 
 
-def test_variables_of_a_kubernetes_service_are_no_settings():
+def test_kubernetes_variables_are_ignored():
     """A Service named voicecohort or voicecohort-replicas sets them in every container."""
     names = [
         "VOICECOHORT_SERVICE_HOST",

@@ -1,4 +1,4 @@
-"""A server that dies by a script, whose answers give away every byte it heard."""
+"""Scripted server that fails at given points; its responses depend on every audio byte."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def error_of(code, details="died", trailing=()):
 
 @dataclass
 class Memory:
-    """All that a replica knows of a call; a checkpoint is this as JSON.
+    """State of a call on a replica; a checkpoint is this as JSON.
 
     Attributes:
-        heard: sequence and bytes (hex) of every audio message, in order.
+        received: sequence and bytes (hex) of every audio message, in order.
         digest: of what was listened to since the last discard.
         taken: requests handled, by which checkpoints are placed.
     """
 
-    heard: list = field(default_factory=list)
+    received: list = field(default_factory=list)
     samples: int = 0
     digest: int = 0
     held: bool = False
@@ -48,11 +48,11 @@ class Memory:
 
     @property
     def sequence(self):
-        return self.heard[-1][0] if self.heard else 0
+        return self.received[-1][0] if self.received else 0
 
     @property
     def data(self):
-        return b"".join(bytes.fromhex(data) for _, data in self.heard)
+        return b"".join(bytes.fromhex(data) for _, data in self.received)
 
 
 class Replica:
@@ -77,7 +77,7 @@ class Replica:
             return [Response(started=started)]
         answers = self._audio(request.audio) if kind == "audio" else self._control(request.control)
         self.memory.taken += 1
-        if self.memory.taken in self.checkpoints and self.memory.heard:
+        if self.memory.taken in self.checkpoints and self.memory.received:
             data = json.dumps(asdict(self.memory)).encode()
             checkpoint = pb.Checkpoint(data=data, sequence=self.memory.sequence)
             answers.append(Response(checkpoint=checkpoint))
@@ -90,7 +90,7 @@ class Replica:
         memory = self.memory
         assert audio.sequence > memory.sequence, "sent again although acknowledged"
         answers = [] if memory.held else self._speech(audio.data[0] % 2 == 1)
-        memory.heard.append([audio.sequence, audio.data.hex()])
+        memory.received.append([audio.sequence, audio.data.hex()])
         memory.samples += len(audio.data)
         if not memory.held:
             memory.digest = zlib.crc32(audio.data, memory.digest)
@@ -145,7 +145,7 @@ class Death:
 
 
 class ScriptedStream(Stream):
-    """A stream without gRPC, to a replica that dies as ``death`` says, or not at all."""
+    """A stream without gRPC, to a replica that dies as ``death`` defines, or not at all."""
 
     def __init__(self, replica, death=None):
         self.replica = replica
@@ -203,21 +203,23 @@ class Scene:
     Args:
         deaths: of one stream each.
         checkpoints: see :class:`Replica`.
-        kept: bytes of audio that may be kept.
+        buffered: bytes of audio that may be buffered.
         seconds: of outage.
         back: what every sleep waits for.
     """
 
-    def __init__(self, deaths=(), checkpoints=(), kept=10**6, seconds=60.0, back=None, **options):
+    def __init__(
+        self, deaths=(), checkpoints=(), buffered=10**6, seconds=60.0, back=None, **options
+    ):
         self.now = 0.0
         self.sleeps = []
         self.streams = []
         self._back = back
         self._deaths = list(deaths)
         self._checkpoints = checkpoints
-        attempts = RetryPolicy(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
-        self.kept = ReplayBuffer(kept)
-        self.stream = ResumableStream(self._open, self.kept, attempts, self._sleep, **options)
+        retry = RetryPolicy(seconds, clock=lambda: self.now, jitter=lambda: 0.0)
+        self.buffer = ReplayBuffer(buffered)
+        self.stream = ResumableStream(self._open, self.buffer, retry, self._sleep, **options)
         config = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=RATE)
         self.call = Call(self.stream, config)
 

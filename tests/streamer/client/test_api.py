@@ -39,7 +39,7 @@ def parts(data, size=800):
 # --- the class ---
 
 
-def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
+def test_finals_equal_those_of_a_raw_call(run, server, line, speech, request_of):
     async def scenario(call):
         numbers = [await call.send(part) for part in parts(speech)]
         return numbers, await call.finish()
@@ -49,20 +49,20 @@ def test_finals_are_those_of_a_raw_call(run, server, line, speech, request_of):
     raw = line.run(
         request_of.config(), *(request_of.audio(n, p) for n, p in enumerate(parts(speech), start=1))
     )
-    (started,), wanted = raw.of("started"), raw.finals[0]
+    (started,), expected = raw.of("started"), raw.finals[0]
     assert (final.channel, final.sequence, final.final) == (0, 30, True)
     assert final.audio_time == 3.0
-    assert final.speech_time == wanted.speech_time.ToTimedelta().total_seconds() > 2
+    assert final.speech_time == expected.speech_time.ToTimedelta().total_seconds() > 2
     assert final.lost_time == 0.0
     for name in TASKS:
-        task, message = getattr(final, name), getattr(wanted, name)
+        task, message = getattr(final, name), getattr(expected, name)
         assert list(task.posterior) == list(getattr(started, name).labels)
         np.testing.assert_allclose(list(task.posterior.values()), message.posterior, atol=1e-5)
         assert (task.label, bool(task.undecided)) == (message.label, not message.label)
         assert task.confidence == pytest.approx(max(message.posterior), abs=1e-5)
 
 
-def test_started_says_who_answers(run, server, student):
+def test_started_names_the_model(run, server, student):
     async def scenario(call):
         return call.started
 
@@ -72,7 +72,7 @@ def test_started_says_who_answers(run, server, student):
     assert started.update_interval.ToTimedelta().total_seconds() == 0.25
 
 
-def test_events_come_while_audio_goes_out(run, server, speech):
+def test_events_arrive_during_sending(run, server, speech):
     """A gateway reads a prediction of what it has sent before it sends on."""
 
     async def scenario(call):
@@ -199,9 +199,9 @@ def test_bad_audio_raises_at_the_next_read(run, server):
 
 @pytest.mark.parametrize("reading", [False, True], ids=["sending", "sending and reading"])
 def test_failed_call_raises_the_servers_error_while_sending(run, server, reading):
-    """Whatever the two do when they meet: the gateway must learn what the server said.
+    """Whatever the two do when they meet: the gateway must get the status of the server.
 
-    Neither asyncio's InvalidStateError nor gRPC's "Internal error from Core" says why.
+    Neither asyncio's InvalidStateError nor gRPC's "Internal error from Core" gives the reason.
     """
 
     async def send(call):
@@ -268,7 +268,7 @@ def test_no_server_raises_unavailable(run, free_port):
     assert caught.value.code() is Code.UNAVAILABLE
 
 
-def test_leaving_early_cancels_the_call(run, server, log_entry):
+def test_leaving_the_context_cancels_the_call(run, server, log_entry):
     async def scenario(call):
         await call.send(bytes(800))
 

@@ -1,4 +1,4 @@
-"""The command line: a file is streamed and shown, or told in JSON."""
+"""The command line: a file is streamed and shown, or printed as JSON."""
 
 import io
 import json
@@ -92,7 +92,7 @@ def test_realtime_takes_as_long_as_the_call(server, tmp_path, capsys):
         ([__file__], f"{__file__}: not a readable sound file: "),
     ],
 )
-def test_file_that_cannot_be_read(arguments, message, capsys):
+def test_unreadable_file_is_an_error(arguments, message, capsys):
     assert cli.main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -100,7 +100,7 @@ def test_file_that_cannot_be_read(arguments, message, capsys):
     assert shown.err.count("\n") == 1
 
 
-def test_file_of_three_channels(tmp_path, capsys):
+def test_three_channels_are_refused(tmp_path, capsys):
     path = tmp_path / "three.wav"
     soundfile.write(path, np.zeros((800, 3), np.int16), RATE)
     assert cli.main([str(path)]) == 2
@@ -114,7 +114,7 @@ def test_no_server_is_one_line(demo_file, free_port):
     assert message.startswith(f"127.0.0.1:{free_port}: UNAVAILABLE: ")
 
 
-def test_servers_refusal_is_one_line(server, demo_file):
+def test_refusal_is_one_line(server, demo_file):
     """Chunks of 11 s are too long: the status, and no traceback behind it."""
     done = command(demo_file, "--target", server.target, "--json", "--chunk-ms", 11000)
     assert done.returncode == 1
@@ -133,7 +133,7 @@ def test_flags_out_of_range(demo_file, flag, value, least, capsys):
     assert f"{flag} {value}: at least {least}" in capsys.readouterr().err
 
 
-def test_demo_needs_nothing(demo_call):
+def test_demo_runs_without_arguments(demo_call):
     """Its own server, the call, running predictions, the end; all in JSON for a script."""
     done = command("--json", module="streamer.demo")
     assert done.returncode == 0, done.stderr
@@ -190,14 +190,14 @@ def test_files_of_any_rate_become_calls(tmp_path, rate):
         Encoding.MULAW,
     )
     left = np.frombuffer(call.data[0::2], np.uint8)[800:-800]
-    wanted = np.frombuffer(expected, np.uint8)[800:-800]
+    expected_samples = np.frombuffer(expected, np.uint8)[800:-800]
     got = decode(left.tobytes(), Encoding.MULAW).astype(int)
     right = decode(call.data[1::2], Encoding.MULAW)[800:-800].astype(int)
-    assert np.abs(got - decode(wanted.tobytes(), Encoding.MULAW)).max() <= 1024
+    assert np.abs(got - decode(expected_samples.tobytes(), Encoding.MULAW)).max() <= 1024
     assert np.abs(got + right).max() <= 1024
 
 
-def test_local_server_that_cannot_start_says_why(tmp_path):
+def test_local_server_reports_why_it_cannot_start(tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"no\.onnx: not found$"),
         local_server("--model", str(tmp_path / "no.onnx")),

@@ -10,13 +10,13 @@ def test_a_token_is_a_header():
 
 
 @pytest.mark.parametrize("token", ["geheim\n", "ge heim", "gehäim"])
-def test_what_no_header_can_carry_is_refused_without_being_repeated(token):
+def test_invalid_token_is_refused_and_not_repeated(token):
     with pytest.raises(ValueError, match="printable ASCII") as caught:
         Client("127.0.0.1:1", token=token)
     assert "heim" not in str(caught.value)
 
 
-def test_from_a_file_else_from_the_environment(tmp_path, monkeypatch):
+def test_token_from_file_else_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("VOICECOHORT_TOKEN", raising=False)
     file = tmp_path / "token"
     file.write_text(" abc\n")
@@ -25,7 +25,7 @@ def test_from_a_file_else_from_the_environment(tmp_path, monkeypatch):
     assert (read_token(None), read_token(file)) == ("def", "abc")
 
 
-def test_a_file_without_a_token_is_named(tmp_path):
+def test_error_names_a_file_without_token(tmp_path):
     file = tmp_path / "token"
     with pytest.raises(ValueError, match=r"token: No such file"):
         read_token(file)

@@ -1,4 +1,4 @@
-"""What of a stream's responses is told."""
+"""Deduplication of the responses of successive streams."""
 
 import pytest
 
@@ -23,11 +23,11 @@ def delivered():
     return ResponseDeduplicator()
 
 
-def take(delivered, *responses):
-    return [new for response in responses for new in delivered.take(response)]
+def push_all(delivered, *responses):
+    return [new for response in responses for new in delivered.push(response)]
 
 
-def test_a_stream_that_lives_is_told_as_it_is(delivered):
+def test_responses_of_one_stream_are_unchanged(delivered):
     responses = [
         speech(True, 0.2),
         prediction(0.5),
@@ -40,74 +40,74 @@ def test_a_stream_that_lives_is_told_as_it_is(delivered):
         prediction(1.2, final=True),
         prediction(1.2, 1, final=True),
     ]
-    told = take(delivered, *responses)
-    assert told == responses[:7]
-    assert delivered.rest() == responses[7:]
-    assert delivered.rest() == []
+    new = push_all(delivered, *responses)
+    assert new == responses[:7]
+    assert delivered.flush() == responses[7:]
+    assert delivered.flush() == []
 
 
 def test_repeated_ones_are_dropped_by_channel(delivered):
     before = [speech(True, 0.2), prediction(0.5), speech(True, 0.4, 1), prediction(0.5, 1)]
-    assert take(delivered, *before) == before
+    assert push_all(delivered, *before) == before
     delivered.begin_stream()
-    assert take(delivered, *before) == []
-    assert take(delivered, prediction(0.6), prediction(0.4, 1)) == [prediction(0.6)]
+    assert push_all(delivered, *before) == []
+    assert push_all(delivered, prediction(0.6), prediction(0.4, 1)) == [prediction(0.6)]
     # another server may be busier, and predict less often
-    assert take(delivered, prediction(0.9, 1), prediction(0.9)) == [
+    assert push_all(delivered, prediction(0.9, 1), prediction(0.9)) == [
         prediction(0.9, 1),
         prediction(0.9),
     ]
 
 
 @pytest.mark.parametrize("known", range(3))
-def test_events_at_one_instant_are_told_once(delivered, known):
-    """Of two such events the checkpoint may know any number, and the next stream says the rest."""
+def test_events_at_one_instant_are_delivered_once(delivered, known):
+    """A checkpoint may include any number of them; the next stream sends the others."""
     events = [speech(False, 1.0), speech(True, 1.0)]
-    assert take(delivered, speech(True, 0.2), *events) == [speech(True, 0.2), *events]
+    assert push_all(delivered, speech(True, 0.2), *events) == [speech(True, 0.2), *events]
     delivered.begin_stream()
-    assert take(delivered, *events[known:], prediction(1.5)) == [prediction(1.5)]
-    assert take(delivered, speech(False, 1.6), prediction(2.0)) == [
+    assert push_all(delivered, *events[known:], prediction(1.5)) == [prediction(1.5)]
+    assert push_all(delivered, speech(False, 1.6), prediction(2.0)) == [
         speech(False, 1.6),
         prediction(2.0),
     ]
 
 
-def test_second_event_at_one_instant_is_told_if_it_is_news(delivered):
-    take(delivered, speech(True, 0.2), speech(False, 1.0), prediction(1.5))
+def test_new_second_event_at_one_instant_is_delivered(delivered):
+    push_all(delivered, speech(True, 0.2), speech(False, 1.0), prediction(1.5))
     delivered.begin_stream()
-    assert take(delivered, speech(False, 1.0), speech(True, 1.0)) == [speech(True, 1.0)]
+    assert push_all(delivered, speech(False, 1.0), speech(True, 1.0)) == [speech(True, 1.0)]
 
 
-def test_an_end_of_speech_waits_for_what_is_behind_it(delivered):
-    assert take(delivered, speech(True, 0.1), speech(False, 0.5)) == [speech(True, 0.1)]
-    assert take(delivered, prediction(0.5)) == []  # as a server that shuts down says it
-    assert take(delivered, prediction(1.0)) == [
+def test_an_end_of_speech_waits_for_a_later_response(delivered):
+    assert push_all(delivered, speech(True, 0.1), speech(False, 0.5)) == [speech(True, 0.1)]
+    assert push_all(delivered, prediction(0.5)) == []  # from a server that shuts down
+    assert push_all(delivered, prediction(1.0)) == [
         speech(False, 0.5),
         prediction(0.5),
         prediction(1.0),
     ]
 
 
-def test_a_server_that_shuts_down_is_not_the_end(delivered):
-    assert len(take(delivered, speech(True, 0.1), prediction(0.5))) == 2
-    assert take(delivered, speech(False, 0.6), prediction(0.6, final=True)) == []
+def test_finals_of_a_draining_server_are_held_back(delivered):
+    assert len(push_all(delivered, speech(True, 0.1), prediction(0.5))) == 2
+    assert push_all(delivered, speech(False, 0.6), prediction(0.6, final=True)) == []
     delivered.begin_stream()
-    assert take(delivered, prediction(1.0)) == [prediction(1.0)]
-    assert take(delivered, prediction(1.0, final=True)) == []
-    assert delivered.rest() == [prediction(1.0, final=True)]
+    assert push_all(delivered, prediction(1.0)) == [prediction(1.0)]
+    assert push_all(delivered, prediction(1.0, final=True)) == []
+    assert delivered.flush() == [prediction(1.0, final=True)]
 
 
-def test_a_checkpoint_confirms_what_was_held_back(delivered):
-    take(delivered, speech(True, 0.1), speech(False, 0.5))
-    assert delivered.rest() == [speech(False, 0.5)]
+def test_a_checkpoint_releases_held_back_responses(delivered):
+    push_all(delivered, speech(True, 0.1), speech(False, 0.5))
+    assert delivered.flush() == [speech(False, 0.5)]
     delivered.begin_stream()
-    assert take(delivered, speech(False, 0.5), prediction(1.0)) == [prediction(1.0)]
+    assert push_all(delivered, speech(False, 0.5), prediction(1.0)) == [prediction(1.0)]
 
 
 def test_only_one_final_prediction_per_channel(delivered):
-    take(delivered, prediction(1.0, final=True), prediction(1.0, final=True))
-    take(delivered, prediction(1.0, 1, final=True))
-    assert delivered.rest() == [prediction(1.0, final=True), prediction(1.0, 1, final=True)]
+    push_all(delivered, prediction(1.0, final=True), prediction(1.0, final=True))
+    push_all(delivered, prediction(1.0, 1, final=True))
+    assert delivered.flush() == [prediction(1.0, final=True), prediction(1.0, 1, final=True)]
     delivered.begin_stream()
-    take(delivered, prediction(1.0, final=True), prediction(2.0, final=True))
-    assert delivered.rest() == []
+    push_all(delivered, prediction(1.0, final=True), prediction(2.0, final=True))
+    assert delivered.flush() == []

@@ -7,85 +7,85 @@ from hypothesis import strategies as st
 from streamer.client.replay_buffer import ReplayBuffer
 
 
-def drain(kept):
+def drain(buffer):
     """All that the present stream was not given."""
     given = []
-    while (request := kept.next()) is not None:
+    while (request := buffer.next_unsent()) is not None:
         given.append(request)
     return given
 
 
-def test_a_stream_is_given_each_once_and_the_next_all_again(request_of):
-    kept = ReplayBuffer(100)
+def test_rewind_returns_all_requests_again(request_of):
+    buffer = ReplayBuffer(100)
     audio = [request_of.audio(n, b"ab") for n in range(1, 4)]
     for request in audio[:2]:
-        kept.add(request)
-    assert drain(kept) == audio[:2]
-    kept.add(audio[2])
-    assert drain(kept) == audio[2:]
-    kept.rewind()
-    assert drain(kept) == audio
+        buffer.append(request)
+    assert drain(buffer) == audio[:2]
+    buffer.append(audio[2])
+    assert drain(buffer) == audio[2:]
+    buffer.rewind()
+    assert drain(buffer) == audio
 
 
-def test_a_checkpoint_covers_audio_and_the_controls_between(request_of):
-    kept = ReplayBuffer(100)
+def test_acknowledge_drops_audio_and_controls_between(request_of):
+    buffer = ReplayBuffer(100)
     hold, resume = request_of.control("hold"), request_of.control("resume", 0)
     requests = [hold, request_of.audio(5, b"ab"), resume, request_of.audio(9, b"cd")]
     for request in requests:
-        kept.add(request)
-    drain(kept)
-    kept.forget(4)
-    assert len(kept) == 4
-    kept.forget(8)
-    assert (len(kept), kept.audio) == (2, 2)
-    assert kept.next() is None
-    kept.rewind()
-    assert drain(kept) == requests[2:]
+        buffer.append(request)
+    drain(buffer)
+    buffer.acknowledge(4)
+    assert len(buffer) == 4
+    buffer.acknowledge(8)
+    assert (len(buffer), buffer.audio_bytes) == (2, 2)
+    assert buffer.next_unsent() is None
+    buffer.rewind()
+    assert drain(buffer) == requests[2:]
 
 
-def test_what_was_not_sent_is_not_forgotten(request_of):
-    kept = ReplayBuffer(100)
+def test_unsent_requests_are_not_acknowledged(request_of):
+    buffer = ReplayBuffer(100)
     for n in range(1, 4):
-        kept.add(request_of.audio(n, b"a"))
-    kept.next()
-    kept.forget(3)
-    assert [request.audio.sequence for request in drain(kept)] == [2, 3]
+        buffer.append(request_of.audio(n, b"a"))
+    buffer.next_unsent()
+    buffer.acknowledge(3)
+    assert [request.audio.sequence for request in drain(buffer)] == [2, 3]
 
 
-def test_it_is_full_by_its_audio(request_of):
-    kept = ReplayBuffer(4)
-    kept.add(request_of.audio(1, b"abc"))
-    assert not kept.full
-    kept.add(request_of.audio(2, b"abc"))
-    assert kept.full
-    drain(kept)
-    kept.forget(1)
-    assert not kept.full
+def test_audio_fills_the_buffer(request_of):
+    buffer = ReplayBuffer(4)
+    buffer.append(request_of.audio(1, b"abc"))
+    assert not buffer.full
+    buffer.append(request_of.audio(2, b"abc"))
+    assert buffer.full
+    drain(buffer)
+    buffer.acknowledge(1)
+    assert not buffer.full
 
 
 @pytest.mark.parametrize("sent", [False, True])
-def test_controls_without_audio_take_no_room(request_of, sent):
+def test_repeated_controls_take_no_space(request_of, sent):
     """A gateway that toggles a hold for ever."""
-    kept = ReplayBuffer(4)
-    kept.add(request_of.audio(1, b"a"))
+    buffer = ReplayBuffer(4)
+    buffer.append(request_of.audio(1, b"a"))
     hold, resume = request_of.control("hold"), request_of.control("resume")
     given = []
     for _ in range(1000):
-        kept.add(hold)
-        kept.add(resume)
-        given += drain(kept) if sent else []
-    assert len(kept) == 3
+        buffer.append(hold)
+        buffer.append(resume)
+        given += drain(buffer) if sent else []
+    assert len(buffer) == 3
     if sent:
         assert len(given) == 2001  # the stream at hand gets all of them
-    kept.rewind()
-    assert drain(kept)[1:] == [hold, resume]
-    kept.add(request_of.audio(2, b"a"))
-    kept.add(hold)
-    assert len(kept) == 5
+    buffer.rewind()
+    assert drain(buffer)[1:] == [hold, resume]
+    buffer.append(request_of.audio(2, b"a"))
+    buffer.append(hold)
+    assert len(buffer) == 5
 
 
 class Channel:
-    """What controls without audio between them do to a channel that was heard."""
+    """What controls without audio between them do to a channel with state."""
 
     def __init__(self, held):
         self.held, self.open, self.fresh = held, not held, False
@@ -107,17 +107,17 @@ ACTIONS = st.lists(st.sampled_from(["hold", "resume", "discard"]), max_size=12)
 
 
 @given(ACTIONS, st.integers(0, 12), st.booleans())
-def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, held):
+def test_remaining_controls_have_the_same_effect(request_of, actions, applied, held):
     """Also behind a checkpoint that some of them are part of already."""
-    kept = ReplayBuffer(1)
+    buffer = ReplayBuffer(1)
     for action in actions:
-        kept.add(request_of.control(action))
+        buffer.append(request_of.control(action))
     channel, resumed = Channel(held), Channel(held)
     for action in actions:
         channel.obey(action)
     for action in actions[:applied]:
         resumed.obey(action)
-    for request in drain(kept):
+    for request in drain(buffer):
         resumed.obey(request.control.WhichOneof("action"))
     assert resumed.state == channel.state
 
@@ -130,26 +130,26 @@ def test_controls_that_are_kept_do_what_all_did(request_of, actions, applied, he
         max_size=60,
     )
 )
-def test_nothing_unacknowledged_is_ever_missing(request_of, actions):
+def test_unacknowledged_audio_is_never_lost(request_of, actions):
     """Against a list that forgets nothing."""
-    kept, sent, acknowledged, sequence, given = ReplayBuffer(50), [], 0, 0, 0
+    buffer, sent, acknowledged, sequence, given = ReplayBuffer(50), [], 0, 0, 0
     for action, number in actions:
-        if action == "audio" and not kept.full:
+        if action == "audio" and not buffer.full:
             sequence += 1
             sent.append(request_of.audio(sequence, bytes(number)))
-            kept.add(sent[-1])
+            buffer.append(sent[-1])
         elif action == "hold":
-            kept.add(request_of.control("hold", number))
+            buffer.append(request_of.control("hold", number))
         elif action == "next":
-            request = kept.next()
+            request = buffer.next_unsent()
             given = request.audio.sequence if request and request.HasField("audio") else given
         elif action == "rewind":
-            kept.rewind()
+            buffer.rewind()
             given = acknowledged
         elif action == "forget" and number <= given:
-            kept.forget(number)
+            buffer.acknowledge(number)
             acknowledged = max(acknowledged, number)
-    kept.rewind()
-    left = [request for request in drain(kept) if request.HasField("audio")]
+    buffer.rewind()
+    left = [request for request in drain(buffer) if request.HasField("audio")]
     assert left == sent[acknowledged:]
-    assert kept.audio == sum(len(request.audio.data) for request in left) < 50 + 40
+    assert buffer.audio_bytes == sum(len(request.audio.data) for request in left) < 50 + 40

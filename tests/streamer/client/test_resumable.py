@@ -49,12 +49,12 @@ def undisturbed(scripted, run_async, steps):
 
 
 def check(scripted, run_async, scene, steps, pauses=()):
-    """The call's events and what the last server heard are those of an undisturbed call."""
+    """The call's events and what the last server received are those of an undisturbed call."""
     events = run_async(perform(scene.call, steps, pauses))
-    wanted, memory = undisturbed(scripted, run_async, steps)
-    assert events == wanted
+    expected, memory = undisturbed(scripted, run_async, steps)
+    assert events == expected
     last = scene.streams[-1].replica.memory
-    assert last.heard == memory.heard
+    assert last.received == memory.received
     assert last == memory
     assert all(stream.closed for stream in scene.streams)
     return events
@@ -83,7 +83,9 @@ deaths = st.lists(
 @given(steps, st.sets(st.integers(1, 30)), deaths, st.lists(st.integers(0, 6), max_size=30))
 @example([b"\x01", "hold", "resume", b"\x01"], {2}, [(5, 60, (Code.UNAVAILABLE, ""), True)], [])
 @example([b"\x01", "hold", b"\x02"], {1, 2, 3}, [(3, 9, (Code.UNAVAILABLE, ""), False)] * 5, [])
-def test_nothing_is_lost_or_told_twice(scripted, run_async, steps, checkpoints, deaths, pauses):
+def test_nothing_is_lost_or_delivered_twice(
+    scripted, run_async, steps, checkpoints, deaths, pauses
+):
     """Each byte counts exactly once and in order, whichever checkpoints there are."""
     script = [
         scripted.Death(requests, responses, scripted.error_of(*error), early)
@@ -129,14 +131,14 @@ def test_death_at_every_point(scripted, run_async, death, sent_again):
         assert len(again) == sent_again
 
 
-def test_a_missing_status_is_nothing_to_resume_for(scripted, run_async):
+def test_a_missing_status_needs_no_resumption(scripted, run_async):
     """The server's part is done, and it would take the checkpoint for used up."""
     scene = scripted.Scene([scripted.Death(responses=44)], {10, 20})
     check(scripted, run_async, scene, STEPS)
     assert len(scene.streams) == 1
 
 
-def test_all_of_a_call_may_be_sent_before_anything_is_read(scripted, run_async):
+def test_a_call_may_be_sent_before_reading(scripted, run_async):
     scene = scripted.Scene([scripted.Death(requests=8), scripted.Death(requests=9)], {4, 9, 14})
 
     async def main():
@@ -151,7 +153,7 @@ def test_all_of_a_call_may_be_sent_before_anything_is_read(scripted, run_async):
     assert scene.call.resumptions == 2
 
 
-def test_finals_of_a_server_that_shuts_down_are_not_the_calls_own(scripted, run_async):
+def test_finals_of_a_draining_server_are_replaced(scripted, run_async):
     death = scripted.Death(requests=12, early_finals=True)
     scene = scripted.Scene([death], {5})
     events = check(scripted, run_async, scene, STEPS)
@@ -159,7 +161,7 @@ def test_finals_of_a_server_that_shuts_down_are_not_the_calls_own(scripted, run_
     assert final.sequence == 20
 
 
-def test_finals_of_a_server_that_shuts_down_are_told_if_no_other_answers(scripted, run_async):
+def test_finals_of_the_last_server_are_delivered(scripted, run_async):
     gone = [scripted.Death(requests=0)] * 100
     scene = scripted.Scene([scripted.Death(requests=12, early_finals=True), *gone], {5})
     events = []
@@ -190,7 +192,7 @@ def test_finals_of_a_server_that_shuts_down_are_told_if_no_other_answers(scripte
         Code.RESOURCE_EXHAUSTED,
     ],
 )
-def test_an_error_that_would_come_again_is_raised_at_once(scripted, run_async, code):
+def test_a_permanent_error_is_raised_at_once(scripted, run_async, code):
     error = scripted.error_of(code, "no")
     scene = scripted.Scene([scripted.Death(requests=5, error=error)], {2})
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -199,7 +201,7 @@ def test_an_error_that_would_come_again_is_raised_at_once(scripted, run_async, c
     assert (len(scene.streams), scene.sleeps) == (1, [])
 
 
-def test_an_error_that_would_come_again_ends_the_attempts(scripted, run_async):
+def test_a_permanent_error_ends_the_retries(scripted, run_async):
     """Another model answers there: the checkpoint is of no use to it."""
     first, second = scripted.error_of(Code.UNAVAILABLE), scripted.error_of(Code.FAILED_PRECONDITION)
     deaths = [scripted.Death(requests=5, error=first), scripted.Death(requests=0, error=second)]
@@ -210,7 +212,7 @@ def test_an_error_that_would_come_again_ends_the_attempts(scripted, run_async):
     assert caught.value.__cause__ is first
 
 
-def test_error_meets_who_sends(scripted, run_async):
+def test_error_is_raised_while_sending(scripted, run_async):
     error = scripted.error_of(Code.ABORTED, "taken over")
     scene = scripted.Scene([scripted.Death(requests=3, error=error)])
 
@@ -225,8 +227,8 @@ def test_error_meets_who_sends(scripted, run_async):
     assert caught.value is error
 
 
-def test_a_server_that_hangs_is_left_for_another(scripted, run_async):
-    scene = scripted.Scene([scripted.Death(mute=True)], answer_seconds=0.02)
+def test_a_server_that_hangs_is_replaced(scripted, run_async):
+    scene = scripted.Scene([scripted.Death(mute=True)], response_seconds=0.02)
     check(scripted, run_async, scene, STEPS)
     assert [len(stream.written) for stream in scene.streams] == [0, 21]
 
@@ -234,10 +236,10 @@ def test_a_server_that_hangs_is_left_for_another(scripted, run_async):
 # --- memory ---
 
 
-def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
+def test_send_waits_while_the_buffer_is_full(scripted, run_async):
     """A server that is gone for long: 8 bytes are kept, the rest waits, and none is lost."""
     back = asyncio.Event()
-    scene = scripted.Scene([scripted.Death(requests=3)], {4, 8, 12, 16, 20}, kept=8, back=back)
+    scene = scripted.Scene([scripted.Death(requests=3)], {4, 8, 12, 16, 20}, buffered=8, back=back)
 
     async def main():
         async def send_all(call):
@@ -248,7 +250,7 @@ def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
             sending = asyncio.create_task(send_all(call))
             await asyncio.wait({sending}, timeout=0.05)
             assert not sending.done()
-            assert (scene.kept.audio, call.resumptions) == (8, 0)
+            assert (scene.buffer.audio_bytes, call.resumptions) == (8, 0)
             back.set()
             await sending
             return await call.finish()
@@ -259,8 +261,8 @@ def test_send_waits_while_as_much_as_may_be_is_kept(scripted, run_async):
     assert scene.call.resumptions == 1
 
 
-def test_several_tasks_that_wait_keep_their_order(scripted, run_async):
-    scene = scripted.Scene([scripted.Death(requests=5)] * 3, set(range(1, 1000)), kept=4)
+def test_waiting_tasks_keep_their_order(scripted, run_async):
+    scene = scripted.Scene([scripted.Death(requests=5)] * 3, set(range(1, 1000)), buffered=4)
 
     async def main():
         async with scene.call as call:
@@ -278,8 +280,8 @@ def test_several_tasks_that_wait_keep_their_order(scripted, run_async):
             return first + second
 
     numbers = run_async(main())
-    heard = [sequence for sequence, _ in scene.streams[-1].replica.memory.heard]
-    assert sorted(numbers) == heard == list(range(1, 41))
+    received = [sequence for sequence, _ in scene.streams[-1].replica.memory.received]
+    assert sorted(numbers) == received == list(range(1, 41))
 
 
 def test_unread_responses_are_bounded(scripted, run_async, monkeypatch):
@@ -337,7 +339,7 @@ def test_leaving_early_leaves_no_task(scripted, run_async):
     assert all(stream.closed for stream in scene.streams)
 
 
-def test_giving_up_the_opening_leaves_no_task(scripted, run_async):
+def test_cancelling_the_start_leaves_no_task(scripted, run_async):
     """A gateway's own timeout around the opening of a call, while there is no server."""
     scene = scripted.Scene([scripted.Death(requests=0)] * 10**5, seconds=1e9)
 
@@ -365,7 +367,7 @@ def test_messages_after_the_half_close_are_refused(scripted, run_async):
     run_async(main())
 
 
-def test_a_resumed_call_knows_who_answers_now(scripted, run_async):
+def test_a_resumed_call_has_the_new_started(scripted, run_async):
     """Without a checkpoint all is sent again, and another model may hear it."""
     scene = scripted.Scene([scripted.Death(requests=3)])
 

@@ -32,7 +32,7 @@ CHUNKS = [bytes([n, 2 * n]) for n in range(1, 21)]
 
 
 def with_retry(code, details, seconds):
-    """Trailers of a refusal that says when to come again."""
+    """Trailers of a refusal with a retry delay."""
     info = AnyMessage()
     info.Pack(error_details_pb2.RetryInfo(retry_delay=duration(seconds)))
     status = status_pb2.Status(code=code.value[0], message=details, details=[info])
@@ -118,16 +118,16 @@ def perform(run_async, scripted):
     ],
     ids=["lives", "unavailable", "reset", "cancelled", "refuses", "full", "three times"],
 )
-def test_a_call_is_what_it_would_have_been(perform, script, resumptions):
-    wanted, _, quiet = perform([])
+def test_a_resumed_call_has_equal_results(perform, script, resumptions):
+    expected, _, quiet = perform([])
     events, resumed, servicer = perform(script)
-    assert events == wanted
+    assert events == expected
     assert resumed == resumptions
     assert servicer.replicas[-1].memory == quiet.replicas[-1].memory
     assert servicer.replicas[-1].memory.data == b"".join(CHUNKS)
 
 
-def test_a_server_that_is_full_says_when_to_come(perform):
+def test_retry_delay_of_a_full_server_is_used(perform):
     full = Code.RESOURCE_EXHAUSTED, "full", with_retry(Code.RESOURCE_EXHAUSTED, "full", 0.05)
     events, resumed, servicer = perform([(0, *full), (9, *full), (0, *full)])
     assert events[-1].final
@@ -135,17 +135,17 @@ def test_a_server_that_is_full_says_when_to_come(perform):
     assert len(servicer.replicas) == 4
 
 
-def test_config_of_a_resumption_is_the_first_with_the_last_checkpoint(perform):
+def test_resumption_sends_config_and_last_checkpoint(perform):
     _, _, servicer = perform([(13, Code.UNAVAILABLE, "")], call_id="mine", checkpoint_seconds=2.5)
     first, second = servicer.configs
     assert first.checkpoint_interval == duration(2.5)
     assert not first.resume_from
-    assert json.loads(second.resume_from)["heard"][-1][0] == 10
+    assert json.loads(second.resume_from)["received"][-1][0] == 10
     second.ClearField("resume_from")
     assert first == second
 
 
-def test_a_call_is_not_resumable_unless_it_is_asked_for(perform):
+def test_calls_are_not_resumable_by_default(perform):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         perform([(8, Code.UNAVAILABLE, "going down")], resumable=False)
     assert (caught.value.code(), caught.value.details()) == (Code.UNAVAILABLE, "going down")
@@ -157,13 +157,13 @@ def test_a_call_is_not_resumable_unless_it_is_asked_for(perform):
     "code", [Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED, Code.FAILED_PRECONDITION, Code.ABORTED]
 )
 @pytest.mark.parametrize("requests", [0, 8])
-def test_other_errors_are_the_servers_word(perform, code, requests):
+def test_other_errors_are_the_servers(perform, code, requests):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         perform([(requests, code, "no")])
     assert (caught.value.code(), caught.value.details()) == (code, "no")
 
 
-def test_giving_up_says_how_often_it_tried(perform):
+def test_final_error_counts_the_attempts(perform):
     """The first error, its delay still readable, although writes met the ends of streams."""
     trailers = with_retry(Code.UNAVAILABLE, "down", 0.01)
     script = [(8, Code.UNAVAILABLE, "down", trailers), *[(0, Code.UNAVAILABLE, "still down")] * 99]
@@ -176,17 +176,17 @@ def test_giving_up_says_how_often_it_tried(perform):
     assert retry_delay(error) == 0.01
 
 
-def test_what_is_kept_is_bounded_by_the_options():
+def test_options_bound_the_replay_buffer():
     async def most(**options):
         async with Client("127.0.0.1:1") as client:
-            return client.call(resumable=True, **options)._stream._kept._most_audio
+            return client.call(resumable=True, **options)._stream._buffer._max_audio_bytes
 
     assert asyncio.run(most()) == 70 * RATE
     wide = {"encoding": "linear16", "sample_rate": 16000, "channels": ["caller", "agent"]}
     assert asyncio.run(most(**wide, checkpoint_seconds=1, resume_seconds=8)) == 10 * 16000 * 4
 
 
-def test_another_address_of_the_target_takes_over(run_async, scripted):
+def test_another_address_takes_over(run_async, scripted):
     """The server of one address goes for good in mid-call; each call of that one moves."""
 
     async def main():
@@ -261,10 +261,8 @@ def server_of(servers, call_id):
     [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 1)],
     ids=["kill -9", "kill -9, trunks", "drained, one trunk"],
 )
-def test_a_server_that_goes_in_mid_call_changes_nothing(
-    run_async, server, replicas, voices, blow, trunks
-):
-    """Predictions and speech events are those of a call that nothing befell."""
+def test_losing_a_server_changes_no_result(run_async, server, replicas, voices, blow, trunks):
+    """Predictions and speech events are those of a call without failures."""
     speech = encode(voices.caller[4 * RATE : 9 * RATE], Encoding.MULAW)
     config = {"call_id": "killed", "update_seconds": 0.5, "speech_events": True}
 
@@ -293,13 +291,13 @@ def test_a_server_that_goes_in_mid_call_changes_nothing(
         victim.process.send_signal(blow)
         await asyncio.to_thread(victim.process.wait)
 
-    wanted, _ = run_async(gateway(server.target))
+    expected, _ = run_async(gateway(server.target))
     events, resumptions = run_async(gateway(target, kill, resumable=True, checkpoint_seconds=1.0))
     assert resumptions == 1
     assert [e for e in events if isinstance(e, SpeechEvent)] == [
-        e for e in wanted if isinstance(e, SpeechEvent)
+        e for e in expected if isinstance(e, SpeechEvent)
     ]
-    seen, undisturbed = ([e for e in es if isinstance(e, Prediction)] for es in (events, wanted))
+    seen, undisturbed = ([e for e in es if isinstance(e, Prediction)] for es in (events, expected))
     times = [prediction.audio_time for prediction in seen if not prediction.final]
     assert times == sorted(set(times))
     assert [prediction.final for prediction in seen] == [False] * len(times) + [True]
@@ -314,7 +312,7 @@ def test_a_server_that_goes_in_mid_call_changes_nothing(
             np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_command_line_says_that_a_call_was_resumed(replicas, voices, tmp_path):
+def test_command_line_shows_a_resumption(replicas, voices, tmp_path):
     servers, target = replicas
     file = tmp_path / "call.wav"
     soundfile.write(file, voices.caller[5 * RATE : 8 * RATE], RATE)
@@ -335,7 +333,7 @@ def test_command_line_says_that_a_call_was_resumed(replicas, voices, tmp_path):
     assert entries[-1]["prediction"]["final"]
 
 
-def test_view_says_that_a_call_was_resumed():
+def test_view_shows_a_resumption():
     console = Console(width=100, record=True, file=io.StringIO())
     view = CallView("a call", ["caller"], 20.0)
     for times in range(3):
@@ -356,7 +354,7 @@ def kill_whoever_is_called(servers):
         threading.Event().wait(0.05)
 
 
-def test_a_server_without_checkpoints_says_so(server, tmp_path, capsys):
+def test_a_server_without_checkpoints_refuses(server, tmp_path, capsys):
     file = tmp_path / "call.wav"
     soundfile.write(file, np.zeros(800, np.int16), RATE)
     assert cli.main([str(file), "--target", server.target, "--resumable"]) == 1

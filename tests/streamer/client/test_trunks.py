@@ -11,7 +11,7 @@ import pytest
 from streamer.audio.codec import Encoding, encode
 from streamer.client import Client, Prediction
 from streamer.client.retry import retry_delay
-from streamer.client.trunk_line import WINDOW
+from streamer.client.trunk_line import WINDOW_BYTES
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.security.identity import Identities
 from streamer.transport import trunk_line as line
@@ -38,7 +38,7 @@ def finals(events):
     return [event for event in events if isinstance(event, Prediction) and event.final]
 
 
-def test_calls_on_trunks_are_those_on_streams(run_async, server, speech):
+def test_trunks_and_streams_give_equal_results(run_async, server, speech):
     async def main():
         async with Client(server.target) as own, Client(server.target, trunks=2) as shared:
             alone = await stream(own, speech, speech_events=True)
@@ -54,7 +54,7 @@ def test_calls_on_trunks_are_those_on_streams(run_async, server, speech):
         ]
 
 
-def test_a_loop_over_all_calls_does_not_wait_for_each(run_async, server, speech):
+def test_sends_of_many_calls_do_not_wait(run_async, server, speech):
     """A gateway sends for one call after the other: what is sent together must cost one tick."""
 
     async def main():
@@ -71,7 +71,7 @@ def test_a_loop_over_all_calls_does_not_wait_for_each(run_async, server, speech)
     assert run_async(main()) < 0.25  # fifty ticks are twice that
 
 
-def test_errors_are_those_of_streams(run_async, server):
+def test_trunk_errors_equal_stream_errors(run_async, server):
     async def main():
         async with Client(server.target, trunks=1) as client:
             good = client.call()
@@ -97,7 +97,7 @@ def test_errors_are_those_of_streams(run_async, server):
     assert final.sequence == 1
 
 
-def test_a_refusal_says_when_to_come_again(in_process):
+def test_refusal_has_a_retry_delay(in_process):
     async def scenario(local):
         async with Client(f"127.0.0.1:{local.port}", trunks=1) as client, client.call():
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -110,10 +110,10 @@ def test_a_refusal_says_when_to_come_again(in_process):
     in_process(scenario, max_calls=1)
 
 
-def test_a_long_file_is_heard_whole(run_async, server, speech):
+def test_a_long_file_is_received_completely(run_async, server, speech):
     """Beyond the window the client waits for what the server has taken."""
-    assert WINDOW == line.WINDOW
-    long = speech * (4 * WINDOW // len(speech))
+    assert WINDOW_BYTES == line.WINDOW
+    long = speech * (4 * WINDOW_BYTES // len(speech))
 
     async def main():
         async with Client(server.target, trunks=1) as client:
@@ -128,7 +128,7 @@ def test_a_long_file_is_heard_whole(run_async, server, speech):
     assert other.sequence == 1
 
 
-def test_a_call_that_is_left_is_over_at_the_server(in_process):
+def test_a_cancelled_call_ends_at_the_server(in_process):
     async def scenario(local):
         async with Client(f"127.0.0.1:{local.port}", trunks=1) as client:
             async with client.call():
@@ -154,7 +154,7 @@ def test_closing_the_client_ends_its_calls(run_async, server):
     assert run_async(main()) is Code.CANCELLED
 
 
-def test_a_closed_client_leaves_its_connection_at_once(run_async, server):
+def test_closing_the_client_frees_its_connection(run_async, server):
     """Not when Python looks for cycles: gRPC keeps it for as long as a call is known."""
 
     async def main():
@@ -174,7 +174,7 @@ def test_a_closed_client_leaves_its_connection_at_once(run_async, server):
         gc.enable()
 
 
-def test_what_is_not_read_does_not_pile_up(run_async, server, speech):
+def test_unread_responses_stay_few(run_async, server, speech):
     async def main():
         async with Client(server.target, trunks=1) as client:
             call = client.call(channels=["caller", "agent"], update_seconds=0.1)
@@ -185,7 +185,7 @@ def test_what_is_not_read_does_not_pile_up(run_async, server, speech):
                     await asyncio.sleep(0.2)
                 await call.end_of_audio()
                 async with asyncio.timeout(30):
-                    while not call._stream.over:
+                    while not call._stream.done:
                         await asyncio.sleep(0.01)
                 return [event async for event in call]
 
@@ -193,7 +193,7 @@ def test_what_is_not_read_does_not_pile_up(run_async, server, speech):
     assert sorted((e.channel, e.final) for e in events) == [(0, True), (1, True)]
 
 
-def test_a_server_without_trunks_says_so(run_async):
+def test_a_server_without_trunks_is_unimplemented(run_async):
     async def main():
         bare = grpc.aio.server()
         port = bare.add_insecure_port("127.0.0.1:0")
@@ -210,7 +210,7 @@ def test_a_server_without_trunks_says_so(run_async):
     assert run_async(main()) is Code.UNIMPLEMENTED
 
 
-def test_a_trunk_that_broke_is_opened_again(in_process):
+def test_a_broken_trunk_is_reopened(in_process):
     async def scenario(local):
         async with Client(f"127.0.0.1:{local.port}", trunks=1) as client:
             call = client.call()
@@ -226,7 +226,7 @@ def test_a_trunk_that_broke_is_opened_again(in_process):
     in_process(scenario)
 
 
-def test_each_client_is_a_connection_of_its_own(in_process):
+def test_each_client_has_its_own_connection(in_process):
     """Which the kernel deals out to the workers of a server; trunks of a client share it."""
     peers = []
 
@@ -253,7 +253,7 @@ def test_a_negative_number_of_trunks_is_refused():
         Client("127.0.0.1:1", trunks=-1)
 
 
-def test_started_is_that_of_streams(run_async, server):
+def test_started_equals_that_of_streams(run_async, server):
     async def main():
         async with (
             Client(server.target) as own,

@@ -37,7 +37,7 @@ class FaultyServer:
         self.engine = Engine(
             model,
             asyncio.get_running_loop().call_soon_threadsafe,
-            on_batch=self.metrics.stepped,
+            on_batch=self.metrics.record_batch,
             timeout_seconds=5.0,
             clock=lambda: self.now,
         )

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps what it gets, and calls that it hears of."""
+"""OpenTelemetry collector that stores its requests, and calls that it receives."""
 
 import contextlib
 import threading

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from streamer.observability.logging import LONGEST_TEXT, CoreLog, handshake_failure
+from streamer.observability.logging import MAX_TEXT, CoreLog, handshake_failure
 
 START = "I1125 09:38:04.984810   15080 ssl_transport_security.cc:2563] Handshake failed with error "
 FAILED = START + "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
@@ -32,21 +32,21 @@ FAILED = START + "SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
         ("", None),
     ],
 )
-def test_a_failed_handshake_is_told_from_other_lines(line, reason):
+def test_failed_handshake_is_recognized(line, reason):
     assert handshake_failure(line) == reason
 
 
 @given(st.text())
-def test_any_other_text_is_no_failure(text):
+def test_other_text_is_no_failure(text):
     assert handshake_failure(text) is None
 
 
-def test_what_is_logged_is_counted_already():
+def test_failures_are_counted_before_logged():
     source, sink = os.pipe()
     core = CoreLog(source)
     counted_at = []
     with os.fdopen(source), capture_logs() as entries:
-        core.follow(lambda count: counted_at.append((count, len(entries))))
+        core.start(lambda count: counted_at.append((count, len(entries))))
         os.write(sink, FAILED.encode() + b"WRONG_VERSION_NUMBER: x\n")
         os.close(sink)
         core.join()
@@ -64,7 +64,7 @@ with captured() as core:
     configure_log("info")
     os.write(2, b"before anyone follows\\n")
     if sys.argv[1] == "follow":
-        core.follow(failed.append)
+        core.start(failed.append)
         print("from Python", file=sys.stderr)
         os.write(2, sys.argv[2].encode() * 3 + b"x" * 1000 + b"\\n")
         os.write(2, b"and a line that is not ended")
@@ -98,16 +98,16 @@ def test_lines_become_log_entries_and_are_counted():
     assert {entry["reason"] for entry in failures} == {"wrong_version_number"}
     assert sum(entry["count"] for entry in failures) == 3
     texts = [entry["text"] for entry in by_event["native_output"]]
-    assert texts == ["before anyone follows", "x" * LONGEST_TEXT, "and a line that is not ended"]
+    assert texts == ["before anyone follows", "x" * MAX_TEXT, "and a line that is not ended"]
 
 
-def test_of_a_server_that_does_not_start_nothing_is_lost():
+def test_output_before_the_start_is_copied():
     done = run("alone")
     assert done.stderr == "before anyone follows\nafter\n"
     assert done.stdout == "0\n"
 
 
-def test_a_flood_keeps_nobody_waiting():
+def test_many_lines_do_not_block_the_writer():
     """A full pipe drops lines: gRPC's threads must not stand still for the log."""
     flood = SCRIPT.replace(
         'os.write(2, b"before anyone follows\\n")',

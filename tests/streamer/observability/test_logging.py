@@ -90,14 +90,14 @@ def found(needles, lines):
         lambda data: data.decode("latin-1"),
     ],
 )
-def test_the_search_finds_what_leaks(leak):
+def test_search_finds_leaks(leak):
     data = np.random.default_rng(1).bytes(800)
     text = leak(data)
     assert found(traces_of(data), [{"event": "e", "field": {"inner": [str(text)]}}])
     assert not found(traces_of(np.random.default_rng(2).bytes(800)), [{"field": str(text)}])
 
 
-def test_the_search_finds_numbers():
+def test_search_finds_numbers():
     state = np.random.default_rng(3).standard_normal(5000).astype(np.float32)
     assert numbers_found(state, [{"state": str(state[7:].tolist())}])
     assert numbers_found(state, [{"state": state[99:106].tolist()}])
@@ -109,7 +109,7 @@ def test_the_search_finds_numbers():
 
 @pytest.fixture(scope="module")
 def receiver_log(tmp_path_factory, make_line, request_of, demo_call):
-    """(log, what nobody may find in it) of calls of every kind on a server that says all it can."""
+    """(log, forbidden content) of calls of every kind on a server at the lowest log level."""
     folder = tmp_path_factory.mktemp("secrets")
     token, key = secrets.token_urlsafe(32), base64.b64encode(secrets.token_bytes(32)).decode()
     (folder / "keys").write_text(f'[[key]]\nid = "k"\nsecret = "{key}"\n')

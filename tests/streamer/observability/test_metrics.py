@@ -62,10 +62,10 @@ def scrape(server):
     return scraped
 
 
-def until(wanted, seconds=10.0):
+def until(condition, seconds=10.0):
     """Poll: counters follow the end of a stream by a moment."""
     deadline = time.monotonic() + seconds
-    while not wanted():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -116,7 +116,7 @@ def server_model(server):
     return next(line["model"] for line in server.log if line.get("event") == "serving")
 
 
-def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line, request_of):
+def test_open_refused_and_failed_calls_are_distinct(server, scrape, make_line, request_of):
     line = make_line(server.target)
     calls = [line.open(request_of.config()) for _ in range(2)]
     for call in calls:
@@ -134,7 +134,7 @@ def test_open_refused_and_failed_calls_are_told_apart(server, scrape, make_line,
     assert after["calls_total", "CANCELLED", "cancelled"] == 1
 
 
-def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
+def test_audio_before_a_resumption_is_not_counted():
     metrics, session = Metrics(), Session()
     session.audio_seconds, session.classified_seconds = 10.0, 20.0
     session.speech_seconds, session.lost_seconds = 4.0, 1.0
@@ -150,7 +150,7 @@ def test_what_a_resumed_call_heard_elsewhere_is_counted_there():
     assert [total(name) for name in ("audio", "classified", "speech", "lost")] == [1, 2, 0.5, 0]
 
 
-def test_a_long_call_is_counted_while_it_runs_and_not_twice():
+def test_a_running_call_is_counted_once():
     metrics, session, counted = Metrics(), Session(), ReportedTotals()
 
     def total(name):
@@ -174,7 +174,7 @@ def test_metrics_do_not_name_a_call(server, scrape, make_line, request_of):
     assert not any("4711" in str(key) for key in scrape())
 
 
-def test_names_and_types_are_as_prometheus_wants_them(scrape):
+def test_names_and_types_follow_prometheus(scrape):
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool (Debian package prometheus) is missing: metrics were NOT checked")
@@ -203,7 +203,7 @@ def test_the_process_itself_is_measured(server, scrape):
 def test_expiry_of_the_certificates_in_use():
     certificates = SimpleNamespace(expiry={"server": 1.8e9, "client_ca": 1.9e9})
     metrics = Metrics()
-    metrics.certificates(certificates)
+    metrics.watch_certificates(certificates)
 
     def expiry(file):
         name = "voicecohort_certificate_expiry_timestamp_seconds"
@@ -230,7 +230,7 @@ def test_expiry_is_that_of_the_files(tmp_path):
     }
 
 
-def test_none_are_served_unless_asked_for():
+def test_metrics_are_off_by_default():
     with local_server() as started:
         (line,) = (entry for entry in started.log if entry.get("event") == "serving")
         assert line["metrics"] == ""

@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from streamer.observability.otlp import (
-    COMPLAIN_SECONDS,
+    LOG_INTERVAL_SECONDS,
     METHOD,
-    Complaints,
+    WarningHandler,
 )
 from streamer.process.local_server import local_server
 from tests.streamer.observability.collector import (
@@ -75,7 +75,7 @@ class Silent:
         raise StopIteration
 
 
-def test_a_call_becomes_a_span_of_its_caller(collector, line, request_of, pieces):
+def test_span_of_a_call_has_its_callers_parent(collector, line, request_of, pieces):
     responses, code = run(
         line,
         request_of.config(call_id="whole", channels=[{}, {}]),
@@ -179,7 +179,7 @@ def totals(server):
         }
 
 
-def test_a_call_that_resumes_is_told_and_counted_once(keys, request_of, make_line, pieces):
+def test_a_resumed_call_has_one_event_and_count(keys, request_of, make_line, pieces):
     collector = Collector()
     more = ("--checkpoint-keys", str(keys), "--metrics-listen", "127.0.0.1:0")
     with collecting(collector) as endpoint, local_server(*flags(endpoint, *more)) as server:
@@ -220,7 +220,7 @@ def test_a_call_that_resumes_is_told_and_counted_once(keys, request_of, make_lin
 
 
 @pytest.mark.parametrize("value", ["", "00-garbage", f"00-{'0' * 32}-{PARENT}-01"])
-def test_an_own_trace_begins_where_the_caller_names_none(collector, line, request_of, value):
+def test_a_call_without_traceparent_starts_a_trace(collector, line, request_of, value):
     metadata = {"traceparent": value} if value else {}
     call_id = f"root-{value[:6]}-{len(value)}"
     assert run(line, request_of.config(call_id=call_id), **metadata)[1] is grpc.StatusCode.OK
@@ -230,7 +230,7 @@ def test_an_own_trace_begins_where_the_caller_names_none(collector, line, reques
     assert span.trace_id != bytes(16)
 
 
-def test_errors_and_refusals_are_told(collector, server, line, request_of, log_entry):
+def test_errors_and_refusals_have_spans(collector, server, line, request_of, log_entry):
     bad = request_of.audio(1, b"")
     _, code = run(line, request_of.config(call_id="bad"), bad, traceparent=parent("1" * 32))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -252,7 +252,7 @@ def test_errors_and_refusals_are_told(collector, server, line, request_of, log_e
     assert attributes(span)["rpc.response.status_code"] == "INVALID_ARGUMENT"
 
 
-def test_a_caller_that_is_not_traced_is_not_traced_here(collector, server, line, request_of):
+def test_untraced_caller_gets_no_span(collector, server, line, request_of):
     run(line, request_of.config(call_id="quiet"), traceparent=parent("c" * 32, sampled="00"))
     run(line, request_of.config(call_id="after-quiet"))
     collector.span("after-quiet")
@@ -261,7 +261,7 @@ def test_a_caller_that_is_not_traced_is_not_traced_here(collector, server, line,
     assert entry["trace_id"] == "c" * 32, "the caller's own log can still be joined"
 
 
-def test_every_line_about_a_call_names_it_and_its_trace(collector, server, line, request_of):
+def test_log_lines_have_call_id_and_trace_id(collector, server, line, request_of):
     run(line, request_of.config(call_id="named"), traceparent=parent("d" * 32))
     collector.span("named")
     about = [e for e in server.log if str(e["event"]).startswith("call_")]
@@ -270,7 +270,7 @@ def test_every_line_about_a_call_names_it_and_its_trace(collector, server, line,
         "call_ended",
     }
     assert all(e["trace_id"] for e in about)
-    # Who is refused because the server is busy has not been asked for its config.
+    # A stream refused for overload ends before its config.
     unread = {"call_refused"}
     assert all(e["call_id"] for e in about if e["event"] not in unread)
 
@@ -296,7 +296,7 @@ def test_nothing_secret_is_in_the_spans(collector, server, line, request_of, pie
     assert SECRET not in json.dumps(server.log)
 
 
-def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of, make_line):
+def test_sampled_share_and_idle_timeout(request_of, make_line):
     collector = Collector()
     sparing = ("--otlp-sample-ratio", "0", "--idle-timeout", "0.5")
     with (
@@ -305,8 +305,8 @@ def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of
     ):
         line = make_line(server.target)
         run(line, request_of.config(call_id="left-out"))
-        wanted = (("traceparent", parent()),)
-        call = line.method(Silent(request_of.config(call_id="idle")), metadata=wanted)
+        metadata = (("traceparent", parent()),)
+        call = line.method(Silent(request_of.config(call_id="idle")), metadata=metadata)
         with pytest.raises(grpc.RpcError) as raised:
             list(call)
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -316,13 +316,13 @@ def test_only_the_wanted_share_is_traced_and_an_idle_call_is_an_error(request_of
     assert not collector.of("left-out")
 
 
-def test_complaints_of_opentelemetry_come_once_a_minute():
+def test_warnings_of_opentelemetry_come_once_a_minute():
     now = [100.0]
-    complaints = Complaints(clock=lambda: now[0])
+    warnings = WarningHandler(clock=lambda: now[0])
     record = logging.makeLogRecord({"msg": "no %s", "args": ("answer",)})
     with capture_logs() as lines:
         for _ in range(5):
-            complaints.emit(record)
-        now[0] += COMPLAIN_SECONDS
-        complaints.emit(record)
-    assert [(e["reason"], e["unsaid"]) for e in lines] == [("no answer", 0), ("no answer", 4)]
+            warnings.emit(record)
+        now[0] += LOG_INTERVAL_SECONDS
+        warnings.emit(record)
+    assert [(e["reason"], e["suppressed"]) for e in lines] == [("no answer", 0), ("no answer", 4)]

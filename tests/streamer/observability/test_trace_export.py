@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from streamer.observability.otlp import (
-    BATCH,
-    EXPORT_SECONDS,
+    EXPORT_TIMEOUT_SECONDS,
+    MAX_BATCH_SPANS,
     STOP_SECONDS,
     Spans,
 )
@@ -36,7 +36,7 @@ def pieces(request_of, demo_call):
     return pieces_of(demo_call, request_of)
 
 
-def test_what_is_left_is_sent_at_the_end(request_of, make_line):
+def test_remaining_spans_are_sent_at_stop(request_of, make_line):
     collector = Collector()
     with collecting(collector) as endpoint:
         with local_server(*flags(endpoint)) as server:
@@ -54,9 +54,7 @@ def seconds_to_stop(server):
     return time.monotonic() - began
 
 
-def test_a_collector_that_is_down_harms_no_call(
-    free_port, request_of, make_line, pieces, log_entry
-):
+def test_unreachable_collector_affects_no_call(free_port, request_of, make_line, pieces, log_entry):
     with local_server(*flags(f"127.0.0.1:{free_port}")) as server:
         line = make_line(server.target)
         for number in range(3):
@@ -70,7 +68,7 @@ def test_a_collector_that_is_down_harms_no_call(
         assert server.other == [], "a line that is no JSON"
 
 
-def test_a_collector_that_hangs_holds_the_end_up_for_seconds_only(request_of, make_line):
+def test_hanging_collector_delays_stop_by_seconds(request_of, make_line):
     with (
         collecting(Hanging()) as endpoint,
         local_server(*flags(endpoint)) as server,
@@ -79,24 +77,24 @@ def test_a_collector_that_hangs_holds_the_end_up_for_seconds_only(request_of, ma
         assert seconds_to_stop(server) < LONG
 
 
-def test_many_spans_that_wait_hold_the_end_up_no_longer():
-    """A batch may take EXPORT_SECONDS; a queue of them must not take as many times that."""
+def test_queued_spans_do_not_delay_stop():
+    """A batch may take EXPORT_TIMEOUT_SECONDS; a queue of them must not take as many times that."""
     batches = 5
-    assert batches * EXPORT_SECONDS > LONG
+    assert batches * EXPORT_TIMEOUT_SECONDS > LONG
     lost = collections.Counter()
     with collecting(Hanging()) as endpoint:
         spans = Spans(
             endpoint,
             insecure=True,
             ratio=1.0,
-            exported=lambda number, outcome: lost.update({outcome: number}),
+            on_export=lambda number, outcome: lost.update({outcome: number}),
         )
-        for _ in range(batches * BATCH):
+        for _ in range(batches * MAX_BATCH_SPANS):
             spans.call(()).ended("OK", "finished", None)
         began = time.monotonic()
         spans.stop()
         assert time.monotonic() - began < LONG
-    assert lost == {"lost": batches * BATCH}
+    assert lost == {"lost": batches * MAX_BATCH_SPANS}
 
 
 # --- without the extra ---
@@ -115,7 +113,7 @@ def without_opentelemetry(tmp_path):
 
 
 @pytest.mark.parametrize("check", [(), ("--check",)])
-def test_the_missing_extra_is_named_and_nothing_served(without_opentelemetry, check):
+def test_missing_extra_is_named(without_opentelemetry, check):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "streamer.serve", "--listen", "127.0.0.1:0"),
@@ -134,7 +132,7 @@ def test_the_missing_extra_is_named_and_nothing_served(without_opentelemetry, ch
     )
 
 
-def test_a_server_without_tracing_needs_none_of_it(without_opentelemetry):
+def test_server_without_tracing_needs_no_extra(without_opentelemetry):
     with local_server(environment=without_opentelemetry) as server:
         assert server.process.poll() is None
     loaded = (
@@ -147,8 +145,8 @@ def test_a_server_without_tracing_needs_none_of_it(without_opentelemetry):
     assert done.stdout.strip() == "[]"
 
 
-def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch):
+def test_other_missing_module_is_raised(monkeypatch):
     monkeypatch.setitem(sys.modules, "streamer.observability.otlp", None)
     with pytest.raises(ModuleNotFoundError, match=r"streamer\.observability\.otlp") as raised:
-        tracing_to("collector:4317", insecure=True, ratio=1.0, exported=lambda *_: None)
+        tracing_to("collector:4317", insecure=True, ratio=1.0, on_export=lambda *_: None)
     assert not isinstance(raised.value, TracingError)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def said(size, **variables):
+def output_of(size, **variables):
     environment = {name: value for name, value in os.environ.items() if name != HEAP_VARIABLE}
     command = [sys.executable, "-c", CODE % size]
     environment |= variables
@@ -44,10 +44,10 @@ def said(size, **variables):
     ).stdout.split()
 
 
-def test_large_blocks_are_mapped_by_themselves():
-    assert said(2 * LARGE_BYTES) == ["True", "1"]
-    assert said(LARGE_BYTES // 2) == ["True", "0"]
+def test_large_blocks_are_mapped():
+    assert output_of(2 * LARGE_BYTES) == ["True", "1"]
+    assert output_of(LARGE_BYTES // 2) == ["True", "0"]
 
 
-def test_an_operators_own_threshold_wins():
-    assert said(2 * LARGE_BYTES, **{HEAP_VARIABLE: str(8 << 20)}) == ["False", "0"]
+def test_operators_threshold_takes_precedence():
+    assert output_of(2 * LARGE_BYTES, **{HEAP_VARIABLE: str(8 << 20)}) == ["False", "0"]

@@ -53,17 +53,17 @@ def test_healthy_server_by_command(server):
 
 def test_unknown_service_is_not_healthy(server, capsys):
     assert main([server.target, "--service", "voicecohort.v9.ClassifierService"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"{server.target}: NOT_FOUND")
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"{server.target}: NOT_FOUND")
+    assert len(output.splitlines()) == 1
 
 
-def test_nobody_listens(free_port, capsys):
+def test_no_server_is_unavailable(free_port, capsys):
     assert main([f"127.0.0.1:{free_port}", "--seconds", "2"]) == 1
     assert "UNAVAILABLE" in capsys.readouterr().err
 
 
-def test_flags_that_make_no_sense(capsys):
+def test_invalid_flags(capsys):
     for flags in (["--certificate", "x.pem"], ["--ca", "/nowhere/ca.pem"]):
         with pytest.raises(SystemExit) as ended:
             main(["127.0.0.1:1", *flags])
@@ -79,11 +79,11 @@ def test_mutual_tls(secured, files, capsys):
     capsys.readouterr()
 
 
-def test_server_of_calls_alone_has_no_second_port(server):
+def test_health_port_is_off_by_default(server):
     assert health_address(server) == ""
 
 
-def test_port_of_health_answers_nothing_else_and_tells_of_the_drain(
+def test_health_port_serves_health_only_and_drains(
     secured, files, make_line, request_of, log_entry
 ):
     plain = health_address(secured)
@@ -105,9 +105,9 @@ def test_port_of_health_answers_nothing_else_and_tells_of_the_drain(
         secured.process.send_signal(signal.SIGTERM)
         log_entry(secured, "draining")
         until = time.monotonic() + 10
-        while (said := probe(plain)) == "" and time.monotonic() < until:
+        while (output := probe(plain)) == "" and time.monotonic() < until:
             time.sleep(0.02)
-        assert said == "NOT_SERVING"
+        assert output == "NOT_SERVING"
         over.set()
         assert [response.prediction.final for response in call] == [True]
     assert secured.process.wait(10) == 0

@@ -142,7 +142,7 @@ def test_dead_worker_is_replaced_and_dead_parent_is_noticed(
 def test_worker_that_hangs_is_killed_and_replaced(
     call_each, chunks, quiet, log_entry, assert_same_prediction
 ):
-    """Stopped by a signal it says nothing any more; its neighbour notices nothing."""
+    """A stopped worker sends no heartbeat; the other worker is not affected."""
     with local_server(*TWO, "--worker-heartbeat-timeout", "3") as server:
         calls = call_each(server, *chunks[:10])
         before = workers_of(server.process)
@@ -171,15 +171,15 @@ if "worker" in sys.orig_argv and sys.orig_argv[-1] == "1":
 """
 
 
-def test_worker_that_crashes_at_its_start_is_tried_again_and_said_so(tmp_path, log_entry):
+def test_worker_that_crashes_at_start_is_retried(tmp_path, log_entry):
     (tmp_path / "sitecustomize.py").write_text(CRASHING)
     tried = tmp_path / "tried"
     tried.write_text("")
     environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tried)}
     with local_server(*TWO, environment=environment) as server:
         assert log_entry(server, "serving", workers=2)
-    told = events(server, "worker_not_started")
-    assert [(e["worker"], e["reason"], e["attempts"], e["retry_seconds"]) for e in told] == [
+    failures = events(server, "worker_not_started")
+    assert [(e["worker"], e["reason"], e["attempts"], e["retry_seconds"]) for e in failures] == [
         (1, "exit code 7", 1, 0.5),
         (1, "exit code 7", 2, 1.0),
     ]
@@ -197,7 +197,7 @@ def serve(*arguments):
     )
 
 
-def test_workers_that_cannot_start_say_why_in_one_line(tmp_path):
+def test_workers_that_cannot_start_log_one_line(tmp_path):
     with socket.socket() as taken, ThreadPoolExecutor(2) as pool:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -213,7 +213,7 @@ def test_workers_that_cannot_start_say_why_in_one_line(tmp_path):
             assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{line}\n")
 
 
-def test_second_server_finds_the_port_of_workers_taken_also_while_they_start(free_port):
+def test_port_of_starting_workers_is_reserved(free_port):
     address = f"127.0.0.1:{free_port}"
     first = subprocess.Popen(
         [sys.executable, "-m", "streamer.serve", "--listen", address, *TWO],
@@ -228,6 +228,6 @@ def test_second_server_finds_the_port_of_workers_taken_also_while_they_start(fre
                 second.bind(("127.0.0.1", free_port))
     finally:
         first.terminate()
-        said = first.communicate(timeout=20)[1]
+        output = first.communicate(timeout=20)[1]
     assert first.returncode == 0
-    assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "stopped"
+    assert [json.loads(line)["event"] for line in output.splitlines()][-1] == "stopped"

@@ -123,10 +123,10 @@ def guarded(tmp_path_factory):
     flags = ("--tokens", str(file), "--metrics-listen", "127.0.0.1:0")
     with local_server(*flags, "--max-calls-per-identity", "1") as server:
         yield SimpleNamespace(server=server, file=file, target=server.target)
-        said = json.dumps(server.log)
+        output = json.dumps(server.log)
         for secret in SECRETS.values():
-            assert secret not in said
-            assert digest(secret) not in said
+            assert secret not in output
+            assert digest(secret) not in output
 
 
 REFUSED = {
@@ -165,12 +165,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_token_that_is_no_good(guarded, log_entry, name):
-    metadata, status, reason, said = REFUSED[name]
+def test_invalid_tokens_are_refused(guarded, log_entry, name):
+    metadata, status, reason, output = REFUSED[name]
     with counted(guarded.server, status, reason):
         code, details = short_call(guarded.target, metadata)
     assert code.name == status
-    assert details.startswith(said)
+    assert details.startswith(output)
     line = log_entry(
         guarded.server, "call_refused", status=status, reason_code=reason, reason=details
     )
@@ -190,14 +190,14 @@ def test_checkpoints_need_a_scope_of_their_own(guarded, log_entry, config):
     assert code is not Code.PERMISSION_DENIED
 
 
-def test_a_good_token_gets_in_and_the_log_names_its_owner(guarded, log_entry):
+def test_valid_token_is_accepted_and_logged(guarded, log_entry):
     code, _ = short_call(guarded.target, bearer(SECRETS["plain"]), call_id="named")
     assert code is Code.OK
     for event in ("call_started", "call_ended"):
         assert log_entry(guarded.server, event, call_id="named")["identity"] == "plain"
 
 
-def test_too_many_calls_of_one_identity_leave_room_for_another(guarded, run_async, log_entry):
+def test_limit_per_identity(guarded, run_async, log_entry):
     """berlin has the server's one, oslo three by its own token."""
 
     async def scenario():
@@ -238,7 +238,7 @@ def test_probes_need_no_token_and_reflection_is_off(guarded, make_line):
     assert caught.value.code() is Code.UNIMPLEMENTED
 
 
-def test_the_command_line_of_the_client_shows_a_token(guarded, demo_file, tmp_path, monkeypatch):
+def test_client_command_sends_a_token(guarded, demo_file, tmp_path, monkeypatch):
     def client(*flags):
         command = [sys.executable, "-m", "streamer.client", str(demo_file), "--json", "--target"]
         return subprocess.run(
@@ -269,7 +269,7 @@ CALLS = 12
 
 
 async def talk(call, stop):
-    """Send until told to stop; the final prediction's audio and what was sent, in seconds."""
+    """Send until stopped; the final prediction's audio and what was sent, in seconds."""
     sent = 0
     while not stop.is_set():
         await call.send(SILENCE)
@@ -290,8 +290,8 @@ async def under_load(target, credentials=None, token=""):
         yield
         assert not any(task.done() for task in talking), "a call was disturbed"
         stop.set()
-        for heard, sent in await asyncio.gather(*talking):
-            assert heard == sent
+        for received, sent in await asyncio.gather(*talking):
+            assert received == sent
 
 
 def test_tokens_are_rotated_under_load(tmp_path, run_async, log_entry):
@@ -325,8 +325,8 @@ def test_tokens_are_rotated_under_load(tmp_path, run_async, log_entry):
         assert len(kept) == 3
         assert all(reason.startswith(f"tokens {file}: ") for reason in kept)
         assert kept[2].endswith("token 1: sha256: Field required")
-        said = json.dumps(server.log)
-        assert not any(s in said or digest(s) in said for s in (old, new))
+        output = json.dumps(server.log)
+        assert not any(s in output or digest(s) in output for s in (old, new))
 
 
 @pytest.fixture
@@ -381,7 +381,7 @@ def mutual(office):
     assert all("event" in line for line in server.log)
 
 
-def test_who_fails_the_handshake_is_counted_and_logged(mutual, office, other, log_entry):
+def test_failed_handshakes_are_counted_and_logged(mutual, office, other, log_entry):
     past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
     expired = office.issue("expired", not_before=past, not_after=past + dt.timedelta(days=1))
     tries = {
@@ -419,7 +419,7 @@ def start(*arguments):
     )
 
 
-def test_tokens_that_cannot_be_used_do_not_pass_the_check(tmp_path):
+def test_check_refuses_unusable_tokens(tmp_path):
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     write(good, entry("berlin"))
     write(bad, entry("berlin", scopes='["all"]'))
@@ -430,12 +430,12 @@ def test_tokens_that_cannot_be_used_do_not_pass_the_check(tmp_path):
     assert passed.result().returncode == 0
     for done in (run.result() for run in failed):
         assert (done.returncode, done.stdout) == (2, "")
-        said = done.stderr.splitlines()
+        output = done.stderr.splitlines()
         begin = f"tokens {bad}: token 1: scopes.0: Input should be 'classify' or 'resume'"
-        assert any(line.startswith(begin) for line in said)
+        assert any(line.startswith(begin) for line in output)
 
 
-def test_tokens_in_clear_beyond_loopback_must_be_asked_for(guarded, log_entry):
+def test_plaintext_tokens_need_insecure(guarded, log_entry):
     done = start("--listen", "0.0.0.0:0", "--tokens", guarded.file)
     assert done.returncode == 2
     assert "insecure on a network that you trust, where tokens travel in clear" in done.stderr

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from streamer.security.encryption import (
-    CLOCK_SKEW,
     MAGIC,
+    MAX_CLOCK_SKEW_SECONDS,
     OVERHEAD,
     Keys,
     KeysError,
@@ -73,7 +73,7 @@ def test_longest_id_stays_within_the_overhead(tmp_path, clock):
     assert len(Sealer(Keys(path), 300.0, clock).seal(b"")) == OVERHEAD
 
 
-def test_no_two_are_alike(fixed):
+def test_equal_content_is_sealed_differently(fixed):
     """Neither salt nor nonce comes again: the same content looks like another."""
     sealed = {fixed.seal(b"the same") for _ in range(200)}
     tails = {message[-24:] for message in sealed}
@@ -114,7 +114,7 @@ def test_noise_is_refused(fixed, sealed, noise):
 
 
 @given(cut=st.integers(0, 10_000), other=st.binary(min_size=21, max_size=21))
-def test_parts_of_two_make_none(fixed, sealed, cut, other):
+def test_mixed_parts_are_refused(fixed, sealed, cut, other):
     second = fixed.seal(other)
     cut = 1 + cut % (len(sealed) - 2)
     if (forged := sealed[:cut] + second[cut:]) not in (sealed, second):
@@ -132,8 +132,8 @@ def test_parts_of_two_make_none(fixed, sealed, cut, other):
         (299.0, None),
         (301.0, r"it is 301 s old, at most 300 s are allowed"),
         (1e9, "s old"),
-        (-CLOCK_SKEW + 1, None),
-        (-CLOCK_SKEW - 1, r"it was sealed 31 s from now: the servers' clocks differ"),
+        (-MAX_CLOCK_SKEW_SECONDS + 1, None),
+        (-MAX_CLOCK_SKEW_SECONDS - 1, r"it was sealed 31 s from now: the servers' clocks differ"),
     ],
 )
 def test_age_is_limited(tmp_path, clock, later, reason):
@@ -174,7 +174,7 @@ def test_another_secret_under_the_same_id_opens_nothing(tmp_path, clock):
         Sealer(other, 300.0, clock).open(one.seal(b"content"))
 
 
-def test_broken_file_leaves_the_keys_as_they_are(tmp_path, clock):
+def test_invalid_file_keeps_the_keys(tmp_path, clock):
     path = tmp_path / "keys.toml"
     sealer = Sealer(Keys(write(path, OLD)), 300.0, clock)
     sealed = sealer.seal(b"content")
@@ -210,9 +210,9 @@ SECRET = base64.b64encode(bytes(32)).decode()
         ('[[key]]\nid = "a"\nsecret = "Z2VoZWlt"', "key 1: secret: Value error, must be 32 bytes"),
         (f'[[key]]\nid = "a"\nsecret = "{SECRET}"\nmore = 1', "key 1: more: Extra inputs"),
         (f'[[key]]\nid = "a"\nsecret = "{SECRET}"\n' * 2, "two keys have the same id"),
-        ("[[key", "no TOML"),
-        (f"key = {'[' * 2000}", "no TOML"),
-        (f"[[key]]\nid = {'9' * 5000}", "no TOML"),
+        ("[[key", "not TOML"),
+        (f"key = {'[' * 2000}", "not TOML"),
+        (f"[[key]]\nid = {'9' * 5000}", "not TOML"),
     ],
 )
 def test_unusable_file_is_named_and_not_repeated(tmp_path, content, reason):
@@ -239,7 +239,7 @@ def test_secret_is_in_no_representation(tmp_path):
     assert repr(bytes(range(8)))[2:-1] not in repr(key)
 
 
-def test_made_key_is_taken(tmp_path, capsys, clock):
+def test_generated_key_is_accepted(tmp_path, capsys, clock):
     from streamer.security.__main__ import main  # noqa: PLC0415
 
     assert main(["key"]) == 0

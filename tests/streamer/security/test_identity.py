@@ -46,7 +46,7 @@ def identities(tmp_path_factory):
         ("unix:", "unix"),
     ],
 )
-def test_without_token_and_certificate_it_is_the_address(peer, identity):
+def test_identity_is_the_address_by_default(peer, identity):
     caller = Identities().caller(Stream(peer, transport_security_type=[b"ssl"]))
     assert caller == Caller(identity, ALL_SCOPES, None, proven=False)
 
@@ -78,12 +78,12 @@ def test_without_token_and_certificate_it_is_the_address(peer, identity):
         ({"x509_common_name": [b"\xff" * 1000]}, "\ufffd" * 256),
     ],
 )
-def test_a_certificate_names_its_first_dns_name_or_uri_else_its_common_name(properties, identity):
+def test_identity_of_a_certificate(properties, identity):
     assert Identities().caller(Stream(**properties)).identity == identity
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_token_names_its_owner_whatever_else_is_known(identities, scheme):
+def test_token_takes_precedence(identities, scheme):
     metadata = [("user-agent", "x"), ("authorization", f"{scheme} {SECRET}")]
     stream = Stream(metadata=metadata, x509_common_name=[b"other"])
     assert identities.caller(stream) == Caller("berlin", frozenset({"classify"}), 7)
@@ -105,7 +105,7 @@ def test_a_token_names_its_owner_whatever_else_is_known(identities, scheme):
         ([b"Bearer \xff"], "token_missing"),
     ],
 )
-def test_without_a_good_token_there_is_no_call_and_no_echo(identities, values, reason):
+def test_refusal_does_not_repeat_the_token(identities, values, reason):
     with pytest.raises(Unauthenticated) as caught:
         identities.caller(Stream(metadata=[("authorization", value) for value in values]))
     assert caught.value.reason == reason
@@ -113,12 +113,12 @@ def test_without_a_good_token_there_is_no_call_and_no_echo(identities, values, r
 
 
 @given(st.lists(st.tuples(st.sampled_from(["authorization", "x"]), st.text() | st.binary())))
-def test_any_metadata_is_refused_in_order(identities, metadata):
+def test_any_headers_give_a_status(identities, metadata):
     with pytest.raises(Unauthenticated):
         identities.caller(Stream(metadata=metadata))
 
 
-def test_a_token_for_resuming_alone_opens_no_call(identities):
+def test_scope_resume_opens_no_call(identities):
     with pytest.raises(PermissionDenied) as caught:
         identities.caller(Stream(metadata=[("authorization", f"Bearer {RESUMES}")]))
     assert str(caught.value) == "authorization: the token lacks the scope 'classify'"

@@ -22,7 +22,7 @@ def command(*arguments):
     )
 
 
-def test_a_token_and_its_entry_fit_together(tmp_path):
+def test_token_matches_its_entry(tmp_path):
     flags = ["--scope", "classify", "--scope", "resume", "--scope", "classify"]
     done = command(
         *("token", "--identity", 'gate"way\\1', *flags, "--max-calls", "300"),
@@ -54,25 +54,25 @@ def test_a_key_is_an_entry_with_32_random_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["token", "--identity", "x"], "--scope"),
         (["token", "--scope", "classify"], "--identity"),
         (["token", "--identity", "a b", "--scope", "classify"], "--identity: String should match"),
         (["token", "--identity", "x", "--scope", "all"], "'all'"),
         (["token", "--identity", "x", "--scope", "resume", "--max-calls", "0"], "--max-calls: In"),
-        (["token", "--identity", "x", "--scope", "resume", "--expires", "soon"], "'soon' is no da"),
+        (["token", "--identity", "x", "--scope", "resume", "--expires", "soon"], "'soon' is not"),
         ([], "kind"),
     ],
 )
-def test_what_would_not_be_valid_is_not_made(arguments, said):
+def test_invalid_entries_are_not_made(arguments, message):
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_help_teaches():
+def test_help_shows_the_steps():
     assert "token" in command("--help").stdout
     text = " ".join(command("token", "--help").stdout.split())
     for word in ("--tokens", "VOICECOHORT_TOKEN", "classify", "remove the old entry"):

@@ -31,7 +31,7 @@ def write(file, *entries):
     fresh.replace(file)
 
 
-def test_an_entry_says_who_and_what(file):
+def test_entry_has_identity_and_scopes(file):
     more = "max_calls = 300\nexpires = 2027-01-31T00:00:00Z"
     write(file, entry(scopes='["classify", "resume"]', more=more), entry(OTHER, "gateway-oslo"))
     first, second = read_tokens(file)
@@ -44,7 +44,7 @@ def test_an_entry_says_who_and_what(file):
     assert (second.identity, second.max_calls, second.expires) == ("gateway-oslo", None, None)
 
 
-def test_a_token_is_256_random_bits_and_only_its_hash_is_kept(file):
+def test_token_is_random_and_stored_as_hash(file):
     assert len({new_secret() for _ in range(100)}) == 100
     assert len(SECRET) == 43
     write(file, entry())
@@ -55,9 +55,9 @@ def test_a_token_is_256_random_bits_and_only_its_hash_is_kept(file):
 BAD = {
     "nothing": ("", "token: Field required"),
     "an empty list": ("token = []", "token: List should have at least 1 item"),
-    "no TOML": ("[[token]\n", "no TOML: "),
-    "nested too deep for a parser": (f"token = {'[' * 2000}", "no TOML: "),
-    "a number too long for a parser": (entry(more=f"max_calls = {'9' * 5000}"), "no TOML: "),
+    "not TOML": ("[[token]\n", "not TOML: "),
+    "nested too deep for a parser": (f"token = {'[' * 2000}", "not TOML: "),
+    "a number too long for a parser": (entry(more=f"max_calls = {'9' * 5000}"), "not TOML: "),
     "another table": ('[[key]]\nid = "x"\n', "token: Field required"),
     "identity missing": (entry().replace("identity", "name"), "token 1: identity: Field required"),
     "identity with a space": (entry(identity="a b"), "token 1: identity: String should match"),
@@ -84,17 +84,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_by_file_entry_and_field(file, name):
-    content, said = BAD[name]
+def test_error_names_file_entry_and_field(file, name):
+    content, message = BAD[name]
     file.write_text(content)
     with pytest.raises(TokensError) as caught:
         read_tokens(file)
-    assert str(caught.value).startswith(f"tokens {file}: {said}")
+    assert str(caught.value).startswith(f"tokens {file}: {message}")
     assert SECRET not in str(caught.value)
     assert digest(SECRET) not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_read_is_named(file):
+def test_unreadable_file_is_named(file):
     with pytest.raises(TokensError, match=r"tokens\.toml: No such file"):
         Tokens(file)
     file.write_bytes(b"\xff\xfe")
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_read_is_named(file):
 
 
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=200).map(lambda t: t.encode())))
-def test_any_bytes_are_tokens_or_an_error_of_one_line(tmp_path_factory, content):
+def test_any_bytes_are_tokens_or_one_line_error(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / "any.toml"
     file.write_bytes(content)
     with pytest.raises(TokensError):
@@ -111,7 +111,7 @@ def test_any_bytes_are_tokens_or_an_error_of_one_line(tmp_path_factory, content)
 
 
 @given(st.text())
-def test_any_text_that_is_no_token_finds_nothing(tmp_path_factory, text):
+def test_unknown_tokens_are_not_found(tmp_path_factory, text):
     file = tmp_path_factory.getbasetemp() / "one.toml"
     if not file.exists():
         write(file, entry())
@@ -123,19 +123,19 @@ def test_the_hash_of_a_token_is_no_token(file):
     assert Tokens(file).find(digest(SECRET)) is None
 
 
-def test_a_token_ends_when_its_time_does(file):
+def test_token_expires(file):
     write(file, entry(more="expires = 2027-01-31T00:00:00Z"), entry(OTHER))
     now = dt.datetime(2027, 1, 30, 23, 59, 59, tzinfo=dt.UTC)
     tokens = Tokens(file, lambda: now)
     token = tokens.find(SECRET)
     assert not tokens.expired(token)
     now += dt.timedelta(seconds=1)
-    assert tokens.find(SECRET) is token, "known still, so that its holder can be told"
+    assert tokens.find(SECRET) is token, "still known, so that the error can name the expiry"
     assert tokens.expired(token)
     assert not tokens.expired(tokens.find(OTHER))
 
 
-def test_a_new_file_takes_effect_at_the_next_call_and_a_broken_one_never(file):
+def test_new_file_applies_and_invalid_file_does_not(file):
     write(file, entry())
     tokens = Tokens(file)
     with structlog.testing.capture_logs() as log:
@@ -156,7 +156,7 @@ def test_a_new_file_takes_effect_at_the_next_call_and_a_broken_one_never(file):
     assert digest(OTHER) not in str(log)
 
 
-def test_a_file_written_in_place_or_linked_elsewhere_is_noticed(file, tmp_path):
+def test_rewritten_or_relinked_file_is_reloaded(file, tmp_path):
     """The second as Kubernetes mounts a secret."""
     versions = [tmp_path / "1.toml", tmp_path / "2.toml"]
     for version, secret in zip(versions, (SECRET, OTHER), strict=True):
@@ -173,7 +173,7 @@ def test_a_file_written_in_place_or_linked_elsewhere_is_noticed(file, tmp_path):
     assert tokens.find(OTHER)
 
 
-def test_nothing_is_read_while_the_file_stays_as_it_is(file, monkeypatch):
+def test_unchanged_file_is_not_read(file, monkeypatch):
     write(file, entry())
     tokens = Tokens(file)
     monkeypatch.setattr("streamer.security.secret_file.read_toml", None)

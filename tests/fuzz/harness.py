@@ -80,11 +80,11 @@ def witness_requests() -> tuple[pb.StreamClassifyRequest, ...]:
     return (pb.StreamClassifyRequest(config=config), *requests)
 
 
-class House:
+class CallHarness:
     """Engine, fake student and service of one process.
 
     Args:
-        run: runs a coroutine to its end on the loop of this house.
+        run: runs a coroutine to its end on the loop of this harness.
     """
 
     def __init__(self, run: Callable[[Awaitable[object]], object] | None = None) -> None:
@@ -233,6 +233,6 @@ class House:
 
 
 @functools.cache
-def house() -> House:
+def shared_harness() -> CallHarness:
     """The one of this process."""
-    return House()
+    return CallHarness()

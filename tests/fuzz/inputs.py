@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Material:
+class FuzzInput:
     """Bytes that are used up from the front; where they end, everything is 0 or empty.
 
     Small changes of the input stay small changes of what is done, which is what a fuzzer needs.
@@ -50,5 +50,5 @@ class Material:
 
 
 def pack(pieces: Sequence[bytes]) -> bytes:
-    """Pieces as :meth:`Material.piece` takes them apart."""
+    """Pieces as :meth:`FuzzInput.piece` takes them apart."""
     return b"".join(len(piece).to_bytes(2, "little") + piece for piece in pieces)
