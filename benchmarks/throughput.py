@@ -17,8 +17,8 @@ the rounds: ``total`` and its parts ``transport`` (gRPC, event loop, all the res
 ``model``; beside them ``empty_servicer``, ``empty_servicer_default`` (gRPC's default polling, one
 round), ``total_without_counters``; ``transport_over_empty`` (median ratio), ``rounds`` (each one),
 ``mean_batch`` (blocks a step), ``gemm_*`` (see load/floors.py; on a CPU only), ``steps`` of the
-search (the keys of latency.py, ``held``, ``generator_late``, and ``host_speed``: million turns of
-a Python loop in a CPU second), ``generator_limited`` (a late generator ended the search: use more
+search (keys of latency.py, ``held``, ``generator_late``, ``host_speed``: million turns of a Python
+loop in a CPU second), ``generator_limited`` (a late generator ended the search: use more
 --generators), ``curves`` (with --curves: points of ``calls``, ``chunk_ms``, ``workers`` with
 ``cpu_ms_per_call_s``, its range, and ``p99_ms``, over three rounds), ``trunks`` (with --trunk-ms:
 the same figures for calls on trunks), ``seconds`` of a step, ``chunk_ms``, ``provider``,
@@ -50,11 +50,9 @@ from streamer.student import CPU_MODEL
 
 console = Console(stderr=True)
 PRECISION = 1.05
-TRIALS = 2
-"""Failures of the number that ends the search."""
-ATTEMPTS = 3
-"""Of one step with a late generator."""
-ROUNDS = 3
+TRIALS = 2  # failures of the number that ends the search
+ATTEMPTS = ROUNDS = 3
+"""Attempts of one step with a late generator; rounds of costs and curves."""
 LATE_SHARE = 0.25
 """Share of the bound above which the generator's own p99 lateness counts as late."""
 CURVE_CALLS = (25, 50, 100, 200, 400, 800, 1600, 3200)
@@ -221,7 +219,7 @@ def cost_round(bench: Bench, calls: int, number: int) -> dict[str, Any]:
 
 
 def mean(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure; means of parts add up as the parts do."""
+    """Return the mean of each figure."""
     return {name: round(statistics.mean(one[name] for one in rounds), 4) for name in rounds[0]}
 
 
@@ -307,12 +305,10 @@ def main() -> int:
         if ours["device"] == "CPU":
             result |= gemm_share(Path(options.model or CPU_MODEL), cores()[0])
         if options.trunk_ms:
-            carrying = {"trunk_ms": options.trunk_ms}
-            trunks = Bench(
-                options, generators, **carrying, calls_per_connection=options.calls_per_trunk
-            )
-            carrying |= {"calls_per_trunk": options.calls_per_trunk}
-            result["trunks"] = measure(options, trunks) | carrying
+            trunk_ms, calls = options.trunk_ms, options.calls_per_trunk
+            trunks = Bench(options, generators, trunk_ms=trunk_ms, calls_per_connection=calls)
+            figures = {"trunk_ms": trunk_ms, "calls_per_trunk": calls}
+            result["trunks"] = measure(options, trunks) | figures
         if options.curves:
             result["curves"] = curves(bench, max(1, result["max_calls"]))
     result |= {"seconds": options.seconds, "chunk_ms": options.chunk_ms}

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 POLLING = {"": polling.EXPERIMENTS, "_default": ""}
 """GRPC_EXPERIMENTS by the suffix of the figures measured with it."""
+STARTED = pb.StreamClassifyResponse(started=pb.Started())
 GEMM_BATCH = 32
 COPIES = 8
 ROUNDS = 15
 """Each times the step and all products once, since a shared host changes its speed."""
 SLICE_SECONDS = 0.02
-"""Of one timing."""
 _WEIGHTS = {"QGemm": 3, "QLinearConv": 3}
-"""Index of the second matrix among a node's inputs; 1 for other operators."""
+"""Index of a node's second matrix; 1 for other operators."""
 
 
 def prepared_response() -> pb.StreamClassifyResponse:
@@ -70,6 +70,10 @@ def prepared_response() -> pb.StreamClassifyResponse:
     return pb.StreamClassifyResponse(prediction=prediction)
 
 
+async def _read(context: Any) -> object:  # noqa: ANN401 - the stubs do not know gRPC's EOF
+    return await context.read()
+
+
 class EmptyServicer(pb_grpc.ClassifierServiceServicer):
     """Read requests of ``chunk_ms`` of audio; answer prepared responses."""
 
@@ -83,10 +87,10 @@ class EmptyServicer(pb_grpc.ClassifierServiceServicer):
     ) -> None:
         """Serve one call."""
         response = prepared_response()
-        while isinstance(request := await context.read(), pb.StreamClassifyRequest):
+        while isinstance(request := await _read(context), pb.StreamClassifyRequest):
             sequence = request.audio.sequence
             if not sequence:
-                await context.write(pb.StreamClassifyResponse(started=pb.Started()))
+                await context.write(STARTED)
             elif prediction_due(sequence, self._chunk_ms):
                 response.prediction.sequence = sequence
                 await context.write(response)
@@ -99,7 +103,7 @@ class EmptyTrunks(TrunkService):
 
     def __init__(self, chunk_ms: int) -> None:
         self._chunk_ms = chunk_ms
-        self._started = pb.StreamClassifyResponse(started=pb.Started()).SerializeToString()
+        self._started = STARTED.SerializeToString()
 
     async def StreamTrunk(  # noqa: N802 - the protocol's name
         self,
@@ -111,7 +115,7 @@ class EmptyTrunks(TrunkService):
         """Serve one trunk."""
         response = prepared_response()
         last: dict[int, int] = {}
-        while isinstance(message := await context.read(), envelope.StreamTrunkRequest):
+        while isinstance(message := await _read(context), envelope.StreamTrunkRequest):
             batch = envelope.StreamTrunkResponse()
             for item in message.lines:
                 request = pb.StreamClassifyRequest.FromString(item.request)
@@ -156,10 +160,8 @@ def empty_servicer(
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {polling.VARIABLE: POLLING[experiments], "PYTHONPATH": path}
     command = ("-m", "load.floors", str(chunk_ms))
-    with (
-        on_cores(server_cores),
-        local_server(command=command, environment=environment, stop_seconds=2.0) as server,
-    ):
+    started = local_server(command=command, environment=environment, stop_seconds=2.0)
+    with on_cores(server_cores), started as server:
         pid = server.process.pid
         meter = lambda: {"cpu": cpu_seconds(pid)}  # noqa: E731
         outcome = generators.run(server.target, chunk_ms=chunk_ms, meter=meter, **load)
@@ -286,9 +288,8 @@ def mean_seconds(run: Callable[[], object]) -> float:
 def gemm_share(path: Path, server_cores: set[int], batch: int = GEMM_BATCH) -> dict[str, Any]:
     """Return the share of matrix products in a CPU step, and their speed; medians of the rounds.
 
-    Keys: ``gemm_fraction`` (CPU time of the products alone by that of the
-    step), ``gemm_gflops`` (integer operations for integer products), ``gemm_batch`` (blocks in the
-    step), ``gemm_step_ms``, ``gemm_model`` (file name).
+    ``gemm_fraction`` is CPU time of the products alone by that of the step of ``gemm_batch``
+    blocks, ``gemm_gflops`` counts integer operations for integer products.
     """
     from streamer.student import Student  # noqa: PLC0415
 
@@ -319,5 +320,4 @@ def gemm_share(path: Path, server_cores: set[int], batch: int = GEMM_BATCH) -> d
 
 
 if __name__ == "__main__":
-    # local_server appends "--listen HOST:PORT".
-    uvloop.run(serve(sys.argv[3], int(sys.argv[1])))
+    uvloop.run(serve(sys.argv[3], int(sys.argv[1])))  # local_server appends "--listen HOST:PORT"

@@ -38,8 +38,6 @@ RESOLUTION = 4.0
 WINDOW_SECONDS = 10
 WORST_RATIO = 2.0
 """Of p99 in the mixed phase to the quiet ones."""
-TOLERANCE = 1e-5
-"""Of a posterior: batching changes only the order of float sums."""
 WAIT_SECONDS = 60.0
 
 
@@ -260,19 +258,3 @@ class Reference:
             channel: prediction(update, self._served.decider, 0.0).prediction
             for channel, update in listener.finals.items()
         }
-
-
-def difference(got: pb.Prediction, expected: pb.Prediction) -> str:
-    """Return how a final prediction differs from the expected one; empty if it does not."""
-    for name in ("audio_time", "speech_time", "lost_time"):
-        one, other = (getattr(p, name).ToNanoseconds() for p in (got, expected))
-        if one != other:
-            return f"{name} {one / 1e9:.3f} s instead of {other / 1e9:.3f} s"
-    for name in ("gender", "age_group", "age_band"):
-        one, other = getattr(got, name), getattr(expected, name)
-        if (one.label, one.undecided) != (other.label, other.undecided):
-            return f"{name} {one.label or 'undecided'} instead of {other.label or 'undecided'}"
-        off = float(np.abs(np.subtract(one.posterior, other.posterior)).max())
-        if not off <= TOLERANCE:
-            return f"{name} is off by {off:.2g}"
-    return ""

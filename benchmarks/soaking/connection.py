@@ -30,6 +30,8 @@ HIDDEN_STATUS = "hidden"
 WAIT_SECONDS = 120.0
 """Longer than any time limit of the server."""
 PIECE_BYTES = 65536
+TOLERANCE = 1e-5
+"""Of a posterior: batching changes only the order of float sums."""
 
 Request = pb.StreamClassifyRequest
 
@@ -144,6 +146,22 @@ def chunks(count: int) -> list[bytes]:
     """Return so many chunks of 100 ms of the caller's side."""
     side, size = demo()[::2], SAMPLE_RATE // 10
     return [side[at : at + size] for at in range(0, count * size, size)]
+
+
+def difference(got: pb.Prediction, expected: pb.Prediction) -> str:
+    """Return how a final prediction differs from the expected one; empty if it does not."""
+    for name in ("audio_time", "speech_time", "lost_time"):
+        one, other = (getattr(p, name).ToNanoseconds() for p in (got, expected))
+        if one != other:
+            return f"{name} {one / 1e9:.3f} s instead of {other / 1e9:.3f} s"
+    for name in ("gender", "age_group", "age_band"):
+        one, other = getattr(got, name), getattr(expected, name)
+        if (one.label, one.undecided) != (other.label, other.undecided):
+            return f"{name} {one.label or 'undecided'} instead of {other.label or 'undecided'}"
+        off = float(np.abs(np.subtract(one.posterior, other.posterior)).max())
+        if not off <= TOLERANCE:
+            return f"{name} is off by {off:.2g}"
+    return ""
 
 
 class Proxy:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import grpc
-from soaking.checks import difference
+from google.protobuf.duration_pb2 import Duration
 from soaking.connection import (
     MOVED_CHUNKS,
     REFUSED,
@@ -21,6 +22,7 @@ from soaking.connection import (
     chunks,
     connect,
     demo,
+    difference,
     stereo_chunks,
 )
 
@@ -51,9 +53,6 @@ STEREO = pb.StreamConfig(
 MULAW = pb.StreamConfig(encoding=pb.AUDIO_ENCODING_MULAW, sample_rate=SAMPLE_RATE)
 
 
-# --- correct calls ---
-
-
 async def stereo(context: Context) -> str:
     """Send both sides of a conversation in linear16 at 16 kHz; check the final predictions."""
     caller = Caller(context.channel)
@@ -82,9 +81,8 @@ def checked(finals: Mapping[int, pb.Prediction], status: str, answers: Sequence[
 
 async def resumed(context: Context) -> str:
     """Lose the connection after a checkpoint, and resume from it."""
-    every = pb.StreamConfig()
-    every.checkpoint_interval.FromSeconds(1)
-    config = {"checkpoint_interval": every.checkpoint_interval, "call_id": f"moved-{id(context)}"}
+    interval = Duration(seconds=1)
+    config = {"checkpoint_interval": interval, "call_id": f"moved-{id(context)}"}
     audio = chunks(MOVED_CHUNKS)
     async with Proxy(context.target) as proxy, connect(proxy.target) as channel:
         caller = Caller(channel)
@@ -120,14 +118,11 @@ async def silence(context: Context) -> str:
     return status
 
 
-# --- correct calls on a trunk, and a trunk that breaks ---
-
-
 async def on_trunk(context: Context) -> str:
     """Run a correct call on a trunk with faulty ones; check its final predictions."""
     trunks = Trunks(context.channel, (), 1)
-    tasks: list[asyncio.Task[object]] = []
-    tasks += [asyncio.create_task(_faulty_calls(trunks, context)) for _ in range(CROWD)]
+    faulty = [asyncio.create_task(_faulty_calls(trunks, context)) for _ in range(CROWD)]
+    tasks: list[asyncio.Task[Any]] = [*faulty]
     try:
         line = trunks.open()
         try:
@@ -223,9 +218,6 @@ async def _unfinished(line: Line) -> None:
     await _paced(line, chunks(5), 0.1)
 
 
-# --- callers that vanish ---
-
-
 async def cut_off(context: Context) -> str:
     """Reset the connection in mid-call, as when a host loses power."""
     async with Proxy(context.target) as proxy, connect(proxy.target) as channel:
@@ -281,17 +273,12 @@ async def cancelled(context: Context) -> str:
     return str((await caller.stream.code()).name)
 
 
-# --- callers that are a burden ---
-
-
 async def slow_reader(context: Context) -> str:
     """Request all predictions, read none until late, and keep sending."""
     async with connect(context.target, *SMALL_WINDOW) as channel:
         caller = Caller(channel)
         sides = [pb.ChannelConfig(), pb.ChannelConfig()]
-        every = pb.StreamConfig()
-        every.update_interval.FromMilliseconds(100)
-        interval = every.update_interval
+        interval = Duration(nanos=100_000_000)
         if not await caller.begin(speech_events=True, channels=sides, update_interval=interval):
             return await caller.refusal()
         size = 2 * SAMPLE_RATE // 10
