@@ -1,27 +1,29 @@
-"""Live calls paced in real time: latency, losses and the server's CPU cost.
+"""Load-test a server with live calls, paced in real time: latency, losses and CPU cost.
 
     python benchmarks/latency.py --calls 200 --seconds 60 --picture latency.png
     python benchmarks/latency.py --provider cuda --server-flags "--max-batch 256"
-    python benchmarks/latency.py --calls 280 --seconds 30 --profile profile.svg
+    python benchmarks/latency.py --target gateway.example:50051 --calls 20
+    python benchmarks/latency.py --steps 1 32 256          # the model's step alone, no server
 
-Open loop: every chunk leaves when its audio has ended, however late answers are. Latency is from
-the moment a chunk was due to be sent until the prediction that acknowledges it arrives. The audio
-is the demo call in mu-law, A-law and linear16, from a different point in every call: about half
-of it is silence. The calls start one after another, at most --starting a second, then two seconds
-warm up; neither is counted.
+The load is an open loop: every chunk leaves when its audio has ended, however late predictions are.
+Latency runs from the moment a chunk was due to be sent until the prediction that acknowledges it
+arrives. The audio is the demo call in mu-law, A-law and linear16, from a different point in every
+call; about half of it is silence. Calls start one after another, at most --starting a second, and
+two seconds of warm-up follow; neither is counted. The server runs on a core of its own where there
+are two, the generator on the others.
 
-The server that is started gets a core of its own where there are two, the generator the others.
---profile draws what its CPU time is spent on while it is counted, as a flame graph; py-spy stops
-the server for each of its samples, so take no latency or cost from such a run.
-
-JSON keys: ``calls``, ``lost`` (without their final prediction), ``refused`` (turned away before
-they began; not lost), ``errors`` (first few), ``seconds`` (counted), ``chunk_ms``,
+JSON keys: ``calls``, ``lost`` (without their final prediction), ``refused`` (before they were
+accepted; not lost), ``errors`` (the first few), ``seconds`` (counted), ``chunk_ms``,
 ``predictions`` (in all), ``predictions_per_call_s``, ``p50_ms``, ``p90_ms``, ``p99_ms``,
 ``p99_9_ms``, ``max_ms``, ``server_cpu_ms_per_call_s`` (None with --target),
-``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (how late the generator
-itself was), ``foreign_cpu_share`` (of the server's cores, used by others meanwhile; a few per cent
-are the kernel's), ``trunk_ms`` (0: a stream for each call), ``starting``, ``profiled`` (true with
---profile), ``provider``, ``device``.
+``generator_cpu_ms_per_call_s``, ``speech_share``, ``late_sends_ms_p99`` (lateness of the generator
+itself), ``foreign_cpu_share`` (of the server's cores, used by other processes; a few per cent are
+the kernel's), ``host_speed`` (None here, see throughput.py), ``trunk_ms`` (0: a stream for each
+call), ``starting``, ``provider``, ``device``.
+
+With --steps: ``ways``, a list of ``way``, ``model``, ``device`` and ``steps`` (for each number of
+``blocks``: ``ms`` and ``cpu_ms``, medians of the rounds; ``blocks_per_s``), and ``device``. A GPU
+step counts from arrays of the host to arrays of the host.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ import contextlib
 import os
 import platform
 import shlex
+import statistics
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from load.calls import DEMO
-from load.pictures import latency_picture
-from load.profiling import Profiler
-from load.run import (
+import numpy as np
+from load.generator import DEMO
+from load.plots import plot_latency
+from load.processes import (
     STARTING_PER_SECOND,
     Generators,
     Outcome,
@@ -47,32 +52,37 @@ from load.run import (
     server_meter,
     write_json,
 )
+from rich.progress import track
 
 from streamer.process.local_server import LocalServer, local_server
 
 __all__ = ["DEMO", "device_name"]
 
+STEP_ROUNDS = 7
+STEP_SECONDS = 0.1
+"""A round repeats a step for at least so long."""
 
-def device_name(student: str = "CPU") -> str:
-    """Processor as the system names it, behind the GPU that the student runs on, if it does."""
+
+def device_name(model_device: str = "CPU") -> str:
+    """Return the processor's name, after that of the GPU if the model runs on one."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 name = line.partition(":")[2].strip()
                 break
-    gpu = "" if student == "CPU" else f"{student}; "
+    gpu = "" if model_device == "CPU" else f"{model_device}; "
     return f"{gpu}{name}, {os.cpu_count()} cores"
 
 
 def serving(server: LocalServer | None) -> dict[str, Any]:
-    """What the server said of itself when it began to serve, or the first of its workers."""
-    said = {entry.get("event"): entry for entry in reversed(server.log if server else [])}
-    return {**said.get("worker_serving", {}), **said.get("serving", {})}
+    """Return the fields of the server's log line "serving", and of its first worker's."""
+    events = {entry.get("event"): entry for entry in reversed(server.log if server else [])}
+    return {**events.get("worker_serving", {}), **events.get("serving", {})}
 
 
 def device_of(server: LocalServer | None) -> str:
-    """:func:`device_name` of what the server's student runs on."""
+    """Return :func:`device_name` for the device of the server's model."""
     return device_name(serving(server).get("device", "CPU"))
 
 
@@ -80,21 +90,13 @@ def measure(
     target: str,
     options: argparse.Namespace,
     server: LocalServer | None,
-    mine: set[int],
+    server_cores: set[int],
     allowed: set[int],
 ) -> tuple[Outcome, dict[str, Any]]:
-    """One run, and the JSON that the module documents.
+    """Run the calls; return the outcome and the JSON that the module documents."""
 
-    Raises:
-        FileNotFoundError: a profile is wanted, and py-spy is not installed.
-        RuntimeError: py-spy could not make it.
-    """
-    profiler = Profiler(server.process.pid, options.profile) if server and options.profile else None
-
-    def meter() -> dict[str, float]:  # first called when counting begins
-        if profiler and not profiler.started:
-            profiler.start(options.seconds)
-        return server_meter(server.process.pid, mine) if server else {}
+    def meter() -> dict[str, float]:
+        return server_meter(server.process.pid, server_cores) if server else {}
 
     with Generators(options.generators, allowed) as generators:
         outcome = generators.run(
@@ -109,22 +111,64 @@ def measure(
             seed=options.seed,
             title=f"{options.calls} calls",
         )
-    if profiler:
-        profiler.finish()
-    used = outcome.metered.get("cpu")
+    spent = outcome.metered.get("cpu")
     return outcome, {
         **outcome.figures(),
-        "server_cpu_ms_per_call_s": None if used is None else outcome.per_call_second(used),
+        "server_cpu_ms_per_call_s": None if spent is None else outcome.per_call_second(spent),
         "trunk_ms": options.trunk_ms,
         "starting": options.starting,
-        "profiled": profiler is not None,
         "provider": serving(server).get("providers"),
         "device": device_of(server),
     }
 
 
+def step_times(blocks: Sequence[int]) -> dict[str, Any]:
+    """Time the model's step alone on every device there is, the devices in turns."""
+    from streamer.errors import ModelFileError  # noqa: PLC0415 - generators need no model
+    from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel  # noqa: PLC0415
+
+    ways = [("CPU, float32", DEFAULT_MODEL, "cpu"), ("CPU, 8 bits", CPU_MODEL, "cpu")]
+    models = {way: OnnxModel(path, provider=provider) for way, path, provider in ways}
+    try:
+        models["GPU, float32"] = OnnxModel(DEFAULT_MODEL, provider="cuda")
+    except ModelFileError as error:
+        print(f"no GPU: {error}", file=sys.stderr)
+    took: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for _ in track(range(STEP_ROUNDS + 1), "steps", transient=True):  # the first warms up
+        for count in blocks:
+            for way, model in models.items():
+                meta, noise = model.metadata, np.random.default_rng(count)
+                samples = (0.05 * noise.standard_normal((count, meta.block))).astype(np.float32)
+                feed = samples, np.full(count, meta.block), meta.fresh(count)
+                runs, cpu, began = 0, time.process_time(), time.perf_counter()
+                while runs < 3 or time.perf_counter() - began < STEP_SECONDS:
+                    model.step(*feed)
+                    runs += 1
+                spent = (time.perf_counter() - began) / runs, (time.process_time() - cpu) / runs
+                took.setdefault((way, count), []).append(spent)
+
+    def figures(way: str, count: int) -> dict[str, float]:
+        seconds, cpu = (statistics.median(c) for c in zip(*took[way, count][1:], strict=True))
+        figures = {"ms": round(1000 * seconds, 4), "cpu_ms": round(1000 * cpu, 4)}
+        return {"blocks": count, **figures, "blocks_per_s": round(count / seconds)}
+
+    return {
+        "ways": [
+            {
+                "way": way,
+                "model": (CPU_MODEL if "8 bits" in way else DEFAULT_MODEL).name,
+                "device": model.device,
+                "steps": [figures(way, count) for count in blocks],
+            }
+            for way, model in models.items()
+        ],
+        "rounds": STEP_ROUNDS,
+        "device": device_name([*models.values()][-1].device),
+    }
+
+
 def load_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every benchmark of live calls may be told."""
+    """Add the flags that every benchmark of live calls has."""
     parser.add_argument("--chunk-ms", type=int, default=100, help="20 to 200 (%(default)s)")
     parser.add_argument(
         "--generators", type=int, default=1, help="processes that make the calls (%(default)s)"
@@ -132,20 +176,20 @@ def load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calls-per-connection", type=int, default=50, help="of one gateway (%(default)s)"
     )
-    parser.add_argument("--model", help="student for the server that is started")
+    parser.add_argument("--model", help="ONNX file for the server that is started")
     parser.add_argument(
-        "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where it runs"
+        "--provider", choices=("auto", "cpu", "cuda"), default="auto", help="device of the model"
     )
     parser.add_argument(
         "--server-flags", default="", help='more flags for that server, "--max-batch 32 ..."'
     )
     parser.add_argument("--json", type=Path, help="write the result there too")
-    parser.add_argument("--picture", type=Path, help="write a picture of it there (PNG or SVG)")
+    parser.add_argument("--picture", type=Path, help="write a picture of it there (PNG)")
     parser.add_argument("--seed", type=int, default=1, help="of where each call begins")
 
 
 def server_flags(options: argparse.Namespace, calls: int) -> list[str]:
-    """Flags of a server for so many calls."""
+    """Return the flags of a server that admits so many calls."""
     flags = ["--provider", options.provider, "--log-level", "info", "--max-calls", str(calls)]
     flags += ["--model", options.model] if options.model else []
     return flags + shlex.split(options.server_flags)
@@ -157,46 +201,47 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, default=200, help="at the same time (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=60, help="that are counted (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="counted (%(default)s)")
     parser.add_argument("--target", help="HOST:PORT of a running server; else one is started")
     parser.add_argument(
         "--server-cores", type=int, default=1, help="cores of the server (%(default)s)"
     )
     parser.add_argument(
-        "--profile", type=Path, help="draw a flame graph of the started server there (SVG)"
-    )
-    parser.add_argument(
         "--trunk-ms",
         type=float,
         default=0.0,
-        help="the calls of a connection share one stream, a trunk, on which what they have is sent "
-        "every so many milliseconds (0: each has a stream of its own)",
+        help="the calls of a connection share a trunk, which sends every so many milliseconds "
+        "(0: a stream for each call)",
     )
     parser.add_argument(
         "--starting",
         type=float,
         default=STARTING_PER_SECOND,
-        help="calls that begin in a second, at most (%(default)s)",
+        help="most calls that start in a second (%(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="time the model's step of so many blocks, no calls"
     )
     load_arguments(parser)
     options = parser.parse_args()
     if not options.starting > 0:
         parser.error(f"--starting: calls in a second, more than 0, got {options.starting:g}")
-    if options.profile and options.target:
-        parser.error("--profile: only a server that is started here is profiled, not a --target")
-    mine, theirs = cores(options.server_cores)
+    if options.steps:
+        write_json(step_times(options.steps), options.json)
+        return 0
+    server_cores, generator_cores = cores(options.server_cores)
     with contextlib.ExitStack() as stack:
         server = None
         if not options.target:
-            with on_cores(mine):
+            with on_cores(server_cores):
                 server = stack.enter_context(
                     local_server(*server_flags(options, options.calls + 10))
                 )
         target = options.target or server.target  # type: ignore[union-attr]
-        outcome, result = measure(target, options, server, mine, theirs)
+        outcome, result = measure(target, options, server, server_cores, generator_cores)
     write_json(result, options.json)
     if options.picture:
-        latency_picture(outcome.seen.latency, result, options.picture)
+        plot_latency(outcome.observed.latency, result, options.picture)
     return 1 if result["lost"] else 0
 
 

@@ -1,256 +1,173 @@
-"""Calls of every kind for 45 minutes: does the server keep anything, do good calls notice?
+"""Run a server under long or hostile load: does it keep anything, do correct calls notice?
 
-    python benchmarks/soak.py --json soak.json --picture soak.png
+    python benchmarks/soak.py --json soak.json --picture soak.png          # mixed, 45 minutes
+    python benchmarks/soak.py --scenario network --minutes 10
+    python benchmarks/soak.py --scenario churn --calls 10000
+    python benchmarks/soak.py --scenario overload --capacity 800 --picture overload.png
+    python benchmarks/soak.py --scenario old-call --minutes 120
 
-Three phases: quiet, mixed, quiet again. Normal calls run throughout: paced in real time, open loop
-(see latency.py), and each final prediction is compared with what the same audio gives by itself. In
-the mixed phase come those of ``soaking.callers.KINDS`` besides: callers that vanish, stay
-half-open, never read, flood, send nonsense or nothing. Their rates are bounded; --rate multiplies
-them. The server is a process of its own, on a core of its own where there are two, and is looked at
-every second.
+Scenarios:
+{scenarios}
 
-JSON keys: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right``, ``wrong``,
-``lost``, ``refused``, ``errors``); ``callers`` (by kind and status), ``unexpected`` (ends that must
-not be), ``refused_good`` (of the other callers that do nothing wrong); ``latency`` (by phase,
-``p99_mixed_over_quiet``, ``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and
-``file_descriptors`` per hour of the mixed phase less its first fifth, four minutes at least, with
-standard error, bound and ``flat``); ``idle`` (what the server holds without a call, ``before`` and
-``after``, and its ``threads`` by name then and then);
-``calls_by_status`` and ``refusals_by_status`` (the server's own count); ``server_cpu_s``;
-``samples`` (each second: ``at``, ``rss_mb``, ``file_descriptors``, ``threads``, ``calls_open``,
-``cpu``), ``windows`` (p50 and p99 of ten seconds each), ``failures`` (why it exits with 1),
-``device``.
+mixed and network have three phases: quiet, mixed, quiet again. Normal calls run throughout, paced
+in real time, open loop (see latency.py), and each final prediction is compared with that of the
+same audio without a server. The mixed phase adds callers that vanish, stay half-open, never read,
+flood, or send malformed requests; --rate multiplies their number. The server is a process on a core
+of its own where there are two, and is sampled every second.
+
+JSON keys, all scenarios: ``scenario``, ``failures`` (why it exits with 1), ``device``. mixed and
+network: ``minutes``, ``quiet_s``, ``phases``; ``normal`` (``calls``, ``right``, ``wrong``,
+``lost``, ``refused``, ``errors``); ``callers`` (by kind and status), ``unexpected`` (ends),
+``refused_good`` (of correct callers); ``latency`` (by phase, ``p99_mixed_over_quiet``,
+``late_sends_ms_p99`` of the generator); ``growth`` (``rss_mb`` and ``file_descriptors`` per hour of
+the mixed phase without its first fifth, four minutes at least, with standard error, bound and
+``flat``); ``idle`` (resources without a call, ``before`` and ``after``, and ``threads`` by name);
+``calls_by_status``, ``refusals_by_status`` (the server's counts); ``server_cpu_s``; ``samples``
+(each second), ``windows`` (p50 and p99 of ten seconds each). churn: ``calls``, ``lost``,
+``rss_bytes_per_call`` and its standard error, ``file_descriptors_growth``, ``threads_growth``,
+``calls_per_second``, ``samples``. overload: ``capacity``, ``offered``, ``refused``, ``lost``,
+``bound_ms``, ``p99_ms_before``, ``p99_ms_overloaded``, ``p99_ms_after``, ``rise_second``,
+``drop_second``, ``recovered_seconds`` (None: never), ``per_second``. old-call: ``minutes``,
+``ratio`` of the CPU cost of an old call to that of a young one, ``cpu_ms_per_call_s`` of each,
+``state_bytes``, ``memory_bytes_per_call``, ``ageing_growth_bytes``.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import contextlib
-import multiprocessing
-import os
 import sys
-import tempfile
-import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
-import uvloop
-from churn import short_call
-from latency import device_of, load_arguments, server_flags, serving
-from load.calls import (
-    CHANNEL_OPTIONS,
-    ENCODINGS,
-    METHOD,
-    SPREAD_SECONDS,
-    Open,
-    Plan,
-    Seen,
-    recordings,
-)
-from load.run import Generators, cores, on_cores, write_json
-from overload import shifted
-from rich.progress import track
-from soaking.callers import CallersPlan, Tally, misbehave
-from soaking.judge import Phase
-from soaking.pictures import soak_picture
-from soaking.reference import Reference, difference
-from soaking.result import failures, result_of
-from soaking.stream import MOVED_CHUNKS, WIDE_RATE, chunks, stereo_chunks
-from soaking.watch import Watch, settled, threads_by_name
-
-from streamer.audio.codec import SAMPLE_RATE, Encoding
-from streamer.process.local_server import local_server
-from streamer.rpc import voicecohort_pb2 as pb
-
-SERVER_FLAGS = ("--idle-timeout", "20")
-"""Half-open, silent and unread calls must end many times in the soak."""
-KEYS = '[[key]]\nid = "soak"\nsecret = "{}"\n'
-LEAD_SECONDS = 1.0
-"""Until all processes have their plans."""
-ENDING_SECONDS = 2.0
-"""For the answers of a round of normal calls, before the next one starts."""
-SETTLE_SECONDS = 30.0
-"""Within which the server must hold what it held before, once all calls are over."""
-ROUNDS = 2
-"""Of normal calls side by side, half a call apart: there is never a moment without any."""
+from latency import device_name, load_arguments
+from load.plots import plot_overload, plot_soak
+from load.processes import write_json
+from soaking.ageing import churn, churn_failures, old_call, old_call_failures
+from soaking.callers import KINDS
+from soaking.checks import failures
+from soaking.phases import mixed, overload, overload_failures
 
 
-def phases_of(options: argparse.Namespace) -> list[Phase]:
-    """Quiet, mixed, quiet again."""
-    end = 60.0 * options.minutes
-    edges = [0.0, options.quiet, end - options.quiet, end]
-    names = ("quiet", "mixed", "quiet_again")
-    return [Phase(name, edges[n], edges[n + 1]) for n, name in enumerate(names)]
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario: a new one is one more entry of :data:`SCENARIOS`.
+
+    Attributes:
+        about: one line for the help.
+        measure: runs it; returns its JSON.
+        failures: returns why a result is not good enough, one line each.
+        defaults: of flags whose default depends on the scenario.
+        plot: draws the result.
+    """
+
+    about: str
+    measure: Callable[[argparse.Namespace], dict[str, Any]]
+    failures: Callable[[dict[str, Any]], list[str]]
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    plot: Callable[[Mapping[str, Any], Path], None] | None = None
 
 
-def normal(target: str, options: argparse.Namespace) -> Plan:
-    """One round of normal calls."""
-    return Plan(
-        target,
-        calls=max(1, options.calls // ROUNDS),
-        seconds=options.call_seconds,
-        window=(0.0, SPREAD_SECONDS + options.call_seconds + ENDING_SECONDS),
-        chunk_ms=options.chunk_ms,
-        calls_per_connection=options.calls_per_connection,
-        seed=options.seed,
+NETWORK = ("resumed", "cut trunk", "cut off", "half-open", "idle", "slow reader")
+"""Kinds of :data:`soaking.callers.KINDS` in the scenario "network"."""
+SCENARIOS = {
+    "mixed": Scenario(
+        "all kinds of callers beside normal calls",
+        partial(mixed, kinds=tuple(KINDS)),
+        failures,
+        {"minutes": 45.0, "calls": 40},
+        plot_soak,
+    ),
+    "network": Scenario(
+        "broken and slow connections beside normal calls",
+        partial(mixed, kinds=NETWORK),
+        failures,
+        {"minutes": 45.0, "calls": 40},
+        plot_soak,
+    ),
+    "churn": Scenario(
+        "many short calls: growth of memory, descriptors, threads",
+        churn,
+        churn_failures,
+        {"calls": 10_000},
+    ),
+    "overload": Scenario(
+        "150 % of --capacity on one core, and recovery from it",
+        overload,
+        overload_failures,
+        {"calls_per_connection": 50},
+        plot_overload,
+    ),
+    "old-call": Scenario(
+        "CPU cost and memory of a call of --minutes beside a young one",
+        old_call,
+        old_call_failures,
+        {"minutes": 30.0, "calls": 400},
+    ),
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    listed = "\n".join(f"    {name:10}{one.about}" for name, one in SCENARIOS.items())
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").format(scenarios=listed),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def rounds(target: str, options: argparse.Namespace, end: float) -> list[list[tuple[Plan, float]]]:
-    """Plans of normal calls, with their begin, for each of :data:`ROUNDS` processes."""
-    plan = normal(target, options)
-    period = plan.window[1]
-    starts = [
-        [first / ROUNDS * period + number * period for number in range(int(end / period) + 1)]
-        for first in range(ROUNDS)
-    ]
-    last = end - SPREAD_SECONDS - options.call_seconds
-    return [[(plan, start) for start in line if start <= last] for line in starts]
-
-
-def compare(seen: Seen, options: argparse.Namespace, reference: Reference) -> list[str]:
-    """Final predictions that are not what the same audio gives by itself."""
-    wrong, known = [], {}
-    for recording, count, answer in seen.answers:
-        if (recording, count) not in known:
-            spoken = recordings(options.chunk_ms, options.seed)[recording][1]
-            sent = [spoken[number % len(spoken)] for number in range(count)]
-            encoding = ENCODINGS[recording % len(ENCODINGS)][1]
-            known[recording, count] = reference.finals(sent, encoding, SAMPLE_RATE)[0]
-        if what := difference(pb.Prediction.FromString(answer), known[recording, count]):
-            wrong.append(f"recording {recording}: {what}")
-    return wrong
-
-
-def offer(
-    target: str,
-    options: argparse.Namespace,
-    answers: Mapping[str, tuple[bytes, ...]],
-    allowed: set[int],
-) -> tuple[Seen, int, Tally, float]:
-    """Run all calls: what normal ones saw, their number, how others ended, and the begin."""
-    phases = phases_of(options)
-    spawn = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
-    with (
-        Generators(1, allowed) as first,
-        Generators(1, allowed) as second,
-        ProcessPoolExecutor(1, spawn, os.sched_setaffinity, (0, allowed)) as others,
-    ):
-        lines = [first, second]
-        prepared = others.submit(stereo_chunks)
-        with ThreadPoolExecutor(len(lines)) as threads:  # processes take seconds to start
-            ready = [threads.submit(g.prepare, options.chunk_ms, options.seed) for g in lines]
-            for done in ready:
-                done.result()
-        prepared.result()
-        if options.warm_up:
-            warm = replace(normal(target, options), calls=options.calls, seconds=options.warm_up)
-            for future in first.start(warm, time.monotonic() + LEAD_SECONDS):
-                future.result()
-        begin = time.monotonic() + LEAD_SECONDS
-        mixed = phases[1]
-        plan = CallersPlan(
-            target, begin + mixed.begin, begin + mixed.end, options.rate, answers, options.seed
-        )
-        tally = others.submit(misbehave, plan)
-        pending: list[tuple[Future[Seen], float]] = []
-        calls = 0
-        for generators, line in zip(lines, rounds(target, options, phases[-1].end), strict=True):
-            for round_plan, start in line:
-                calls += round_plan.calls
-                pending += [(f, start) for f in generators.start(round_plan, begin + start)]
-        for tick in track(range(round(phases[-1].end)), "soak", transient=True):
-            time.sleep(max(0.0, begin + tick - time.monotonic()))
-        seen = Seen()
-        for result, start in pending:
-            seen.add(shifted(result.result(), start))
-        return seen, calls, tally.result(), begin
-
-
-async def first_calls(target: str, options: argparse.Namespace) -> None:
-    """A few calls, so that pools and lazy imports are there before the server is looked at."""
-    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-        open_stream: Open = channel.stream_stream(METHOD)
-        for number in range(3):
-            await short_call(open_stream, number, options.chunk_ms, options.seed)
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The JSON that the module documents."""
-    mine, theirs = cores()
-    model = Path(options.model) if options.model else None
-    with contextlib.ExitStack() as stack:
-        reference = stack.enter_context(Reference(model))
-        finals = {
-            "stereo": reference.finals(stereo_chunks(), Encoding.LINEAR16, WIDE_RATE, 2),
-            "moved": reference.finals(chunks(MOVED_CHUNKS), Encoding.MULAW, SAMPLE_RATE),
-        }
-        answers = {
-            name: tuple(final.SerializeToString() for _, final in sorted(channels.items()))
-            for name, channels in finals.items()
-        }
-        keys = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".toml"))
-        keys.write(KEYS.format(base64.b64encode(os.urandom(32)).decode()))
-        keys.flush()
-        flags = [*server_flags(options, 400), *SERVER_FLAGS, "--checkpoint-keys", keys.name]
-        with on_cores(mine):
-            server = stack.enter_context(local_server(*flags, "--metrics-listen", "127.0.0.1:0"))
-        with on_cores(theirs):
-            uvloop.run(first_calls(server.target, options))
-        pid = server.process.pid
-        before, names = settled(pid), {"before": threads_by_name(pid)}
-        with Watch(pid, str(serving(server)["metrics"])) as watch:
-            seen, calls, tally, begin = offer(server.target, options, answers, theirs)
-            after = settled(pid, before, SETTLE_SECONDS)
-            names["after"] = threads_by_name(pid)
-            counts = watch.counts()
-        wrong = compare(seen, options, reference)
-    return result_of(
-        options, phases_of(options), seen, calls, wrong, tally, watch.samples_since(begin)
-    ) | {
-        "idle": {"before": before, "after": after, "threads": names},
-        **counts,
-        "device": device_of(server),
-    }
+    add = parser.add_argument
+    add("--scenario", choices=SCENARIOS, default="mixed", help="(%(default)s)")
+    add(
+        "--minutes",
+        type=float,
+        help="in all (45: growth needs that long); age of the old call (30)",
+    )
+    add("--quiet", type=float, default=120.0, help="seconds before and after (%(default)s)")
+    add(
+        "--calls", type=int, help="normal at a time (40), churn in all (10000), old-call open (400)"
+    )
+    add("--call-seconds", type=float, default=20.0, help="of a normal call (%(default)s)")
+    add("--warm-up", type=float, default=5.0, help="seconds before, not counted (%(default)s)")
+    add("--rate", type=float, default=1.0, help="factor on other callers (%(default)s)")
+    add(
+        "--trunk-ms",
+        type=float,
+        default=0.0,
+        help="churn on trunks, which send so often (0: streams)",
+    )
+    add(
+        "--capacity", type=int, help="overload: calls that a core serves (throughput.py: max_calls)"
+    )
+    add("--seconds", type=int, default=20, help="of overload at 150 %% (%(default)s)")
+    add("--after", type=int, default=15, help="of overload at 50 %% afterwards (%(default)s)")
+    add("--bound-ms", type=float, default=50.0, help="overload: p99 when recovered (%(default)s)")
+    add("--max-calls", type=int, help="overload: of the server (more than are offered)")
+    add("--rounds", type=int, default=7, help="old-call: minutes compared (%(default)s)")
+    load_arguments(parser)
+    parser.set_defaults(provider="cpu", calls_per_connection=20)
+    return parser
 
 
 def main() -> int:
-    """Command line; 1 if something is there that must not be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=45.0,
-        help="in all (%(default)s; in half an hour memory that finds its size looks as if it grew)",
-    )
-    parser.add_argument(
-        "--quiet", type=float, default=120.0, help="seconds before and after (%(default)s)"
-    )
-    parser.add_argument("--calls", type=int, default=40, help="normal, at a time (%(default)s)")
-    parser.add_argument(
-        "--call-seconds", type=float, default=20.0, help="of a normal call (%(default)s)"
-    )
-    parser.add_argument(
-        "--warm-up", type=float, default=5.0, help="seconds before, not counted (%(default)s)"
-    )
-    parser.add_argument("--rate", type=float, default=1.0, help="of other callers (%(default)s)")
-    load_arguments(parser)
-    parser.set_defaults(provider="cpu", calls_per_connection=20)
+    """Command line; 1 if the result has failures."""
+    parser = arguments()
+    scenario = SCENARIOS[parser.parse_known_args()[0].scenario]
+    parser.set_defaults(**scenario.defaults)
     options = parser.parse_args()
-    if 60 * options.minutes < 3 * options.quiet:
-        parser.error(f"--minutes {options.minutes} leave no mixed phase beside --quiet")
-    result = measure(options)
-    result["failures"] = failures(result)
+    if scenario.failures is failures and 60 * options.minutes < 3 * options.quiet:
+        parser.error(f"--minutes {options.minutes:g}: no mixed phase beside --quiet")
+    if scenario.measure is overload and not (options.capacity or 0) > 0:
+        parser.error(f"--capacity: calls that a core serves, at least 1, got {options.capacity}")
+    if scenario.measure is old_call and options.minutes < 3:
+        parser.error(f"--minutes: age of the old call, at least 3, got {options.minutes:g}")
+    if options.picture and scenario.plot is None:
+        parser.error(f"--picture: scenario {options.scenario} has none")
+    result = {"scenario": options.scenario, "device": device_name()} | scenario.measure(options)
+    result["failures"] = scenario.failures(result)
     write_json(result, options.json)
-    if options.picture:
-        soak_picture(result, options.picture)
+    if options.picture and scenario.plot:
+        scenario.plot(result, options.picture)
     for line in result["failures"]:
         print(line, file=sys.stderr)
     return 1 if result["failures"] else 0

@@ -1,75 +1,148 @@
-"""The most live calls that one core serves in time, what they cost, and how near that is to floors.
+"""Find the most live calls that one core serves in time, what they cost, and the floors of that.
 
     python benchmarks/throughput.py --json throughput.json --picture throughput.png
     python benchmarks/throughput.py --curves --seconds 30
     python benchmarks/throughput.py --trunk-ms 10
 
-Calls are paced in real time, open loop; see latency.py. Their number doubles until p99 exceeds
---bound-ms or a call is lost or refused, and is then bisected to 5 %; what ends the search has
-failed twice. Each step has a fresh server, kept to one core. A step whose generator was late itself
-is repeated, and marked if it stays so.
-At 70 % of the capacity found, a server with counters says what the CPU is spent on, and an empty
-gRPC servicer, with the same calls, what no server could save; three rounds in turns with the server
-itself, as the speed of a shared host changes.
+Calls are paced in real time, open loop (see latency.py). Their number doubles until p99 exceeds
+--bound-ms or a call is lost or refused, and is then bisected to 5 %; the number that ends the
+search has failed twice. Each step has a fresh server on one core. A step with a late generator is
+repeated, and marked if it stays late. At 70 % of the capacity, three rounds measure in turns the
+server, the server with CPU counters, and an empty gRPC servicer with the same calls.
 
-JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, ``p99_ms_at_70``,
-``p99_ms_at_30`` (at these percentages of ``max_calls``; the first the worst of the rounds),
-``cpu_ms_per_call_s`` at 70 %, means of the rounds: ``total`` without what counting takes, and its
-parts ``transport`` (gRPC, event loop, all that is not counted apart), ``decode_vad``,
-``decisions``, ``batching`` (the engine's thread but for the step, and giving its answers to their
-calls), ``model``; beside them ``empty_servicer`` (gRPC polling as our server sets it) and
-``empty_servicer_default`` (one round), and ``total_without_counters``. ``transport_over_empty``
-(median of the rounds' ratios), ``rounds`` (all that of each), ``mean_batch`` (blocks a step there),
-``gemm_fraction``, ``gemm_gflops``, ``gemm_curve`` and ``gemm_model`` (see floors.py;
-not on a GPU, see step_cost.py),
-``steps`` of the search (the figures of latency.py each, and ``host_speed``: million turns of a loop
-of Python in a CPU second on the server's core, mean of before and after), ``generator_limited``
-(true: a generator that was late ended the search; use --generators on more cores), ``curves`` (with
---curves: ``calls``, ``chunk_ms``, ``workers``; each point with ``cpu_ms_per_call_s`` and
-``p99_ms``, medians of three rounds, and ``cpu_ms_per_call_s_range``), ``trunks`` (with --trunk-ms:
-of all that but products and curves the figures for calls on trunks, ``trunk_ms``,
-``calls_per_trunk``, and ``side_by_side``: cost of server and generator, p99 and host_speed of the
-same ``calls`` on ``streams`` and on ``trunks``, three rounds in turns), ``seconds`` of a step,
-``chunk_ms``, ``provider``, ``device``.
+JSON keys: ``max_calls`` (``capped`` if --most ended the search), ``bound_ms``, ``p99_ms_at_70``
+(worst round at 70 % of ``max_calls``), ``p99_ms_at_30``, ``cpu_ms_per_call_s`` at 70 %, means of
+the rounds: ``total`` and its parts ``transport`` (gRPC, event loop, all the rest), ``decode_vad``,
+``decisions``, ``batching`` (the engine's thread without the step, and passing results on),
+``model``; beside them ``empty_servicer``, ``empty_servicer_default`` (gRPC's default polling, one
+round), ``total_without_counters``; ``transport_over_empty`` (median ratio), ``rounds`` (each one),
+``mean_batch`` (blocks a step), ``gemm_*`` (see load/floors.py; on a CPU only), ``steps`` of the
+search (keys of latency.py, ``held``, ``generator_late``, ``host_speed``: million turns of a Python
+loop in a CPU second), ``generator_limited`` (a late generator ended the search: use more
+--generators), ``curves`` (with --curves: points of ``calls``, ``chunk_ms``, ``workers`` with
+``cpu_ms_per_call_s``, its range, and ``p99_ms``, over three rounds), ``trunks`` (with --trunk-ms:
+the same figures for calls on trunks), ``seconds`` of a step, ``chunk_ms``, ``provider``,
+``device``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from floors import BATCHES, gemm
-from latency import device_name, load_arguments
-from load.curves import ROUNDS, curves
-from load.pictures import throughput_picture
-from load.run import Generators, cores, write_json
-from load.split import Bench
+from latency import device_name, load_arguments, server_flags, serving
+from load import cpu_breakdown
+from load.cpu_breakdown import CounterReader, breakdown
+from load.floors import empty_servicer, gemm_share
+from load.plots import plot_throughput
+from load.processes import Generators, Outcome, cores, on_cores, server_meter, speed, write_json
 from rich.console import Console
 
 from streamer.inference.model import CPU_MODEL
+from streamer.process.local_server import local_server
 
 console = Console(stderr=True)
 PRECISION = 1.05
-TRIALS = 2
-"""Of the number that ends the search."""
-ATTEMPTS = 3
-"""Of one step; the first that holds counts."""
-SIDE_BY_SIDE = ("server", "generator", "p99_ms", "host_speed")
+TRIALS = 2  # failures of the number that ends the search
+ATTEMPTS = ROUNDS = 3
+"""Attempts of one step with a late generator; rounds of costs and curves."""
 LATE_SHARE = 0.25
-"""A generator whose own p99 lateness is more of the bound than this measures itself."""
+"""Share of the bound above which the generator's own p99 lateness counts as late."""
+CURVE_CALLS = (25, 50, 100, 200, 400, 800, 1600, 3200)
+CURVE_CHUNKS_MS = (20, 40, 60, 100, 200)
+CURVE_WORKERS = (1, 2, 4, 8)
+MODERATE = 0.25
+"""Share of the capacity for the curves of chunks and workers: 20 ms chunks cost several times as
+much as those of 100 ms, and must still be served in time."""
+
+
+class Bench:
+    """Run calls against fresh servers on cores of their own.
+
+    Args:
+        options: of the command line.
+        generators: make the calls.
+        carrying: ``trunk_ms`` and ``calls_per_connection`` of :class:`load.generator.Plan`.
+
+    Attributes:
+        serving: fields of the last server's log line "serving".
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, generators: Generators, **carrying: float
+    ) -> None:
+        self._options = options
+        self._generators = generators
+        self._carrying: dict[str, Any] = {
+            "calls_per_connection": options.calls_per_connection
+        } | carrying
+        self.serving: dict[str, Any] = {}
+
+    def plain(
+        self,
+        calls: int,
+        *,
+        chunk_ms: int | None = None,
+        workers: int | None = None,
+        counters: Path | None = None,
+        title: str,
+    ) -> Outcome:
+        """Run calls against a server, with counters if there is a file for them."""
+        chosen = cores(workers or 1)[0]
+        flags = ["--workers", str(workers)] if workers else []
+        command = (cpu_breakdown.__file__,) if counters else ("-m", "streamer.serve")
+        environment = {cpu_breakdown.VARIABLE: str(counters)} if counters else {}
+        every = [*server_flags(self._options, calls + 10), *flags]
+        with on_cores(chosen), local_server(*every, command=command, environment=environment) as s:
+            self.serving = serving(s)
+            before = speed(chosen)
+            outcome = self._generators.run(
+                s.target,
+                calls,
+                self._options.seconds,
+                chunk_ms=chunk_ms or self._options.chunk_ms,
+                meter=CounterReader(s, counters)
+                if counters
+                else lambda: server_meter(s.process.pid, chosen),
+                seed=self._options.seed,
+                title=title,
+                **self._carrying,
+            )
+            outcome.host_speed = round((before + speed(chosen)) / 2, 1)
+        return outcome
+
+    def counted(self, calls: int, *, title: str) -> tuple[Outcome, dict[str, float]]:
+        """Run calls against a server with counters; return its CPU cost by part, too."""
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = self.plain(calls, counters=Path(folder) / "counters.json", title=title)
+        return outcome, breakdown(outcome.metered, outcome.call_seconds)
+
+    def empty(self, calls: int, experiments: str = "") -> float:
+        """Return CPU-ms per call-second of the empty servicer with the same calls."""
+        return empty_servicer(
+            self._generators,
+            cores()[0],
+            experiments,
+            calls=calls,
+            seconds=self._options.seconds,
+            chunk_ms=self._options.chunk_ms,
+            title=f"{calls} calls, empty servicer",
+            **self._carrying,
+        )
 
 
 def search(holds: Callable[[int], bool], start: int, most: int) -> int:
-    """Largest number that holds, to 5 %; 0 if none does.
+    """Return the largest number that holds, to 5 %; 0 if none does.
 
-    Doubled or halved from ``start``, then bisected. A number has failed for good when it did so
-    twice: where the search would end, what failed is tried again, for that may have been the fault
-    of slow minutes of the host.
+    Double or halve from ``start``, then bisect. A number at which the search would end is tried
+    again, since a slow minute of the host may have failed it.
     """
     low, failed = 0, dict[int, int]()
     while low < most:
@@ -91,7 +164,7 @@ def search(holds: Callable[[int], bool], start: int, most: int) -> int:
 
 
 class Capacity:
-    """The search, and what each step of it found."""
+    """The search for the capacity, and the figures of each step of it."""
 
     def __init__(self, bench: Bench, bound_ms: float) -> None:
         self._bench = bench
@@ -99,22 +172,18 @@ class Capacity:
         self.steps: list[dict[str, Any]] = []
 
     def holds(self, calls: int) -> bool:
-        """Whether p99 stays under the bound with nothing lost or refused."""
+        """Return whether p99 stays under the bound with no call lost or refused."""
         for _ in range(ATTEMPTS):
-            outcome, cost = self._bench.plain(calls, title=f"{calls} calls")
-            figures = outcome.figures() | {"server_cpu_ms_per_call_s": cost}
-            p99 = figures["p99_ms"]
-            fine = not figures["lost"] and not figures["refused"]
-            held = fine and p99 is not None and p99 <= self._bound_ms
-            late = figures["late_sends_ms_p99"] > LATE_SHARE * self._bound_ms
+            figures = costed(self._bench.plain(calls, title=f"{calls} calls"))
+            p99, lateness = figures["p99_ms"], figures["late_sends_ms_p99"]
+            complete = not figures["lost"] and not figures["refused"]
+            held = complete and p99 is not None and p99 <= self._bound_ms
+            late = lateness > LATE_SHARE * self._bound_ms
             self.steps.append(figures | {"held": held, "generator_late": late})
             console.print(
                 f"{calls:6d} calls  p99 {p99} ms  lost {figures['lost']}  refused "
-                f"{figures['refused']}  CPU {cost:.3f} ms per call-second  generator "
-                f"{figures['generator_cpu_ms_per_call_s']:.3f}, p99 "
-                f"{figures['late_sends_ms_p99']} ms late  others on the core "
-                f"{figures['foreign_cpu_share']:.0%}  host {figures['host_speed']}  "
-                f"{'held' if held else 'not held'}"
+                f"{figures['refused']}  CPU {figures['server_cpu_ms_per_call_s']:.3f} ms per "
+                f"call-second  generator p99 {lateness} ms late  {'held' if held else 'not held'}"
             )
             if held or not late:
                 return held
@@ -122,26 +191,51 @@ class Capacity:
 
     @property
     def generator_limited(self) -> bool:
-        """Whether what ended the search failed with a late generator each time."""
+        """Whether the step that ended the search failed with a late generator each time."""
         most = max((step["calls"] for step in self.steps if step["held"]), default=0)
         failed = [step["calls"] for step in self.steps if step["calls"] > most]
         last = [step for step in self.steps if failed and step["calls"] == min(failed)]
         return bool(last) and all(step["generator_late"] for step in last)
 
 
+def costed(outcome: Outcome) -> dict[str, Any]:
+    """Return the figures of a run with the server's cost."""
+    cost = outcome.per_call_second(outcome.metered["cpu"])
+    return outcome.figures() | {"server_cpu_ms_per_call_s": cost}
+
+
+def cost_round(bench: Bench, calls: int, number: int) -> dict[str, Any]:
+    """Measure the server, the server with counters and the empty servicer, one after another."""
+    plain = bench.plain(calls, title=f"{calls} calls, 70 %, {number}")
+    counted, parts = bench.counted(calls, title=f"{calls} calls, counted, {number}")
+    empty, without = bench.empty(calls), costed(plain)["server_cpu_ms_per_call_s"]
+    return {
+        "cpu_ms_per_call_s": {**parts, "empty_servicer": empty, "total_without_counters": without},
+        "transport_over_empty": round(parts["transport"] / empty, 3),
+        "p99_ms": plain.figures()["p99_ms"],
+        "host_speed": [plain.host_speed, counted.host_speed],
+        "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
+    }
+
+
+def mean(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure."""
+    return {name: round(statistics.mean(one[name] for one in rounds), 4) for name in rounds[0]}
+
+
 def measure(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
-    """The JSON that the module documents, for one way of carrying the calls."""
+    """Return the JSON that the module documents, for streams or for trunks."""
     capacity = Capacity(bench, options.bound_ms)
     most = search(capacity.holds, options.start, options.most)
     at_70, at_30 = (max(1, round(share * most)) for share in (0.7, 0.3))
-    third, _ = bench.plain(at_30, title=f"{at_30} calls, 30 %")
-    rounds = [spent(bench, at_70, number) for number in range(1, ROUNDS + 1)]
+    at_30_p99 = bench.plain(at_30, title=f"{at_30} calls, 30 %").figures()["p99_ms"]
+    rounds = [cost_round(bench, at_70, number) for number in range(1, ROUNDS + 1)]
     return {
         "max_calls": most,
         "capped": most == options.most,
         "bound_ms": options.bound_ms,
         "p99_ms_at_70": max((one["p99_ms"] for one in rounds), key=lambda p99: p99 or float("inf")),
-        "p99_ms_at_30": third.figures()["p99_ms"],
+        "p99_ms_at_30": at_30_p99,
         "cpu_ms_per_call_s": {
             **mean([one["cpu_ms_per_call_s"] for one in rounds]),
             "empty_servicer_default": bench.empty(at_70, "_default"),
@@ -154,37 +248,39 @@ def measure(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
     }
 
 
-def spent(bench: Bench, calls: int, number: int) -> dict[str, Any]:
-    """One round: what the server's CPU is spent on, and the empty servicer right after it."""
-    plain, without = bench.plain(calls, title=f"{calls} calls, 70 %, {number}")
-    counted, parts = bench.measured(calls, title=f"{calls} calls, counted, {number}")
-    empty = bench.empty(calls)
-    return {
-        "cpu_ms_per_call_s": {**parts, "empty_servicer": empty, "total_without_counters": without},
-        "transport_over_empty": round(parts["transport"] / empty, 3),
-        "p99_ms": plain.figures()["p99_ms"],
-        "host_speed": [plain.host_speed, counted.host_speed],
-        "mean_batch": round(counted.metered["blocks"] / counted.metered["steps"], 2),
-    }
+def curve_points(capacity: int) -> list[tuple[str, int, dict[str, Any]]]:
+    """Return curve, value and arguments of :meth:`Bench.plain` of each point."""
+    moderate, usable = max(1, round(MODERATE * capacity)), len(os.sched_getaffinity(0))
+    sizes = dict.fromkeys(calls for calls in (*CURVE_CALLS, capacity) if calls <= capacity)
+    points = [("calls", calls, {"calls": calls}) for calls in sizes]
+    points += [("chunk_ms", ms, {"calls": moderate, "chunk_ms": ms}) for ms in CURVE_CHUNKS_MS]
+    return points + [
+        ("workers", n, {"calls": moderate * n, "workers": n}) for n in CURVE_WORKERS if n <= usable
+    ]
 
 
-def mean(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of each figure; means of parts add up as the parts do."""
-    return {name: round(statistics.mean(one[name] for one in rounds), 4) for name in rounds[0]}
-
-
-def side_by_side(ways: Mapping[str, Bench], calls: int) -> dict[str, Any]:
-    """CPU-ms per call-second of server and generator each way, in turns."""
-    found: dict[str, Any] = {"calls": calls}
-    for number, (name, bench) in product(range(ROUNDS), ways.items()):
-        outcome, cost = bench.plain(calls, title=f"{calls} calls, {name}, {number + 1}")
-        figures = outcome.figures()
-        way = found.setdefault(name, {key: [] for key in SIDE_BY_SIDE})
-        way["server"].append(cost)
-        way["generator"].append(figures["generator_cpu_ms_per_call_s"])
-        for key in ("p99_ms", "host_speed"):
-            way[key].append(figures[key])
+def curves(bench: Bench, capacity: int) -> dict[str, list[dict[str, Any]]]:
+    """Measure all points in turn, :data:`ROUNDS` times, so that the host's changes meet all."""
+    points = curve_points(capacity)
+    runs: list[list[dict[str, Any]]] = [[] for _ in points]
+    for _, (index, (name, value, load)) in product(range(ROUNDS), enumerate(points)):
+        runs[index].append(costed(bench.plain(title=f"{name} {value}", **load)))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (name, value, load), seen in zip(points, runs, strict=True):
+        found.setdefault(name, []).append({name: value, "calls": load["calls"]} | summary(seen))
     return found
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return medians over the rounds of one point, and the range of the cost."""
+    costs = [run["server_cpu_ms_per_call_s"] for run in runs]
+    latencies = [run["p99_ms"] for run in runs if run["p99_ms"] is not None]
+    return {
+        "cpu_ms_per_call_s": round(statistics.median(costs), 4),
+        "cpu_ms_per_call_s_range": [min(costs), max(costs)],
+        "p99_ms": statistics.median(latencies) if latencies else None,
+        "lost": sum(run["lost"] for run in runs),
+    }
 
 
 def main() -> int:
@@ -192,58 +288,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--bound-ms", type=float, default=50.0, help="p99 that must hold (%(default)s)"
-    )
-    parser.add_argument("--seconds", type=int, default=15, help="counted each step (%(default)s)")
-    parser.add_argument("--start", type=int, default=50, help="calls to begin with (%(default)s)")
-    parser.add_argument("--most", type=int, default=20_000, help="calls to stop at (%(default)s)")
-    parser.add_argument(
-        "--batches", type=int, nargs="+", default=BATCHES, help="blocks in a step (%(default)s)"
-    )
-    parser.add_argument(
-        "--curves", action="store_true", help="cost over calls, chunk length and workers as well"
-    )
-    parser.add_argument(
-        "--trunk-ms",
-        type=float,
-        default=0.0,
-        help="measure the same on trunks, on which what their calls have is sent every so many "
-        "milliseconds (0: only on streams)",
-    )
-    parser.add_argument(
-        "--calls-per-trunk", type=int, default=200, help="of one gateway (%(default)s)"
-    )
+    add = parser.add_argument
+    add("--bound-ms", type=float, default=50.0, help="p99 that must hold (%(default)s)")
+    add("--seconds", type=int, default=15, help="counted in each step (%(default)s)")
+    add("--start", type=int, default=50, help="calls to begin with (%(default)s)")
+    add("--most", type=int, default=20_000, help="calls to stop at (%(default)s)")
+    add("--curves", action="store_true", help="cost by calls, chunk length and workers as well")
+    add("--trunk-ms", type=float, default=0.0, help="measure trunks, too, which send so often (0)")
+    add("--calls-per-trunk", type=int, default=200, help="of one gateway (%(default)s)")
     load_arguments(parser)
     options = parser.parse_args()
-    mine, theirs = cores()
-    with Generators(options.generators, theirs) as generators:
-        ways = {"streams": Bench(options, generators, mine)}
-        result = measure(options, ways["streams"])
-        device = ways["streams"].serving["device"]
-        if device == "CPU":
-            result |= gemm(Path(options.model or CPU_MODEL), mine, options.batches)
+    with Generators(options.generators, cores()[1]) as generators:
+        bench = Bench(options, generators)
+        result = measure(options, bench)
+        ours = bench.serving
+        if ours["device"] == "CPU":
+            result |= gemm_share(Path(options.model or CPU_MODEL), cores()[0])
         if options.trunk_ms:
-            ways["trunks"] = Bench(
-                options,
-                generators,
-                mine,
-                trunk_ms=options.trunk_ms,
-                together=options.calls_per_trunk,
-            )
-            result["trunks"] = {
-                **measure(options, ways["trunks"]),
-                "trunk_ms": options.trunk_ms,
-                "calls_per_trunk": options.calls_per_trunk,
-                "side_by_side": side_by_side(ways, max(1, round(0.7 * result["max_calls"]))),
-            }
+            trunk_ms, calls = options.trunk_ms, options.calls_per_trunk
+            trunks = Bench(options, generators, trunk_ms=trunk_ms, calls_per_connection=calls)
+            figures = {"trunk_ms": trunk_ms, "calls_per_trunk": calls}
+            result["trunks"] = measure(options, trunks) | figures
         if options.curves:
-            result["curves"] = curves(options, generators, max(1, result["max_calls"]), console)
+            result["curves"] = curves(bench, max(1, result["max_calls"]))
     result |= {"seconds": options.seconds, "chunk_ms": options.chunk_ms}
-    result |= {"provider": ways["streams"].serving["providers"], "device": device_name(device)}
+    result |= {"provider": ours["providers"], "device": device_name(ours["device"])}
     write_json(result, options.json)
     if options.picture:
-        throughput_picture(result, options.picture)
+        plot_throughput(result, options.picture)
     return 0 if result["max_calls"] else 1
 
 

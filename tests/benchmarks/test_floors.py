@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, Student
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -84,7 +84,7 @@ def test_the_size_of_a_product_is_that_of_what_it_multiplies(module):
 
 def test_the_shipped_products_are_as_wide_as_the_student(module):
     gemm = module("load.gemm")
-    meta = Student(CPU_MODEL, provider="cpu").metadata
+    meta = OnnxModel(CPU_MODEL, provider="cpu").metadata
     found = gemm.products(gemm.optimised(CPU_MODEL), gemm.silence(meta, 3))
     kinds = {product.node.op_type: product for product, _ in found}
     expansions = kinds["QLinearConv"]

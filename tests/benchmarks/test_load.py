@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from streamer.inference.model import Student
+from streamer.inference.model import OnnxModel
 from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
@@ -199,5 +199,5 @@ def test_cost_of_an_old_call_is_compared_with_a_young_one(tmp_path):
     )
     assert result["minutes"] == 3
     assert 0.3 < result["ratio"]["median"] < 3.0, "a loose bound: this machine may be busy"
-    assert result["state_bytes"] == Student(provider="cpu").metadata.memory_bytes
+    assert result["state_bytes"] == OnnxModel(provider="cpu").metadata.memory_bytes
     assert result["memory_bytes_per_call"] > 0.5 * result["state_bytes"]

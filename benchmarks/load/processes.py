@@ -1,4 +1,4 @@
-"""Generator processes, where they and the server run, and what their calls add up to."""
+"""Start generator processes, place them and the server on cores, and summarise the calls."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from load.generator import SPREAD_SECONDS, Observations, Plan, generate, recordings
 from rich.progress import Progress
-
-from load.calls import SPREAD_SECONDS, Plan, Seen, generate, recordings
 
 WARM_UP_SECONDS = 2.0
 """After the last call has started, before anything is counted."""
 STARTING_PER_SECOND = 100
-"""Calls, unless told otherwise. How a server takes hundreds at once is what overload.py is for."""
+"""Default rate of call starts. The overload scenario of soak.py starts hundreds at once."""
 LEAD_SECONDS = 0.3
-"""Between a plan and its first call: all processes must have it by then."""
+"""Between submitting a plan and its first call: every process must have the plan by then."""
 SPEED_TURNS = 2_000_000
-"""Of the loop that says how fast the host is: some 50 ms."""
+"""Of the loop that measures how fast the host is: about 50 ms."""
 CPU_CLOCK = 2
-"""In the clock of another process: CPUCLOCK_SCHED, in nanoseconds; /proc has ticks of 10 ms."""
+"""CPUCLOCK_SCHED: the CPU clock of another process, in nanoseconds; /proc has 10 ms ticks."""
 
 Meter = Callable[[], Mapping[str, float]]
 
 
 def cores(server: int = 1) -> tuple[set[int], set[int]]:
-    """Cores of the server and of the generators: apart where there are enough of them."""
+    """Return cores for the server and for the generators; disjoint if there are enough."""
     every = sorted(os.sched_getaffinity(0))
     return set(every[:server]), set(every[server:]) or set(every)
 
 
 @contextlib.contextmanager
 def on_cores(chosen: set[int]) -> Iterator[None]:
-    """Keep this thread, and the processes that it starts meanwhile, on some cores."""
+    """Keep this thread, and the processes it starts meanwhile, on the chosen cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, chosen)
     try:
@@ -50,7 +49,7 @@ def on_cores(chosen: set[int]) -> Iterator[None]:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """Return the ids of a process and its descendants."""
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -63,7 +62,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a running process, all threads, and of its descendants."""
+    """Return user and system seconds of a running process and its descendants."""
     spent = 0.0
     for member in family(pid):
         with contextlib.suppress(OSError):
@@ -72,9 +71,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def speed(chosen: set[int]) -> float:
-    """Million turns of a loop of Python in a CPU second, on these cores.
+    """Return million turns of an empty Python loop per CPU second on the chosen cores.
 
-    A shared host is fast for minutes and slow for minutes: costs are to be read beside this.
+    A shared host changes its speed by the minute: compare costs only at equal speed.
     """
     with on_cores(chosen):
         began = time.thread_time()
@@ -84,7 +83,7 @@ def speed(chosen: set[int]) -> float:
 
 
 def server_meter(pid: int, chosen: set[int]) -> dict[str, float]:
-    """CPU seconds so far of a server, ``cpu``, and of anything else on each core, ``foreign``."""
+    """Return CPU seconds so far: ``cpu`` of a server, ``foreign`` of others per core."""
     own = cpu_seconds(pid)
     ticks = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -103,14 +102,14 @@ class Outcome:
     """One run of calls.
 
     Attributes:
-        seen: by all processes.
-        calls, seconds, chunk_ms: as asked for; ``seconds`` is what was counted.
+        observed: by all processes.
+        calls, seconds, chunk_ms: of the plan; ``seconds`` is the counted part.
         first: seconds from the begin until counting began.
         metered: how much each of the meter's numbers grew while it was counted.
         host_speed: see :func:`speed`, where it was measured.
     """
 
-    seen: Seen
+    observed: Observations
     calls: int
     seconds: float
     chunk_ms: int
@@ -120,35 +119,37 @@ class Outcome:
 
     @property
     def lost(self) -> int:
-        """Accepted calls, or calls that never came through, without their final prediction."""
-        return self.calls - self.seen.finals - self.seen.refused
+        """Calls that were not refused and have no final prediction."""
+        return self.calls - self.observed.finals - self.observed.refused
 
     @property
     def call_seconds(self) -> float:
-        """Counted, of the calls that were not refused: those cost next to nothing."""
-        return max(1, self.calls - self.seen.refused) * self.seconds
+        """Counted seconds of the calls that were not refused; a refusal costs next to nothing."""
+        return max(1, self.calls - self.observed.refused) * self.seconds
 
     def per_call_second(self, seconds: float) -> float:
-        """CPU seconds as CPU milliseconds per second of one call that was not refused."""
+        """Convert CPU seconds to CPU milliseconds per second of a call that was not refused."""
         return round(1000 * seconds / self.call_seconds, 4)
 
     def figures(self) -> dict[str, Any]:
-        """Latency, losses and what the generator itself cost, ready for JSON."""
-        seen, foreign = self.seen, self.metered.get("foreign")
-        window = sum(1 for at in seen.arrivals if 0 <= at - self.first < self.seconds)
+        """Return latency, losses and the cost of the generator, ready for JSON."""
+        observed, foreign = self.observed, self.metered.get("foreign")
+        window = sum(1 for at in observed.arrivals if 0 <= at - self.first < self.seconds)
         return {
             "calls": self.calls,
             "lost": self.lost,
-            "refused": seen.refused,
-            "errors": seen.errors[:5],
+            "refused": observed.refused,
+            "errors": observed.errors[:5],
             "seconds": self.seconds,
             "chunk_ms": self.chunk_ms,
-            "predictions": len(seen.arrivals),
+            "predictions": len(observed.arrivals),
             "predictions_per_call_s": round(window / self.call_seconds, 3),
-            **quantiles_ms(seen.latency),
-            "speech_share": round(seen.speech_seconds / max(seen.audio_seconds, 1e-9), 3),
-            "late_sends_ms_p99": round(1000 * float(np.percentile(seen.lateness or [0.0], 99)), 2),
-            "generator_cpu_ms_per_call_s": self.per_call_second(seen.cpu_seconds),
+            **quantiles_ms(observed.latency),
+            "speech_share": round(observed.speech_seconds / max(observed.audio_seconds, 1e-9), 3),
+            "late_sends_ms_p99": round(
+                1000 * float(np.percentile(observed.lateness or [0.0], 99)), 2
+            ),
+            "generator_cpu_ms_per_call_s": self.per_call_second(observed.cpu_seconds),
             "foreign_cpu_share": None if foreign is None else round(foreign / self.seconds, 3),
             "host_speed": self.host_speed,
         }
@@ -158,15 +159,17 @@ class Generators:
     """Processes that make calls, kept between runs. A context manager.
 
     Args:
-        count: of processes.
-        allowed: cores that they may run on.
+        count: number of processes.
+        allowed: cores they may run on.
     """
 
     def __init__(self, count: int = 1, allowed: set[int] | None = None) -> None:
         self._allowed = allowed or os.sched_getaffinity(0)
         spawn = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
         self._processes = [
-            ProcessPoolExecutor(1, spawn, initializer=_settle, initargs=(self._allowed,))
+            ProcessPoolExecutor(
+                1, spawn, initializer=os.sched_setaffinity, initargs=(0, self._allowed)
+            )
             for _ in range(count)
         ]
 
@@ -177,8 +180,8 @@ class Generators:
         for process in self._processes:
             process.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, plan: Plan, begin: float) -> list[Future[Seen]]:
-        """Give each process its share of the calls; the first one starts at ``begin``."""
+    def start(self, plan: Plan, begin: float) -> list[Future[Observations]]:
+        """Give each process its share of the calls; the first call starts at ``begin``."""
         count = min(len(self._processes), plan.calls)
         return [
             process.submit(
@@ -188,7 +191,7 @@ class Generators:
         ]
 
     def prepare(self, chunk_ms: int, seed: int) -> None:
-        """Have every process import, and code its audio, before the clock starts."""
+        """Let every process import modules and encode audio before the clock starts."""
         for done in [p.submit(_prepare, chunk_ms, seed) for p in self._processes]:
             done.result()
 
@@ -206,19 +209,19 @@ class Generators:
         seed: int = 1,
         title: str = "",
     ) -> Outcome:
-        """Calls that all live through ``seconds`` that are counted, after warming up.
+        """Run calls that all last through the counted ``seconds``, after a warm-up.
 
         Args:
             target: HOST:PORT.
             calls: at the same time.
-            seconds: that are counted, of audio and of the clock.
+            seconds: counted, of audio and of the clock.
             chunk_ms: audio in a message.
-            meter: read at begin and end of what is counted.
-            calls_per_connection: gRPC channels are shared by so many.
-            trunk_ms: see :class:`load.calls.Plan`.
-            starting: at most so many begin in a second.
+            meter: read at the begin and the end of the counted part.
+            calls_per_connection: see :class:`load.generator.Plan`.
+            trunk_ms: see :class:`load.generator.Plan`.
+            starting: most calls that start in a second.
             seed: of where in the demo call each call begins.
-            title: beside the progress bar; none is shown without.
+            title: of the progress bar; without one there is no bar.
         """
         self.prepare(chunk_ms, seed)
         spread = max(SPREAD_SECONDS, calls / starting)
@@ -249,23 +252,19 @@ class Generators:
             before = meter()
             wait(window[1])
             after = meter()
-            seen = Seen()
+            observed = Observations()
             for result in results:
-                seen.add(result.result())
+                observed.add(result.result())
         grown = {name: after[name] - value for name, value in before.items()}
-        return Outcome(seen, calls, seconds, chunk_ms, grown, first)
+        return Outcome(observed, calls, seconds, chunk_ms, grown, first)
 
 
 def quantiles_ms(latency: Sequence[float]) -> dict[str, float | None]:
-    """``p50_ms`` to ``max_ms`` of seconds; None where nothing was answered."""
+    """Return ``p50_ms`` to ``max_ms`` of latencies in seconds; None without any."""
     names = {"p50_ms": 50, "p90_ms": 90, "p99_ms": 99, "p99_9_ms": 99.9, "max_ms": 100}
     if not latency:
         return dict.fromkeys(names)
     return {key: round(1000 * float(np.percentile(latency, q)), 2) for key, q in names.items()}
-
-
-def _settle(allowed: set[int]) -> None:
-    os.sched_setaffinity(0, allowed)
 
 
 def _prepare(chunk_ms: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Calls that share a trunk: a gateway that sends what it has for all of them once a tick."""
+"""Carry calls on a trunk, as a gateway that sends the requests of all of them once a tick."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import time
 from typing import TypeAlias
 
-from load import polling  # noqa: F401 - how gRPC polls is settled when it is loaded
-
-# isort: split
 import grpc
 from google.rpc import code_pb2
 
 from streamer.client.trunk import METHOD, split_messages
-from streamer.client.trunk_line import FINISH, status
+from streamer.client.trunk_line import FINISH, line_error
 from streamer.rpc import envelope_pb2 as envelope
 
 CLOSE_SECONDS = 5.0
@@ -21,35 +18,35 @@ CLOSE_SECONDS = 5.0
 RawTrunk: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
-class Line:
-    """One call of a trunk, with as much of ``grpc.aio.StreamStreamCall`` as the generator uses."""
+class TrunkLine:
+    """One call of a trunk, with the part of ``grpc.aio.StreamStreamCall`` that a generator uses."""
 
-    def __init__(self, number: int, trunk: Trunk) -> None:
+    def __init__(self, number: int, trunk: TrunkGenerator) -> None:
         self._number = number
         self._trunk = trunk
         self.arrived: asyncio.Queue[bytes | grpc.aio.AioRpcError | None] = asyncio.Queue()
 
     async def write(self, request: bytes) -> None:
-        """Goes out at the next tick."""
-        self._trunk.put(envelope.LineRequest(line=self._number, request=request))
+        """Queue a request for the next tick."""
+        self._trunk.queue(envelope.LineRequest(line=self._number, request=request))
 
     async def done_writing(self) -> None:
         """Finish the call."""
         await self.write(FINISH.SerializeToString())
 
     async def read(self) -> bytes | None:
-        """Next response; None after the last of a call that ended well."""
+        """Return the next response; None after the last one of a call that ended OK."""
         response = await self.arrived.get()
         if isinstance(response, grpc.aio.AioRpcError):
             raise response
         return response
 
     def cancel(self) -> None:
-        """The generator leaves only calls that have ended."""
+        """Do nothing: the generator leaves only calls that have ended."""
 
 
-class Trunk:
-    """One trunk, opened at its first line.
+class TrunkGenerator:
+    """One trunk, opened with its first call.
 
     Args:
         channel: to the server.
@@ -59,14 +56,14 @@ class Trunk:
     def __init__(self, channel: grpc.aio.Channel, tick: float) -> None:
         self._open: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHOD)
         self._tick = tick
-        self._lines: dict[int, Line] = {}
-        self._waiting: list[envelope.LineRequest] = []
+        self._lines: dict[int, TrunkLine] = {}
+        self._queued: list[envelope.LineRequest] = []
         self._stream: RawTrunk | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._opened = 0
 
-    def __call__(self) -> Line:
-        """A call on a line of its own."""
+    def __call__(self) -> TrunkLine:
+        """Open a call on a line of its own."""
         if self._stream is None:
             self._stream = self._open()
             self._tasks = (
@@ -74,22 +71,22 @@ class Trunk:
                 asyncio.create_task(self._read(self._stream)),
             )
         self._opened += 1
-        self._lines[self._opened] = line = Line(self._opened, self)
+        self._lines[self._opened] = line = TrunkLine(self._opened, self)
         return line
 
-    def put(self, request: envelope.LineRequest) -> None:
-        """To be sent at the next tick."""
-        self._waiting.append(request)
+    def queue(self, request: envelope.LineRequest) -> None:
+        """Queue a request for the next tick."""
+        self._queued.append(request)
 
     async def close(self) -> None:
-        """No line is open any more.
+        """Close the trunk; no line is open any more.
 
-        The stream is read to its end: gRPC tells what comes later to a loop that is closed, and
-        then leaves out what it had for others.
+        Read the stream to its end: gRPC would pass later events to a closed event loop, and drop
+        those of other streams with them.
         """
         if self._stream is None:
             return
-        # Not kept: what cancels a task knows its frame, and that this, which would know the task.
+        # Drop the reference first: a cancelled task refers to this frame, which would be a cycle.
         (sending, reading), self._tasks = self._tasks, ()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
@@ -106,9 +103,9 @@ class Trunk:
         while True:
             due += self._tick
             await asyncio.sleep(due - time.monotonic())
-            if self._waiting:
-                waiting, self._waiting = self._waiting, []
-                for message in split_messages(waiting):  # many, if it was held up
+            if self._queued:
+                queued, self._queued = self._queued, []
+                for message in split_messages(queued):  # several, after a delay
                     await stream.write(message.SerializeToString())
 
     async def _read(self, stream: RawTrunk) -> None:
@@ -120,8 +117,10 @@ class Trunk:
                     if kind == "response":
                         self._lines[item.line].arrived.put_nowait(item.response)
                     elif kind == "end":
-                        self._lines.pop(item.line).arrived.put_nowait(status(item.end))
-            error = status(envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended"))
+                        self._lines.pop(item.line).arrived.put_nowait(line_error(item.end))
+            error = line_error(
+                envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended")
+            )
         except grpc.aio.AioRpcError as broken:
             error = broken
         for line in self._lines.values():

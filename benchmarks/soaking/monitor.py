@@ -1,4 +1,4 @@
-"""What a server process holds, looked at once a second."""
+"""Sample the resources and counters of a server process once a second."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from churn import footprint
-from load.run import cpu_seconds
+from load.processes import cpu_seconds
 from prometheus_client.parser import text_string_to_metric_families
 
 EVERY_SECONDS = 1.0
@@ -20,41 +19,42 @@ COUNTERS = {"voicecohort_calls": "calls_by_status", "voicecohort_refusals": "ref
 
 
 def settled(
-    pid: int, wanted: dict[str, float] | None = None, seconds: float = 5.0
+    pid: int, limit: dict[str, float] | None = None, seconds: float = 5.0
 ) -> dict[str, float]:
-    """What a process holds as soon as it is no more than ``wanted``, or after ``seconds``.
+    """Return the resources of a process once they are at most ``limit``, or after ``seconds``.
 
-    Without ``wanted``: as soon as descriptors and threads stay what they are for a second.
+    Without ``limit``: once descriptors and threads have not changed for a second.
     """
     until = time.monotonic() + seconds
     before: dict[str, float] = {}
     while True:
-        now = held(pid)
+        now = resources(pid)
         names = ("file_descriptors", "threads")
-        if wanted is None:
+        if limit is None:
             fine = all(now[name] == before.get(name) for name in names)
         else:
-            fine = all(now[name] <= wanted[name] for name in names)
+            fine = all(now[name] <= limit[name] for name in names)
         if fine or time.monotonic() > until:
             return now
         before = now
-        time.sleep(2 * POLL_SECONDS if wanted is None else POLL_SECONDS)
+        time.sleep(2 * POLL_SECONDS if limit is None else POLL_SECONDS)
 
 
-def held(pid: int) -> dict[str, float]:
-    """Resident memory in MB, descriptors and threads of a process."""
-    found = footprint(pid)
+def resources(pid: int) -> dict[str, float]:
+    """Return resident memory in MB, file descriptors and threads of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
     return {
-        "rss_mb": round(found["rss_bytes"] / 2**20, 2),
-        "file_descriptors": found["file_descriptors"],
-        "threads": found["threads"],
+        "rss_mb": round(int(status["VmRSS"].split()[0]) / 1024, 3),
+        "file_descriptors": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
+        "threads": int(status["Threads"]),
     }
 
 
 def threads_by_name(pid: int) -> dict[str, int]:
-    """How many threads of a process bear each name; those of Python are called as the program.
+    """Count the threads of a process by name; those of Python have the program's name.
 
-    ``event_engine`` are gRPC's pool, ``lifeguard`` adds to them where work waits.
+    ``event_engine`` is gRPC's pool; ``lifeguard`` grows it when work is pending.
     """
     names = Counter[str]()
     for path in sorted(Path(f"/proc/{pid}/task").glob("*/comm")):
@@ -63,12 +63,12 @@ def threads_by_name(pid: int) -> dict[str, int]:
     return dict(names)
 
 
-class Watch:
-    """Takes the samples on a thread of its own. A context manager.
+class Monitor:
+    """Take samples on a thread of its own. A context manager.
 
     Args:
         pid: of the server.
-        metrics: where it tells Prometheus what it counts.
+        metrics: URL of its Prometheus metrics.
     """
 
     def __init__(self, pid: int, metrics: str) -> None:
@@ -78,7 +78,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Monitor:
         self._thread.start()
         return self
 
@@ -95,14 +95,14 @@ class Watch:
             self._samples.append(
                 {
                     "at": time.monotonic(),
-                    **held(self._pid),
+                    **resources(self._pid),
                     "calls_open": self._scraped()["voicecohort_calls_open"][""],
                     "cpu": round(spent - before, 3),
                 }
             )
 
     def _scraped(self) -> dict[str, dict[str, float]]:
-        """Every metric by the values of its labels."""
+        """Return every metric by the values of its labels."""
         with urllib.request.urlopen(self._metrics, timeout=10) as answer:  # noqa: S310 - loopback
             text = answer.read().decode()
         found: dict[str, dict[str, float]] = {}
@@ -115,12 +115,12 @@ class Watch:
         return found
 
     def counts(self) -> dict[str, Any]:
-        """Calls and refusals by status."""
+        """Return calls and refusals by status."""
         scraped = self._scraped()
         return {key: scraped.get(name, {}) for name, key in COUNTERS.items()}
 
     def samples_since(self, begin: float) -> list[dict[str, float]]:
-        """All samples, on a clock that began at ``begin``."""
+        """Return all samples since ``begin``, as seconds since then."""
         return [
             {**sample, "at": round(sample["at"] - begin, 2)}
             for sample in self._samples

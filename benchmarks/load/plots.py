@@ -1,4 +1,4 @@
-"""Pictures of the load benchmarks."""
+"""Plot the results of the load benchmarks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _save(path: Path) -> None:
 
 
 def _log_ms(axes: Axes) -> None:
-    """Milliseconds upwards, over decades or within one."""
+    """Set a logarithmic axis of milliseconds, readable within one decade, too."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
 
 
-def latency_picture(latency: Sequence[float], result: Mapping[str, Any], path: Path) -> None:
-    """Histogram of latencies (given in seconds) on a logarithmic axis, p50 and p99 marked."""
+def plot_latency(latency: Sequence[float], result: Mapping[str, Any], path: Path) -> None:
+    """Plot a histogram of latencies in seconds on a logarithmic axis, with p50 and p99."""
     milliseconds = 1000 * np.maximum(np.array(latency or [1e-3]), 1e-5)
     low, high = milliseconds.min() * 0.9, milliseconds.max() * 1.1
     _, axes = plt.subplots(figsize=(7, 3.6))
@@ -71,13 +71,13 @@ PARTS = {
     "batching": "#b48ead",
     "model": "#c2410c",
 }
-"""Of the server's cost, in the order they are stacked, with their colours."""
+"""Parts of the server's cost with their colours, from the bottom of a bar."""
 LEGIBLE = 0.2
-"""CPU-ms per call-second, below which a part is too thin to write its figure in it."""
+"""CPU-ms per call-second below which a part is too thin for its figure."""
 
 
 def _split_bars(axes: Axes, result: Mapping[str, Any]) -> None:
-    """What carries the calls in turn: the server's parts, and the empty servicer beside them."""
+    """Draw the parts of the server's cost beside the empty servicer, on streams and trunks."""
     ways = {"streams": result, "trunks": result.get("trunks")}
     names: list[str] = []
     highest = 0.0
@@ -133,21 +133,6 @@ def _search(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.legend(fontsize=7, frameon=False)
 
 
-def _products(axes: Axes, result: Mapping[str, Any]) -> None:
-    curve = result["gemm_curve"]
-    batches = [point["batch"] for point in curve]
-    step = [point["step_ms_per_speech_s"] for point in curve]
-    ideal = [point["step_ms_per_speech_s"] * point["fraction"] for point in curve]
-    axes.plot(batches, step, "o-", color=ACCENT, label="student's step")
-    axes.plot(batches, ideal, "o-", color=INK, label="its matrix products alone")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("blocks in a step", fontsize=8)
-    axes.set_title("CPU-ms per second of speech", fontsize=9, loc="left")
-    axes.legend(fontsize=7, frameon=False)
-
-
 def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
     values = [point[name] for point in points]
     costs = [p["cpu_ms_per_call_s"] for p in points]
@@ -165,21 +150,19 @@ def _curve(axes: Axes, points: Sequence[Mapping[str, Any]], name: str, label: st
     axes.set_title("CPU-ms per call-second", fontsize=9, loc="left")
 
 
-def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
-    """Search, split of the cost beside the floors, products, and the curves that were measured."""
+def plot_throughput(result: Mapping[str, Any], path: Path) -> None:
+    """Plot the search, the cost by part beside the floors, and the curves if measured."""
     names = {"calls": "calls", "chunk_ms": "chunk, ms", "workers": "workers"}
     drawn = {name: p for name in names if (p := result.get("curves", {}).get(name))}
     rows = 2 if drawn else 1
-    _, grid = plt.subplots(rows, 3, figsize=(12, 3.5 * rows), squeeze=False)
+    columns = max(2, len(drawn))
+    _, grid = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.6 * rows), squeeze=False)
     _search(grid[0][0], result)
     _split_bars(grid[0][1], result)
-    if "gemm_curve" in result:
-        _products(grid[0][2], result)
-    else:
-        grid[0][2].set_axis_off()
     for axes, (name, points) in zip(grid[-1] if drawn else [], drawn.items(), strict=False):
         _curve(axes, points, name, names[name])
-    for axes in grid[-1][len(drawn) :] if drawn else []:
+    unused = [*grid[0][2:], *(grid[1][len(drawn) :] if drawn else [])]
+    for axes in unused:
         axes.set_axis_off()
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
@@ -188,30 +171,8 @@ def throughput_picture(result: Mapping[str, Any], path: Path) -> None:
     _save(path)
 
 
-def step_picture(result: Mapping[str, Any], path: Path) -> None:
-    """Time of a step, and blocks a second, by rows of a step and device."""
-    _, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
-    for way, colour in zip(result["ways"], (SOFT, INK, ACCENT), strict=False):
-        rows = [step["rows"] for step in way["steps"]]
-        left.plot(rows, [step["ms"] for step in way["steps"]], "o-", color=colour, ms=3)
-        speed = [step["blocks_per_s"] for step in way["steps"]]
-        right.plot(rows, speed, "o-", color=colour, ms=3, label=way["way"])
-    for axes, title in ((left, "a step, ms"), (right, "blocks a second")):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-        axes.set_xlabel("blocks in a step", fontsize=8)
-        axes.set_title(title, fontsize=9, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-    right.legend(fontsize=8, frameon=False)
-    plt.suptitle(result["device"], fontsize=9)
-    plt.tight_layout()
-    _save(path)
-
-
-def overload_picture(result: Mapping[str, Any], path: Path) -> None:
-    """p99, prediction rate, and refused and lost calls, second by second."""
+def plot_overload(result: Mapping[str, Any], path: Path) -> None:
+    """Plot p99, the rate of predictions, and refused and lost calls, second by second."""
     seconds = result["per_second"]
     at = [entry["second"] + 0.5 for entry in seconds]
     _, (above, middle, below) = plt.subplots(3, 1, figsize=(8, 6.5), sharex=True)
@@ -235,8 +196,58 @@ def overload_picture(result: Mapping[str, Any], path: Path) -> None:
     recovered = result["recovered_seconds"]
     ending = "never recovered" if recovered is None else f"recovered after {recovered:g} s"
     plt.suptitle(
-        f"{result['offered']} calls offered to a core that serves {result['capacity']}: "
+        f"{result['offered']} calls offered to a core with a capacity of {result['capacity']}: "
         f"{result['refused']} refused, {result['lost']} lost, {ending} ({result['device']})",
+        fontsize=9,
+    )
+    plt.tight_layout()
+    _save(path)
+
+
+def plot_soak(result: Mapping[str, Any], path: Path) -> None:
+    """Plot RSS, descriptors and threads, latency and open calls; shade the mixed phase."""
+    samples, windows = result["samples"], result["windows"]
+    at = [sample["at"] / 60 for sample in samples]
+    _, grid = plt.subplots(4, 1, figsize=(9, 8), sharex=True)
+    memory, resources, latency, calls = grid
+    memory.plot(at, [sample["rss_mb"] for sample in samples], color=INK, linewidth=1)
+    resources.plot(
+        at, [s["file_descriptors"] for s in samples], color=INK, linewidth=1, label="files"
+    )
+    resources.plot(at, [s["threads"] for s in samples], color=SOFT, linewidth=1, label="threads")
+    resources.legend(fontsize=8, frameon=False, loc="upper right")
+    middle = [(window["second"] + 5) / 60 for window in windows]
+    for name, colour in (("p99_ms", ACCENT), ("p50_ms", SOFT)):
+        values = [window[name] or np.nan for window in windows]
+        latency.plot(middle, values, color=colour, linewidth=1, label=name[:3])
+    latency.set_yscale("log")
+    latency.yaxis.set_major_formatter("{x:g}")
+    latency.legend(fontsize=8, frameon=False, loc="upper right")
+    calls.plot(at, [sample["calls_open"] for sample in samples], color=INK, linewidth=1)
+    calls.set_ylim(bottom=0)
+    calls.set_xlabel("minutes", fontsize=8)
+    grown = {
+        name: f"{value['per_hour']:+.2f} ± {value['error']:.2f} an hour"
+        for name, value in result["growth"].items()
+        if value["per_hour"] is not None
+    }
+    titles = (
+        f"resident memory, MB ({grown.get('rss_mb', 'too short for a slope')})",
+        f"file descriptors ({grown.get('file_descriptors', 'too short for a slope')}) and threads",
+        f"normal calls, ms from chunk to prediction (p99 mixed over quiet: "
+        f"{result['latency']['p99_mixed_over_quiet']})",
+        "streams open",
+    )
+    for axes, title in zip(grid, titles, strict=True):
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        for phase in result["phases"]:
+            if phase["name"] == "mixed":
+                axes.axvspan(phase["begin"] / 60, phase["end"] / 60, color=ACCENT, alpha=0.07)
+    normal = result["normal"]
+    plt.suptitle(
+        f"{result['minutes']:g} minutes, {normal['calls']} normal calls: {normal['lost']} lost, "
+        f"{normal['wrong']} wrong ({result['device']})",
         fontsize=9,
     )
     plt.tight_layout()

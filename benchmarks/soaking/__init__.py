@@ -1,1 +1,0 @@
-"""Half an hour of every kind of caller: what soak.py is made of."""
