@@ -55,12 +55,10 @@ ATTEMPTS = ROUNDS = 3
 """Attempts of one step with a late generator; rounds of costs and curves."""
 LATE_SHARE = 0.25
 """Share of the bound above which the generator's own p99 lateness counts as late."""
-CURVE_CALLS = (25, 50, 100, 200, 400, 800, 1600, 3200)
+CURVE_CALLS, CURVE_WORKERS = (25, 50, 100, 200, 400, 800, 1600, 3200), (1, 2, 4, 8)
 CURVE_CHUNKS_MS = (20, 40, 60, 100, 200)
-CURVE_WORKERS = (1, 2, 4, 8)
 MODERATE = 0.25
-"""Share of the capacity for the curves of chunks and workers: 20 ms chunks cost several times as
-much as those of 100 ms, and must still be served in time."""
+"""Share of the capacity for these curves: 20 ms chunks cost several times as much as 100 ms."""
 
 
 class Bench:
@@ -98,9 +96,9 @@ class Bench:
         chosen = cores(workers or 1)[0]
         flags = ["--workers", str(workers)] if workers else []
         command = (cpu_breakdown.__file__,) if counters else ("-m", "streamer.serve")
-        environment = {cpu_breakdown.VARIABLE: str(counters)} if counters else {}
-        every = [*server_flags(self._options, calls + 10), *flags]
-        with on_cores(chosen), local_server(*every, command=command, environment=environment) as s:
+        variables = {cpu_breakdown.VARIABLE: str(counters)} if counters else {}
+        flags += server_flags(self._options, calls + 10)
+        with on_cores(chosen), local_server(*flags, command=command, environment=variables) as s:
             self.serving = serving(s)
             before = speed(chosen)
             outcome = self._generators.run(
@@ -300,8 +298,7 @@ def main() -> int:
     options = parser.parse_args()
     with Generators(options.generators, cores()[1]) as generators:
         bench = Bench(options, generators)
-        result = measure(options, bench)
-        ours = bench.serving
+        result, ours = measure(options, bench), bench.serving
         if ours["device"] == "CPU":
             result |= gemm_share(Path(options.model or CPU_MODEL), cores()[0])
         if options.trunk_ms:

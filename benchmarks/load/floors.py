@@ -11,7 +11,7 @@ a product without the overhead of a run.
 
 from __future__ import annotations
 
-import streamer.process.environment  # noqa: F401 - before gRPC, as the server does
+from streamer.process import environment as polling  # before gRPC, as the server does
 
 # isort: split
 import json
@@ -32,7 +32,6 @@ import uvloop
 from load.generator import prediction_due
 from load.processes import Generators, cpu_seconds, on_cores
 
-from streamer.process import environment as polling
 from streamer.process.local_server import local_server
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import voicecohort_pb2 as pb
@@ -43,14 +42,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
     from onnxruntime import InferenceSession
 
-POLLING = {"": polling.POLLING, "_default": ""}
-"""GRPC_EXPERIMENTS by the suffix of the figures measured with it."""
+POLLING = {"": polling.POLLING, "_default": ""}  # GRPC_EXPERIMENTS by suffix of the figures
 STARTED = pb.StreamClassifyResponse(started=pb.Started())
 GEMM_BATCH = 32
 COPIES = 8
 ROUNDS = 15
 """Each times the step and all products once, since a shared host changes its speed."""
-SLICE_SECONDS = 0.02
+SLICE_SECONDS = 0.02  # of one timing
 _WEIGHTS = {"QGemm": 3, "QLinearConv": 3}
 """Index of a node's second matrix; 1 for other operators."""
 
@@ -162,8 +160,7 @@ def empty_servicer(
     command = ("-m", "load.floors", str(chunk_ms))
     started = local_server(command=command, environment=environment, stop_seconds=2.0)
     with on_cores(server_cores), started as server:
-        pid = server.process.pid
-        meter = lambda: {"cpu": cpu_seconds(pid)}  # noqa: E731
+        meter = lambda: {"cpu": cpu_seconds(server.process.pid)}  # noqa: E731
         outcome = generators.run(server.target, chunk_ms=chunk_ms, meter=meter, **load)
     if outcome.lost:
         raise RuntimeError(f"the empty servicer lost calls: {outcome.observed.errors[:1]}")

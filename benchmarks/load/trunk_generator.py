@@ -118,9 +118,8 @@ class TrunkGenerator:
                         self._lines[item.line].arrived.put_nowait(item.response)
                     elif kind == "end":
                         self._lines.pop(item.line).arrived.put_nowait(line_error(item.end))
-            error = line_error(
-                envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended")
-            )
+            end = envelope.LineEnd(code=code_pb2.UNAVAILABLE, message="the trunk ended")
+            error = line_error(end)
         except grpc.aio.AioRpcError as broken:
             error = broken
         for line in self._lines.values():

@@ -1,4 +1,4 @@
-"""The floors are measured on what they claim to be."""
+"""The floors are measured on the products and the calls that they name."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL, OnnxModel
+from streamer.inference.model import CPU_MODEL, DEFAULT_MODEL
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -46,18 +46,17 @@ def tiny_graph(path):
 
 
 def test_every_product_of_a_graph_is_found_with_its_shape(module, tmp_path):
-    gemm = module("load.gemm")
+    floors = module("load.floors")
     tiny_graph(tmp_path / "tiny.onnx")
-    model = gemm.optimised(tmp_path / "tiny.onnx")
-    found = gemm.products(model, {"x": np.ones((3, 5, 16), np.float32)})
-    assert sorted((p.shape, p.count) for p, _ in found) == [((15, 16, 32), 2), ((15, 32, 8), 1)]
-    for product, weights in found:
-        for copies in (1, gemm.COPIES):
-            product.runner(weights, copies)()
+    found = floors.products(tmp_path / "tiny.onnx", {"x": np.ones((3, 5, 16), np.float32)})
+    assert sorted((p.shape, p.count) for p in found) == [((15, 16, 32), 2), ((15, 32, 8), 1)]
+    for product in found:
+        for copies in (1, floors.COPIES):
+            product.runner(copies)()
 
 
 def test_a_convolution_of_one_tap_is_a_product(module):
-    gemm = module("load.gemm")
+    floors = module("load.floors")
     shapes = {"pointwise": (160, 80, 1, 1), "depthwise": (160, 1, 1, 5), "one": (160, 1, 1, 1)}
     weights = {
         name: numpy_helper.from_array(np.zeros(shape, np.int8), name)
@@ -66,52 +65,38 @@ def test_a_convolution_of_one_tap_is_a_product(module):
     found = [
         name
         for name in shapes
-        if gemm.is_product(helper.make_node("QLinearConv", ["x", "", "", name], ["y"]), weights)
+        if floors.is_product(helper.make_node("QLinearConv", ["x", "", "", name], ["y"]), weights)
     ]
     assert found == ["pointwise"]
 
 
 def test_the_size_of_a_product_is_that_of_what_it_multiplies(module):
-    sizes, node = module("load.gemm").sizes, helper.make_node
-    assert sizes(node("MatMul", ["x", "w"], ["y"]), (3, 16, 80), (80, 160)) == (48, 80, 160)
+    shape, node = module("load.floors").product_shape, helper.make_node
+    assert shape(node("MatMul", ["x", "w"], ["y"]), (3, 16, 80), (80, 160)) == (48, 80, 160)
     turned = node("FusedMatMul", ["m", "x"], ["y"], transA=1)
-    assert sizes(turned, (3, 16, 1), (3, 16, 160)) == (3, 16, 160)
+    assert shape(turned, (3, 16, 1), (3, 16, 160)) == (3, 16, 160)
     weights = node("FusedGemm", ["x", "w"], ["y"], transB=1)
-    assert sizes(weights, (3, 160), (48, 160)) == (3, 160, 48)
+    assert shape(weights, (3, 160), (48, 160)) == (3, 160, 48)
     taps = node("QLinearConv", ["x", "", "", "w"], ["y"])
-    assert sizes(taps, (1, 3, 16, 80), (160, 80, 1, 1)) == (48, 80, 160)
-
-
-def test_the_shipped_products_are_as_wide_as_the_student(module):
-    gemm = module("load.gemm")
-    meta = OnnxModel(CPU_MODEL, provider="cpu").metadata
-    found = gemm.products(gemm.optimised(CPU_MODEL), gemm.silence(meta, 3))
-    kinds = {product.node.op_type: product for product, _ in found}
-    expansions = kinds["QLinearConv"]
-    assert (expansions.shape, expansions.count) == ((3 * 16, 160, 160), 4)
-    assert sum(product.count for product, _ in found) > 20
+    assert shape(taps, (1, 3, 16, 80), (160, 80, 1, 1)) == (48, 80, 160)
 
 
 @pytest.mark.parametrize("path", [CPU_MODEL, DEFAULT_MODEL], ids=["int8", "float32"])
-def test_the_products_of_the_student_are_a_part_of_its_step(module, monkeypatch, path):
-    gemm = module("load.gemm")
-    monkeypatch.setattr(gemm, "ROUNDS", 2)
-    point = gemm.gemm_floor(path, 8)
-    assert point["batch"] == 8
-    assert 0 < point["gemm_ms"] < point["step_ms"]
-    assert 0 < point["fraction"] < 1
-    assert point["gflops"] > 1
-    assert point["mflop_per_speech_s"] > 1
+def test_the_products_of_the_model_are_a_part_of_its_step(module, monkeypatch, path):
+    floors = module("load.floors")
+    monkeypatch.setattr(floors, "ROUNDS", 2)
+    found = floors.gemm_share(path, os.sched_getaffinity(0), batch=8)
+    assert (found["gemm_batch"], found["gemm_model"]) == (8, path.name)
+    assert 0 < found["gemm_fraction"] < 1
+    assert found["gemm_gflops"] > 1
+    assert found["gemm_step_ms"] > 0
 
 
 @pytest.mark.parametrize("trunk_ms", [0.0, 10.0], ids=["streams", "a trunk"])
-def test_the_empty_servicer_answers_as_often_as_the_server(module, trunk_ms):
-    floors = module("floors")
-    with module("load.run").Generators(1) as generators:
-        found = floors.empty_servicer(
-            generators, 3, 1.0, 100, os.sched_getaffinity(0), trunk_ms=trunk_ms, pollings=[""]
+def test_the_empty_servicer_serves_the_calls_of_a_generator(module, trunk_ms):
+    floors = module("load.floors")
+    with module("load.processes").Generators(1) as generators:
+        cost = floors.empty_servicer(
+            generators, os.sched_getaffinity(0), calls=3, seconds=1.0, trunk_ms=trunk_ms
         )
-    assert "empty_servicer_default" not in found
-    assert found["empty_servicer"] > 0
-    assert found["empty_p99_ms"] > 0
-    assert (found["calls"], found["trunk_ms"]) == (3, trunk_ms)
+    assert cost > 0, "it raises if a call is lost"

@@ -1,8 +1,10 @@
-"""A short soak with calls of every kind, and what the soak makes of growth, answers and latency."""
+"""Every scenario of soak.py runs briefly; arithmetic of growth, latency and recovery."""
 
+import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
-from load.calls import Seen
+import soak
+from load.generator import Observations
+from load.plots import plot_overload
+from soaking import ageing, phases
 from soaking.callers import KINDS, Tally
-from soaking.judge import Phase, growth, latency_by_phase
-from soaking.reference import difference
-from soaking.result import failures, result_of
+from soaking.checks import Phase, failures, growth, latency_by_phase, result_of
+from soaking.connection import difference
 
+from streamer.inference.model import OnnxModel
 from streamer.rpc import voicecohort_pb2 as pb
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -66,13 +71,13 @@ def series(slope, noise, count=1000):
     ("slope", "noise", "flat"),
     [(0, 1.0, True), (-50, 1.0, True), (3, 0.1, True), (40, 1.0, False), (0, 60.0, None)],
 )
-def test_growth_is_told_from_noise_or_nothing_is_said(slope, noise, flat):
+def test_growth_is_significant_or_undecided(slope, noise, flat):
     grown = growth(*series(slope, noise), "rss_mb")
     assert grown["flat"] is flat
     assert grown["per_hour"] == pytest.approx(slope, abs=4 * grown["error"])
 
 
-def test_a_few_samples_say_nothing_of_growth():
+def test_a_few_samples_leave_growth_undecided():
     assert growth([0, 1, 2], [1, 2, 3], "rss_mb")["flat"] is None
 
 
@@ -112,7 +117,7 @@ def test_another_answer_is_wrong(got, what):
     assert difference(got, final()) == what
 
 
-def outcome(seen=None, calls=1, wrong=(), tally=None):
+def outcome(observed=None, calls=1, wrong=(), tally=None):
     class Options:
         minutes, quiet = 1000 / 60, 100
 
@@ -122,25 +127,25 @@ def outcome(seen=None, calls=1, wrong=(), tally=None):
         for t, mb in zip(at, rss, strict=True)
     ]
     tally = tally or Tally({name: {} for name in KINDS})
-    seen = seen or Seen(finals=1, due=[50.0, 500.0], latency=[0.01, 0.015])
+    observed = observed or Observations(finals=1, due=[50.0, 500.0], latency=[0.01, 0.015])
     idle = {"file_descriptors": 20, "threads": 10}
     names = {"python": 5, "event_engine": 5}
-    result = result_of(Options, PHASES, seen, calls, list(wrong), tally, samples)
+    result = result_of(Options, PHASES, observed, calls, list(wrong), tally, samples)
     threads = {"before": names, "after": dict(names)}
     return result | {"idle": {"before": idle, "after": dict(idle), "threads": threads}}
 
 
-def test_what_must_not_be_is_said():
+def test_each_failure_has_a_line():
     assert failures(outcome()) == []
     assert "1 normal calls wrong" in failures(outcome(wrong=["recording 3"]))[0]
     assert "1 normal calls lost" in failures(outcome(calls=2))[0]
-    refused = Seen(finals=1, refused_at=[5.0])
+    refused = Observations(finals=1, refused_at=[5.0])
     assert "1 normal calls refused" in failures(outcome(refused, calls=2))[0]
-    slow = Seen(finals=1, due=[50.0, 500.0], latency=[0.01, 0.021])
+    slow = Observations(finals=1, due=[50.0, 500.0], latency=[0.01, 0.021])
     assert "p99 is 2.1 times" in failures(outcome(slow))[0]
     bad = Tally({name: {} for name in KINDS}, unexpected=["idle: OK"], refused_good=2)
-    said = failures(outcome(tally=bad))
-    assert said == ["2 good calls refused", "ends that must not be: ['idle: OK']"]
+    lines = failures(outcome(tally=bad))
+    assert lines == ["2 correct calls refused", "unexpected ends: ['idle: OK']"]
     leaky = outcome()
     leaky["idle"]["after"]["file_descriptors"] += 1
     assert failures(leaky) == ["file_descriptors: 20 before, 21 after"]
@@ -149,3 +154,116 @@ def test_what_must_not_be_is_said():
     threads["idle"]["threads"]["after"]["event_engine"] += 1
     whose = "event_engine 5 before, 6 after"
     assert failures(threads) == [f"threads: 10 before, 11 after ({whose})"]
+
+
+# --- churn, overload, the cost of an old call ---
+
+
+def options(**more):
+    fixed = {"chunk_ms": 100, "calls_per_connection": 5, "trunk_ms": 0.0, "seed": 1}
+    return argparse.Namespace(**(fixed | more))
+
+
+@pytest.mark.parametrize("trunk_ms", [0.0, 5.0], ids=["streams", "trunks"])
+def test_churn_counts_calls_and_resources(server, monkeypatch, trunk_ms):
+    monkeypatch.setattr(ageing, "SETTLE_SECONDS", 0.0)
+    result = ageing.churned(server, options(calls=40, trunk_ms=trunk_ms))
+    assert (result["lost"], result["errors"]) == (0, [])
+    assert [sample["calls"] for sample in result["samples"]] == list(range(4, 41, 4))
+    assert result["samples"][0]["rss_mb"] > 10
+    assert result["samples"][0]["file_descriptors"] > 3
+
+
+def test_churn_reports_lost_calls_and_growth(server, monkeypatch):
+    monkeypatch.setattr(ageing, "SETTLE_SECONDS", 0.0)
+    nowhere = replace(server, target="127.0.0.1:1")
+    result = ageing.churned(nowhere, options(calls=10))
+    assert result["lost"] == 10
+    assert result["errors"][0].startswith("UNAVAILABLE")
+    assert "10 calls lost" in ageing.churn_failures(result)[0]
+    grown = {"lost": 0, "rss_bytes_per_call": 150.0, "rss_bytes_per_call_error": 20.0}
+    grown["file_descriptors_growth"] = 1
+    assert [line.split(" grow")[0] for line in ageing.churn_failures(grown)] == [
+        "resident memory",
+        "file descriptors",
+    ]
+    noisy = grown | {"rss_bytes_per_call_error": 30.0, "file_descriptors_growth": 0}
+    assert ageing.churn_failures(noisy) == []
+
+
+@pytest.mark.parametrize(
+    ("p99", "expected"),
+    [
+        ([9, 9, 900, 900, 9, 9], 0.0),
+        ([9, 9, 900, 900, 80, 9], 1.0),
+        ([9, 9, 900, 900, 9, 80, 9], 2.0),  # one fast second is no recovery
+        ([9, 9, 900, 900, 9, 80], None),
+        ([9, 9, 900, 900, None, 9], 1.0),  # no prediction is not a fast one
+    ],
+)
+def test_recovery_is_when_p99_stays_under_the_bound(p99, expected):
+    seconds = [{"second": second, "p99_ms": value} for second, value in enumerate(p99)]
+    assert phases.recovered(seconds, drop=4.0, bound_ms=50.0) == expected
+
+
+def test_each_second_has_its_own_figures():
+    observed = Observations(
+        due=[0.2, 0.9, 1.5],
+        latency=[0.01, 0.01, 0.2],
+        arrivals=[0.3, 1.0, 1.7, 2.5],
+        refused_at=[1.1],
+        lost_at=[2.2],
+    )
+    found = phases.per_second(observed, 3)
+    assert [entry["predictions"] for entry in found] == [1, 2, 1]
+    assert [entry["p99_ms"] for entry in found] == [10.0, 200.0, None]
+    assert [entry["refused"] for entry in found] == [0, 1, 0]
+    assert [entry["lost"] for entry in found] == [0, 0, 1]
+
+
+def test_half_of_the_calls_of_an_overload_stay(server, tmp_path):
+    given = options(capacity=4, seconds=5, after=2, bound_ms=1e6, generators=1)
+    result = phases.overloaded(server.target, given)
+    assert (result["offered"], result["refused"], result["lost"]) == (6, 0, 0)
+    assert result["recovered_seconds"] == 0.0
+    assert len(result["per_second"]) == result["drop_second"] + 2
+    rates = [entry["predictions"] for entry in result["per_second"]]
+    alone, crowded = int(result["rise_second"]) - 1, int(result["drop_second"]) - 2
+    assert rates[crowded] > rates[alone] > 0, "the additional calls start later"
+    assert rates[crowded] > rates[-1] > 0, "and end"
+    assert phases.overload_failures(result) == []
+    picture = tmp_path / "overload.png"
+    plot_overload({**result, "device": "this one"}, picture)
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.timeout(120)
+def test_an_old_call_is_compared_with_a_young_one():
+    given = options(model=None, minutes=3, rounds=1, calls=100)
+    result = ageing.old_call(given)
+    assert 0.3 < result["ratio"]["median"] < 3.0, "a loose bound: this machine may be busy"
+    assert result["state_bytes"] == OnnxModel(provider="cpu").metadata.memory_bytes
+    assert result["memory_bytes_per_call"] > 0.5 * result["state_bytes"]
+    assert ageing.old_call_failures({"ratio": {"median": 1.04}}) == []
+    assert ageing.old_call_failures({"ratio": {"median": 1.06}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--minutes", "1"], "--minutes 1: no mixed phase"),
+        (["--scenario", "overload"], "--capacity: calls that a core serves"),
+        (["--scenario", "churn", "--picture", "x.png"], "--picture: scenario churn has none"),
+        (["--scenario", "old-call", "--minutes", "2"], "--minutes: age of the old call"),
+    ],
+)
+def test_flags_that_a_scenario_cannot_use_are_refused(monkeypatch, capsys, arguments, error):
+    monkeypatch.setattr(sys, "argv", ["soak.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        soak.main()
+    assert error in capsys.readouterr().err
+
+
+def test_the_help_names_every_scenario():
+    text = soak.arguments().format_help()
+    assert all(scenario.about in text for scenario in soak.SCENARIOS.values())

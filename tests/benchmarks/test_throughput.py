@@ -63,15 +63,15 @@ class FakeBench:
     """Gives runs back as they were written down."""
 
     def __init__(self, module, *runs):
-        self._run = module("load.run")
-        self._seen = module("load.calls").Seen
+        self._run = module("load.processes")
+        self._observations = module("load.generator").Observations
         self._left = list(runs)
 
     def plain(self, calls, title):  # noqa: ARG002
-        seen = self._seen(finals=calls, latency=[0.01] * 100, lateness=[0.0])
+        observed = self._observations(finals=calls, latency=[0.01] * 100, lateness=[0.0])
         for name, value in self._left.pop(0).items():
-            setattr(seen, name, value)
-        return self._run.Outcome(seen, calls, 1.0, 100, {"foreign": 0.02}), 1.0
+            setattr(observed, name, value)
+        return self._run.Outcome(observed, calls, 1.0, 100, {"foreign": 0.02, "cpu": 0.001 * calls})
 
 
 @pytest.mark.parametrize(
@@ -116,35 +116,23 @@ def test_what_failed_in_slow_minutes_and_held_later_did_not_end_the_search(modul
 
 
 def test_every_point_of_a_curve_is_measured_once_a_round(module):
-    curves = module("load.curves")
-    found = curves.points(400)
-    assert len(found) == len(set(found))
-    assert [p.value for p in found if p.curve == "calls"] == [25, 50, 100, 200, 400]
-    assert {p.calls for p in found if p.curve == "chunk_ms"} == {100}
-    assert all(p.calls == 100 * p.value for p in found if p.curve == "workers")
-    assert [p.value for p in curves.points(300) if p.curve == "calls"][-2:] == [200, 300]
+    points = module("throughput").curve_points(400)
+    assert [value for name, value, _ in points if name == "calls"] == [25, 50, 100, 200, 400]
+    assert {load["calls"] for name, _, load in points if name == "chunk_ms"} == {100}
+    assert all(load["calls"] == 100 * n for name, n, load in points if name == "workers")
+    calls = [value for name, value, _ in module("throughput").curve_points(300) if name == "calls"]
+    assert calls[-2:] == [200, 300]
 
 
-def test_a_point_says_its_median_and_how_far_the_rounds_were_apart(module):
-    curves = module("load.curves")
+def test_a_point_has_the_median_and_range_of_its_rounds(module):
     runs = [
-        {
-            "cpu_ms_per_call_s": cost,
-            "generator_cpu_ms_per_call_s": 1.0,
-            "p99_ms": p99,
-            "late_sends_ms_p99": 0.5,
-            "lost": 1,
-        }
+        {"server_cpu_ms_per_call_s": cost, "p99_ms": p99, "lost": 1}
         for cost, p99 in ((3.0, 10.0), (2.0, None), (9.0, 30.0))
     ]
-    assert curves.summarised(curves.Point("workers", 2, 200), runs) == {
-        "workers": 2,
-        "calls": 200,
+    assert module("throughput").summary(runs) == {
         "cpu_ms_per_call_s": 3.0,
         "cpu_ms_per_call_s_range": [2.0, 9.0],
-        "generator_cpu_ms_per_call_s": 1.0,
         "p99_ms": 20.0,
-        "late_sends_ms_p99": 0.5,
         "lost": 3,
     }
 
@@ -156,7 +144,7 @@ COUNTED = {
     "decisions": 0.05,
     "model": 0.3,
     "engine": 0.34,
-    "handing": 0.01,
+    "results": 0.01,
     "messages": 1000,
     "predictions": 200,
     "steps": 30,
@@ -164,19 +152,19 @@ COUNTED = {
 
 
 def test_the_parts_of_the_cost_add_up_to_the_total(module):
-    found = module("load.split").split(COUNTED, call_seconds=100.0)
+    found = module("load.cpu_breakdown").breakdown(COUNTED, call_seconds=100.0)
     assert found["total"] == 10.0
     assert found["batching"] == pytest.approx(0.5)
     assert found["transport"] == pytest.approx(4.0)
-    assert sum(found[part] for part in module("load.split").PARTS) == pytest.approx(10.0)
+    assert sum(found[part] for part in module("load.cpu_breakdown").PARTS) == pytest.approx(10.0)
 
 
 def test_a_part_that_is_never_counted_is_an_error_not_a_zero(module):
-    with pytest.raises(ValueError, match="no steps were counted"):
-        module("load.split").split({**COUNTED, "steps": 0}, call_seconds=100.0)
+    with pytest.raises(ValueError, match="steps counted: 0"):
+        module("load.cpu_breakdown").breakdown({**COUNTED, "steps": 0}, call_seconds=100.0)
 
 
-def test_the_measured_server_counts_what_real_calls_cost(module):
+def test_the_counted_server_counts_what_real_calls_cost(module):
     """On a trunk: what is counted is the same on streams."""
     options = argparse.Namespace(
         provider="cpu",
@@ -187,38 +175,16 @@ def test_the_measured_server_counts_what_real_calls_cost(module):
         calls_per_connection=50,
         seed=1,
     )
-    with module("load.run").Generators(1) as generators:
-        bench = module("load.split").Bench(
-            options, generators, os.sched_getaffinity(0), trunk_ms=10.0
-        )
-        outcome, cost = bench.measured(5, title="")
-    assert (outcome.lost, outcome.seen.refused) == (0, 0)
+    with module("load.processes").Generators(1) as generators:
+        bench = module("throughput").Bench(options, generators, trunk_ms=10.0)
+        outcome, cost = bench.counted(5, title="")
+    assert (outcome.lost, outcome.observed.refused) == (0, 0)
     assert 1.0 < outcome.figures()["host_speed"] < 1000.0
     assert outcome.metered["messages"] == pytest.approx(5 * 2 * 10, rel=0.3)
     assert outcome.metered["blocks"] >= outcome.metered["steps"] > 0
-    parts = module("load.split").PARTS
+    parts = module("load.cpu_breakdown").PARTS
     assert all(cost[part] > 0 for part in parts)
     assert sum(cost[part] for part in parts) == pytest.approx(cost["total"], rel=0.01)
-
-
-def test_ways_to_carry_calls_are_compared_in_turns(module):
-    order = []
-
-    class Way(FakeBench):
-        def __init__(self, name, cost):
-            super().__init__(module, {}, {}, {})
-            self.name, self.cost = name, cost
-
-        def plain(self, calls, **options):
-            order.append(self.name)
-            return super().plain(calls, **options)[0], self.cost
-
-    ways = {"streams": Way("streams", 4.0), "trunks": Way("trunks", 3.0)}
-    found = module("throughput").side_by_side(ways, 10)
-    assert order == ["streams", "trunks"] * 3
-    assert found["calls"] == 10
-    assert (found["streams"]["server"], found["trunks"]["server"]) == ([4.0] * 3, [3.0] * 3)
-    assert [len(found["trunks"][key]) for key in ("generator", "p99_ms", "host_speed")] == [3] * 3
 
 
 class RoundsBench(FakeBench):
@@ -226,19 +192,21 @@ class RoundsBench(FakeBench):
 
     def __init__(self, module, order):
         super().__init__(module, *[{"latency": [0.01 * n] * 9} for n in (1, 3, 2)])
-        self.order, self.split = order, module("load.split").split
+        self.order, self.split = order, module("load.cpu_breakdown").breakdown
 
     def plain(self, calls, title):
         self.order.append("plain")
         return super().plain(calls, title)
 
-    def measured(self, calls, title):  # noqa: ARG002
+    def counted(self, calls, title):  # noqa: ARG002
         self.order.append("counted")
         more = self.order.count("counted") / 10
-        outcome = self._run.Outcome(self._seen(), calls, 1.0, 100, {"blocks": 60, "steps": 10})
+        outcome = self._run.Outcome(
+            self._observations(), calls, 1.0, 100, {"blocks": 60, "steps": 10}
+        )
         return outcome, self.split({**COUNTED, "total": COUNTED["total"] + more}, 100.0)
 
-    def empty(self, calls, polling=""):  # noqa: ARG002
+    def empty(self, calls, experiments=""):  # noqa: ARG002
         self.order.append("empty")
         return 2.0
 
@@ -246,7 +214,7 @@ class RoundsBench(FakeBench):
 def test_the_split_and_its_floor_are_measured_in_turns(module):
     order = []
     bench, throughput = RoundsBench(module, order), module("throughput")
-    rounds = [throughput.spent(bench, 10, number) for number in (1, 2, 3)]
+    rounds = [throughput.cost_round(bench, 10, number) for number in (1, 2, 3)]
     assert order == ["plain", "counted", "empty"] * 3
     assert [one["transport_over_empty"] for one in rounds] == [2.5, 3.0, 3.5]
     assert [one["p99_ms"] for one in rounds] == [10.0, 30.0, 20.0]
@@ -254,61 +222,64 @@ def test_the_split_and_its_floor_are_measured_in_turns(module):
     assert [len(one["host_speed"]) for one in rounds] == [2] * 3
     found = throughput.mean([one["cpu_ms_per_call_s"] for one in rounds])
     assert (found["total"], found["transport"], found["empty_servicer"]) == (12.0, 6.0, 2.0)
-    assert sum(found[part] for part in module("load.split").PARTS) == pytest.approx(12.0)
+    assert sum(found[part] for part in module("load.cpu_breakdown").PARTS) == pytest.approx(12.0)
 
 
-def test_the_picture_has_both_ways_if_both_were_measured(module, tmp_path):
-    parts = dict.fromkeys(module("load.split").PARTS, 0.4)
+def test_the_plot_shows_streams_and_trunks_if_both_were_measured(module, tmp_path):
+    parts = dict.fromkeys(module("load.cpu_breakdown").PARTS, 0.4)
     way = {
         "max_calls": 20,
         "cpu_ms_per_call_s": {**parts, "total": 2.0, "empty_servicer": 1.0},
         "steps": [{"calls": n, "p99_ms": 2.0 * n, "held": n < 25} for n in (10, 20, 30)],
     }
-    product = {"batch": 8, "step_ms_per_speech_s": 1.0, "fraction": 0.5}
-    alone = {**way, "bound_ms": 50.0, "chunk_ms": 100, "device": "x", "gemm_curve": [product]}
+    alone = {**way, "bound_ms": 50.0, "chunk_ms": 100, "device": "x"}
     drawn = []
     for name, result in (("one", alone), ("both", {**alone, "trunks": {**way, "max_calls": 30}})):
-        module("load.pictures").throughput_picture(result, tmp_path / f"{name}.png")
+        module("load.plots").plot_throughput(result, tmp_path / f"{name}.png")
         drawn.append((tmp_path / f"{name}.png").read_bytes())
     assert drawn[0] != drawn[1]
 
 
-def test_what_others_do_on_the_cores_of_the_server_is_told_apart(module):
-    run = module("load.run")
+def test_cpu_of_other_processes_on_the_cores_of_the_server_is_separate(module):
+    run = module("load.processes")
     every = set(range(os.cpu_count()))
     before = run.server_meter(os.getpid(), every)
     assert before.keys() == {"cpu", "foreign"}
     sum(range(2_000_000))
     assert run.server_meter(os.getpid(), every)["cpu"] > before["cpu"]
-    outcome = run.Outcome(module("load.calls").Seen(), 1, 2.0, 100, {"cpu": 1.0, "foreign": 0.5})
+    outcome = run.Outcome(
+        module("load.generator").Observations(), 1, 2.0, 100, {"cpu": 1.0, "foreign": 0.5}
+    )
     assert outcome.figures()["foreign_cpu_share"] == 0.25
 
 
 def test_calls_that_were_refused_make_the_others_no_cheaper(module):
-    seen = module("load.calls").Seen(refused_at=[0.1] * 20, arrivals=[6.0] * 160, cpu_seconds=0.8)
-    outcome = module("load.run").Outcome(seen, 100, 2.0, 100, {"cpu": 1.6})
+    observed = module("load.generator").Observations(
+        refused_at=[0.1] * 20, arrivals=[6.0] * 160, cpu_seconds=0.8
+    )
+    outcome = module("load.processes").Outcome(observed, 100, 2.0, 100, {"cpu": 1.6})
     assert outcome.per_call_second(outcome.metered["cpu"]) == 10.0
     figures = outcome.figures()
     assert (figures["generator_cpu_ms_per_call_s"], figures["predictions_per_call_s"]) == (5.0, 1.0)
-    seen.refused_at *= 5
+    observed.refused_at *= 5
     assert outcome.per_call_second(1.0) == 500.0, "of none that ran it is of nobody, and no error"
 
 
 def test_the_cpu_of_a_process_grows_as_it_works(module):
-    cpu_seconds = module("load.run").cpu_seconds
+    cpu_seconds = module("load.processes").cpu_seconds
     before = cpu_seconds(os.getpid())
     sum(range(2_000_000))
     assert cpu_seconds(os.getpid()) > before
 
 
 def test_what_counting_takes_is_measured(module):
-    seconds = module("load.server").seconds_of_counting()
+    seconds = module("load.cpu_breakdown").counting_seconds()
     assert 1e-7 < seconds < 1e-4
 
 
 def test_nothing_is_counted_twice(module):
     """What a counted function does within another is not the other's too."""
-    counter = module("load.server").Counter
+    counter = module("load.cpu_breakdown").Counter
     outer, idle = counter(), counter()
     inner = counter(idle, outer)
 
