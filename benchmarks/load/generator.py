@@ -51,7 +51,7 @@ RECORDINGS = 48
 UPDATE_MS = 500
 """Audio between two predictions: the server's default."""
 SPREAD_SECONDS = 3.0
-"""Over which the calls of a plan start, unless it says otherwise."""
+"""Default of :attr:`Plan.spread`."""
 GRACE_SECONDS = 10.0
 """After a call's end, before a call without its final prediction counts as lost."""
 HIDDEN = "Internal error from Core"
