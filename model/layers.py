@@ -47,7 +47,7 @@ class DepthwiseConv(nn.Module):
     """Dilated convolution along time, each channel by itself, then batch norm and ReLU.
 
     In training it is shifted multiply-adds, which on a CPU are faster backwards where dilated; a
-    call is served by one convolution, less than half as dear (benchmarks/results/README.md).
+    call is served by one convolution, less than half as dear (commit 02fa460).
 
     Args:
         channels: C.

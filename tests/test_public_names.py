@@ -70,4 +70,5 @@ def test_public_names_are_unchanged():
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(collect(), indent=1) + "\n")
+    entries = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in collect().items())
+    FILE.write_text("{\n" + ",\n".join(entries) + "\n}\n")
