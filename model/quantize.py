@@ -194,7 +194,7 @@ class _Writer:
 
 
 def _tidy(model: ModelProto, sizes: dict[str, int], made_by: dict[str, object]) -> None:
-    """Drop what nobody reads, name the file by its new content."""
+    """Drop unused nodes and name the file by its new content."""
     drop_unread(model)
     entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)
     metadata = json.loads(entry.value)

@@ -285,9 +285,9 @@ class Server:
 def _engines(settings: ServerSettings, metrics: Metrics) -> Callable[[OnnxModel], Engine]:
     deliver = asyncio.get_running_loop().call_soon_threadsafe
 
-    def make(student: OnnxModel) -> Engine:
+    def make(model: OnnxModel) -> Engine:
         return Engine(
-            student,
+            model,
             deliver,
             max_batch=settings.max_batch,
             on_batch=metrics.record_batch,

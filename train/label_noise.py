@@ -180,8 +180,8 @@ class LabelNoise(Command):
     """List utterances whose label contradicts the voice, with a weight for training.
 
     Classifiers on pitch, formants and spectral shape are cross-validated by speaker, cleanlab
-    picks the speakers whose label they contradict, and every clip of these gets a row. Nobody is
-    judged by a model that was trained on them. It is a list of doubts: listen to some of it.
+    picks the speakers whose label they contradict, and every clip of these gets a row. No
+    speaker is judged by a model trained on the same speaker. It lists doubts: listen to some.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="python -m train.label_noise")

@@ -148,7 +148,7 @@ def prepare(settings: Prepare, console: Console) -> dict[str, Any]:
     title = f"{settings.source}: {settings.folder.name}"
     page = render(clips, gathered.rejected, summary, title)
     write_text(settings.out / "report.html", page)
-    # last: whoever finds it finds the rest
+    # last: where it is, the rest is too
     write_text(
         settings.out / "prepare.json", json.dumps(summary, ensure_ascii=False, indent=2) + "\n"
     )

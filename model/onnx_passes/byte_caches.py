@@ -105,7 +105,7 @@ def _chain_down(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodePro
 
 
 def _chain_up(graph: Graph, name: str, kinds: tuple[str, ...]) -> list[NodeProto] | None:
-    """The makers, one before the other, if they are of these kinds and nobody else reads them."""
+    """The makers, one before the other, if they are of these kinds and have no other reader."""
     found = []
     for kind in kinds:
         maker = graph.maker(name)

@@ -24,7 +24,7 @@ _FRAMES = 2
 def gather_frames(model: ModelProto) -> None:
     """Replace joins of pieces of one tensor by one Gather each.
 
-    Changes ``model``; what nobody reads any more stays in it, see
+    Changes ``model``; what no node reads any more stays in it, see
     :func:`model.onnx_passes.graph.drop_unread`.
     """
     graph = Graph(model)

@@ -71,7 +71,7 @@ class Graph:
         """Leave out the nodes that make ``old``, add others, and put all in order.
 
         Raises:
-            ValueError: a node reads what nobody makes.
+            ValueError: a node reads what no node makes.
         """
         gone = set(old)
         left = [node for node in self._graph.node if gone.isdisjoint(node.output)] + list(new)
@@ -86,7 +86,7 @@ class Graph:
                 else:
                     waiting.append(node)
             if len(waiting) == len(left):
-                raise ValueError(f"nobody makes what {waiting[0].output[0]} is made of")
+                raise ValueError(f"no node makes an input of {waiting[0].output[0]}")
             left = waiting
         del self._graph.node[:]
         self._graph.node.extend(ordered)
@@ -153,7 +153,7 @@ def flatten(model: ModelProto) -> ModelProto:
 
 
 def drop_unread(model: ModelProto) -> None:
-    """Drop the nodes and weights that nobody reads."""
+    """Drop unused nodes and weights."""
     graph = model.graph
     read = {value.name for value in graph.output}
     kept_nodes = list[NodeProto]()

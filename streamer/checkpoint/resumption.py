@@ -194,7 +194,7 @@ class Resumption:
         resumed = self._checkpoints.open(requested.resume_from, metadata_of)
         require_same_call(resumed.identity, requested, _proven(caller))
         self.calls.require_resumable(resumed.identity.key)
-        model = models.by_digest(resumed.identity.student)
+        model = models.by_digest(resumed.identity.model_digest)
         assert model is not None  # noqa: S101 - it had metadata, and nothing was awaited since
         return resumed, model
 
@@ -211,7 +211,7 @@ class Resumption:
             return None
         identity = CallIdentity(
             key=resumed.identity.key if resumed else new_call_key(),
-            student=model.digest,
+            model_digest=model.digest,
             caller=_proven(caller),
             call_id=config.call_id,
             config=resumed.identity.config if resumed else requested,

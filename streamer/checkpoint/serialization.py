@@ -42,14 +42,14 @@ class CallIdentity:
 
     Attributes:
         key: random, the same in all checkpoints of a call.
-        student: SHA-256 of its file, hexadecimal.
+        model_digest: SHA-256 of the model file, hexadecimal.
         caller: identity that opened the call; empty if only its address is known.
         call_id: as sent in `started`.
         config: as received.
     """
 
     key: bytes
-    student: str
+    model_digest: str
     caller: str
     call_id: str
     config: pb.StreamConfig
@@ -103,8 +103,8 @@ class Checkpoints:
         Raises:
             ValueError: no audio was received yet: there is nothing to resume.
         """
-        student = bytes.fromhex(identity.student)
-        return self._sealer.seal(student + _compressed(_packed(identity, state)))
+        digest = bytes.fromhex(identity.model_digest)
+        return self._sealer.seal(digest + _compressed(_packed(identity, state)))
 
     def open(self, sealed: bytes, metadata_of: Callable[[str], Metadata | None]) -> Resumed:
         """Open a checkpoint.
@@ -122,8 +122,8 @@ class Checkpoints:
             opened = self._sealer.open(sealed)
         except SealError as error:
             raise _refused(len(sealed), str(error)) from error
-        student = opened.content[:_DIGEST_BYTES].hex()
-        metadata = metadata_of(student)
+        digest = opened.content[:_DIGEST_BYTES].hex()
+        metadata = metadata_of(digest)
         if metadata is None:
             raise FailedPrecondition(
                 _FIELD, "it is of a model that this server does not have", reason="checkpoint"
@@ -131,7 +131,7 @@ class Checkpoints:
         # Authentic as it is, it may be of a replica with a fault.
         try:
             plain = _decompressed(opened.content[_DIGEST_BYTES:], max_bytes(metadata))
-            identity, state = _unpacked(student, inner.CallMemory.FromString(plain))
+            identity, state = _unpacked(digest, inner.CallMemory.FromString(plain))
         except (zlib.error, ValueError, DecodeError) as error:
             raise _refused(len(sealed), f"it cannot be read: {error}") from error
         return Resumed(identity, state, opened.age)
@@ -178,7 +178,7 @@ def _refused(length: int, rule: str) -> InvalidArgument:
 
 
 def _compressed(plain: bytes) -> bytes:
-    # Nearly half of a student's memory is zeros, in runs; the rest hardly repeats. Looking for
+    # Nearly half of a model state is zeros, in runs; the rest hardly repeats. Looking for
     # runs alone is faster and no longer; splitting the floats into byte planes made it longer.
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     return packer.compress(plain) + packer.flush()
@@ -240,10 +240,10 @@ def _packed_channel(index: int, state: ChannelState) -> inner.ChannelMemory:
     )
 
 
-def _unpacked(student: str, memory: inner.CallMemory) -> tuple[CallIdentity, CallState]:
+def _unpacked(digest: str, memory: inner.CallMemory) -> tuple[CallIdentity, CallState]:
     """Raises ValueError for counters that no call reaches, and halves of samples."""
     identity = CallIdentity(
-        memory.call_key, student, memory.identity, memory.call_id, memory.config
+        memory.call_key, digest, memory.identity, memory.call_id, memory.config
     )
     state = CallState(
         sequence=memory.sequence,

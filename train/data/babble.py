@@ -36,7 +36,7 @@ class BabblePool:
         """One utterance each of the first ``count`` speakers of a split that speak in it.
 
         What cannot be decoded is passed over; the loader names it when it comes to it. So are the
-        finished calls of train.simulate_calls, which nobody talks behind any more.
+        finished calls of train.simulate_calls, which get no babble any more.
         """
         speech: dict[str, Samples] = {}
         most = round(LONGEST_SECONDS * SAMPLE_RATE)

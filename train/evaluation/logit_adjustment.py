@@ -1,7 +1,7 @@
 """How a student's answer weighs the classes: a choice, made on dev.
 
 Training draws young adults more often than not, and macro F1 counts every class alike: a student
-that answers by its posterior calls whoever is in doubt young. A shift of a class's log posterior
+that answers by its posterior calls every doubtful voice young. A shift of a class's log posterior
 moves the line where its answer begins. One number for all classes (logit adjustment by a share of
 the log prior, Menon et al. 2021, arXiv 2007.07314) also moves those that are well placed: on dev
 it gained 0.004 at best. The shift is folded into the classifier's bias: the exported graph is the

@@ -58,7 +58,7 @@ class Embeddings:
     def dictionary(self, kinds: int) -> Tensor:
         """K, float32 [kinds, E]: the mean embedding of every kind, weighted by confidence.
 
-        A kind that nobody belongs to gets the mean of all.
+        An empty kind gets the mean of all.
         """
         weight = np.where(self.kind >= 0, self.confidence, 0.0)
         everyone = np.average(self.matrix, axis=0, weights=weight + 1e-9)

@@ -49,7 +49,7 @@ def config(**fields):
 def identity(**fields):
     defaults = {
         "key": bytes(range(16)),
-        "student": STUDENT,
+        "model_digest": STUDENT,
         "caller": "berlin",
         "call_id": "call-1",
         "config": config(),
@@ -240,7 +240,7 @@ def test_every_flipped_byte_is_refused(checkpoints, metadata, state):
 
 
 def test_checkpoint_of_another_model_is_refused(checkpoints, metadata, state):
-    sealed = checkpoints.seal(identity(student="cd" * 32), state)
+    sealed = checkpoints.seal(identity(model_digest="cd" * 32), state)
     refused(checkpoints, sealed, metadata, "a model that this server", FailedPrecondition)
 
 
