@@ -315,9 +315,9 @@ def tables(result: Row) -> list[Table]:
                 rows.append((row["title"], *figures, str(at["unanswered"]), lead, spent))
         header = ("", *columns.values(), "no answer", "macro F1, ours less theirs", "CPU-s per s")
         note = (
-            f"{result['calls']} calls of {result['speakers']} adult speakers, telephone simulated; in "
-            "brackets: 95 %, over speakers. Ours was trained, and the pitch threshold tuned, on "
-            "other speakers of the same corpora; the other peers were not."
+            f"{result['calls']} calls of {result['speakers']} adult speakers, telephone simulated. "
+            "In brackets: 95 %, over speakers. Ours was trained, and the pitch threshold tuned, "
+            "on other speakers of the same corpora; the other peers were not."
         )
         made.append(Table(title, header, rows, note))
     return made
