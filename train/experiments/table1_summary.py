@@ -47,16 +47,10 @@ SCORES = {
 
 
 def auc(logp: Floats, truth: Ints, weights: Floats) -> Floats:
-    """Compute the area under the ROC curve of each class against the others.
+    """Compute the area under the ROC curve of each class against the others, [draws, classes].
 
-    Args:
-        logp: log posteriors [utterances, classes].
-        truth: class indices [utterances].
-        weights: of the utterances, [draws, utterances].
-
-    Returns:
-        [draws, classes]; NaN where a class or the others have no weight. Ties count half
-        (Mann and Whitney 1947).
+    ``logp`` [utterances, classes], ``truth`` [utterances], ``weights`` [draws, utterances]. NaN
+    where a class or the others have no weight. Ties count half (Mann and Whitney 1947).
     """
     bounded = logp.clip(-80.0, -1e-12)  # a posterior of one has infinite odds
     odds = bounded - np.log(-np.expm1(bounded))
@@ -80,8 +74,7 @@ def auc(logp: Floats, truth: Ints, weights: Floats) -> Floats:
 def draws_of(record: Record, task: str) -> dict[str, Floats]:
     """Compute every score of one run: [1 + draws], the first on the sample itself."""
     logp = record.arrays[f"logp_{task}"].astype(np.float64)
-    truth = record.arrays[f"truth_{task}"]
-    speakers = record.arrays["speakers"]
+    truth, speakers = record.arrays[f"truth_{task}"], record.arrays["speakers"]
     known = truth >= 0
     if task == "gender":  # of adults, as the accuracy benchmark counts them
         band = record.arrays["truth_age_band"]
@@ -131,12 +124,10 @@ def summarise(records: Mapping[Key, Record]) -> Summary:
         found: Floats = np.mean([cache[row, s][task][score] for s in seeds], axis=0)
         return found
 
-    kept, notes = {}, {}
-    for name in ROWS:
-        kept[name], notes[name] = _seeds(name, records)
+    kept = {name: _seeds(name, records) for name in ROWS} | {"": ([], [])}
     rows: dict[str, Any] = {}
     for name, row in ROWS.items():
-        seeds = kept[name]
+        seeds, notes = kept[name]
         left_out = () if row.block in BLOCKS else ("precision", "recall")
         figures = {
             task: {s: figure(mean(name, seeds, task, s)) for s in scores if s not in left_out}
@@ -144,19 +135,18 @@ def summarise(records: Mapping[Key, Record]) -> Summary:
             if seeds
         }
         over_base = {}
-        base, common = row.base or "", sorted({*seeds} & {*kept.get(row.base or "", [])})
+        base = row.base or ""
+        common = sorted({*seeds} & {*kept[base][0]})
         if common and _same_test(records[name, common[0]], records[base, common[0]]):
             for task in SCORES:
                 ours, theirs = (mean(r, common, task, "f1") for r in (name, base))
                 over_base[task] = figure(ours - theirs)
-        rows[name] = {"seeds": seeds, "notes": notes[name]}
-        rows[name] |= {"figures": figures, "over_base": over_base}
+        found = {"figures": figures, "over_base": over_base}
+        rows[name] = {"seeds": seeds, "notes": notes, **found}
     metas = [record.meta for record in records.values()]
     return {
         "bootstrap": {
-            "level": intervals.LEVEL,
-            "draws": intervals.DRAWS,
-            "seed": intervals.SEED,
+            **{key: getattr(intervals, key.upper()) for key in ("level", "draws", "seed")},
             "over": "speakers of test",
         },
         "devices": sorted({meta["device"] for meta in metas}),
@@ -174,22 +164,18 @@ def _same_test(one: Record, other: Record) -> bool:
 
 def _seeds(row: str, records: Mapping[Key, Record]) -> tuple[list[int], list[str]]:
     """Return the seeds of a row that may be averaged, and notes on those left out."""
+    seeds: list[int] = []
+    left: list[int] = []
     every = [record for (name, _), record in sorted(records.items()) if name == row]
-    alike = [
-        record
-        for record in every
-        if _same_test(record, every[0]) and _recipe(record) == _recipe(every[0])
-    ]
-    seeds = [record.meta["seed"] for record in alike]
-    left = [str(record.meta["seed"]) for record in every if record.meta["seed"] not in seeds]
-    note = f"seeds left out, of other flags or other test data: {', '.join(left)}"
+    for record in every:
+        alike = _same_test(record, every[0]) and _recipe(record) == _recipe(every[0])
+        (seeds if alike else left).append(record.meta["seed"])
+    note = f"seeds left out, of other flags or other test data: {', '.join(map(str, left))}"
     return seeds, [note] if left else []
 
 
-def _recipe(record: Record) -> list[str]:
-    flags = list(record.meta["flags"])
-    at = flags.index("--seed")
-    return flags[:at] + flags[at + 2 :]
+def _recipe(record: Record) -> str:
+    return " ".join(record.meta["flags"]).replace(f"--seed {record.meta['seed']}", "")
 
 
 TITLES = {"gender": "gender of adults, F1", "age_group": "age group, F1"}
@@ -264,12 +250,10 @@ def markdown(summary: Summary) -> str:
     """Format the summary as a page."""
     parts = ["# The paper's Table 1 on our corpora"]
     for table in tables(summary):
-        if table.rows:
-            notes = "\n".join(f"- {fact}" for fact in table.note.split("\n"))
-            parts += [f"## {table.title}", table.markdown(), notes]
+        notes = "\n".join(f"- {fact}" for fact in table.note.split("\n"))
+        parts += [f"## {table.title}", table.markdown(), notes]
     odd = [f"- {name}: {note}" for name, row in summary["rows"].items() for note in row["notes"]]
-    parts += ["## Notes", "\n".join(odd)] if odd else []
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, "## Notes", "\n".join(odd or ["none"])]) + "\n"
 
 
 def picture(summary: Summary, path: Path) -> None:
@@ -285,11 +269,9 @@ def picture(summary: Summary, path: Path) -> None:
                 axes.plot(row.paper[place], height, "D", color="0.35", fillstyle="none")
             figures = summary["rows"][row.id]["figures"]
             if figures:
-                value, *interval = figures[task]["f1"]
-                ends = [100 * end for end in interval if end is not None]
-                if ends:
-                    axes.plot(ends, [height, height], color=COLOURS[task], linewidth=2)
-                axes.plot(100 * value, height, "o", color=COLOURS[task])
+                value, *ends = (100 * end for end in figures[task]["f1"] if end is not None)
+                axes.plot(ends, [height] * len(ends), color=COLOURS[task], linewidth=2)
+                axes.plot(value, height, "o", color=COLOURS[task])
         axes.set(title=title, xlabel="per cent")
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), [row.id for row in rows])
@@ -307,29 +289,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group()
     work = Path("runs/table1")
-    source.add_argument("--records", type=Path, default=work, help="folder (%(default)s)")
-    source.add_argument("--summary", type=Path, metavar="JSON", help="show an earlier --json")
+    text = "folder, or an earlier --json (%(default)s)"
+    parser.add_argument("--records", type=Path, default=work, help=text)
     for name, what in (("json", "all figures"), ("picture", "a PNG")):
         parser.add_argument(f"--{name}", type=Path, metavar="OUT", help=f"write {what}")
     options = parser.parse_args(argv)
     try:
-        for name in ("json", "picture"):
-            path: Path | None = getattr(options, name)
-            if path and not path.parent.is_dir():
-                raise ValueError(f"--{name} {path}: no such folder")  # noqa: TRY301
-        if options.summary:
-            summary = json.loads(options.summary.read_text(encoding="utf-8"))
+        if options.records.is_file():
+            summary = json.loads(options.records.read_text(encoding="utf-8"))
         else:
             summary = summarise(read_all(options.records))
+        if options.json:
+            options.json.write_text(to_json(summary), encoding="utf-8")
+        if options.picture:
+            picture(summary, options.picture)
     except (OSError, ValueError) as error:
         print(f"table1_summary: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        options.json.write_text(to_json(summary), encoding="utf-8")
-    if options.picture:
-        picture(summary, options.picture)
     print(markdown(summary))
     return 0
 

@@ -229,5 +229,5 @@ class TestCommand:
         assert table1_summary.main([*records, "--json", str(out)]) == 0
         assert "| ecapa-base | base |" in capsys.readouterr().out
         picture = tmp_path / "p.png"
-        assert table1_summary.main(["--summary", str(out), "--picture", str(picture)]) == 0
+        assert table1_summary.main(["--records", str(out), "--picture", str(picture)]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
