@@ -5,8 +5,7 @@ Every utterance of a manifest's split becomes an 8 kHz mu-law call in messages o
 0.6 s. The prediction of a call is the likeliest class of its final calibrated posterior, whether
 the server decided or not; a call in which the server found no speech counts as wrong.
 
-Beside every figure stands its 95 % interval, by resampling speakers with all their calls. The keys
-of ``--json`` are described by ``--help`` and in ``scoring/result.py``.
+Beside every figure stands its 95 % interval, by resampling speakers with all their calls.
 
 Exit status: 0, 1 if every call failed, 2 for arguments or a manifest that cannot be used.
 """
@@ -60,24 +59,16 @@ def parser() -> argparse.ArgumentParser:
     """Build the command line."""
     made = argparse.ArgumentParser(
         prog="python benchmarks/accuracy.py",
-        description="Measure the accuracy of a voicecohort server: labelled utterances become\n"
-        "8 kHz mu-law telephone calls, are streamed over gRPC, and the predictions are\n"
-        "compared with the labels. Beside every figure stands its 95 % interval, by\n"
-        "resampling speakers.",
-        epilog="JSON keys, and what each figure means:\n\n"
-        + FORMAT
-        + "\nExample, a quick look at the dev split with 100 calls:\n"
-        "  python benchmarks/accuracy.py --manifest manifest.tsv --split dev --limit 100\n"
-        "\nThe model card is made from this JSON: python -m train.release.model_card --help\n",
+        description=__doc__,
+        epilog=f"JSON keys, and what each figure means:\n\n{FORMAT}\n"
+        "The model card is made from this JSON: python -m train.release.model_card --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
-        "--manifest",
-        type=Path,
-        required=True,
-        help="tab-separated, with columns id, corpus, speaker, gender, age_band, split, path and, "
-        "for figures by language, language; paths are relative to it; an empty cell is unknown",
+    text = (
+        "tab-separated, with columns id, corpus, speaker, gender, age_band, split, path and, for "
     )
+    text += "figures by language, language; paths are relative to it; an empty cell is unknown"
+    made.add_argument("--manifest", type=Path, required=True, help=text)
     made.add_argument("--split", required=True, help="value of the column split to measure")
     text = "join a speaker's utterances into one call"
     made.add_argument("--per-speaker", action="store_true", help=text)
@@ -123,10 +114,10 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
     model = ("--model", str(arguments.model)) if arguments.model else ()
     with contextlib.ExitStack() as stack:
         try:
-            started = stack.enter_context(local_server(*model))
+            target = stack.enter_context(local_server(*model)).target
         except RuntimeError as error:
             raise Unusable(f"the server does not start: {' '.join(str(error).split())}") from error
-        yield started.target
+        yield target
 
 
 async def measure(
@@ -153,21 +144,13 @@ async def measure(
                 progress.advance(bar)
 
             began = time.monotonic()
-            outcomes = await make_calls(
-                client,
-                plans,
-                band=arguments.band,
-                concurrency=arguments.concurrency,
-                on_outcome=advance,
-            )
+            given = {"band": arguments.band, "concurrency": arguments.concurrency}
+            outcomes = await make_calls(client, plans, **given, on_outcome=advance)
             wall = time.monotonic() - began
     result = {
         "model": ", ".join(sorted({o.model for o in outcomes} - {""})),
         "manifest": arguments.manifest.name,
-        "split": arguments.split,
-        "per_speaker": arguments.per_speaker,
-        "band": arguments.band,
-        "limit": arguments.limit,
+        **{name: getattr(arguments, name) for name in ("split", "per_speaker", "band", "limit")},
         "device": device_name(),
         "commit": code_version(),
         **assemble(outcomes, classes),

@@ -1,11 +1,10 @@
 """The systems compared: each function loads one, in the environment of that system.
 
 Three kinds: our own signal path; classifiers that read a whole call; encoders that recompute a
-window, the usual way to get running predictions from offline networks. For those a call goes in
-chunks of 100 ms through the speech gate of our server; every half second in which there was
-speech, the last three seconds of speech go through the encoder. Their weights are random, which
-cost the same. Choices favour the peers: nothing is resampled, sherpa-onnx and WeSpeaker get the
-smaller published ECAPA-TDNN, and none has a classifier behind the embedding.
+window, the usual way to get running predictions from offline networks: every half second in which
+our speech gate passed speech, the last three seconds of it. Their weights are random, which cost
+the same. Choices favour the peers: nothing is resampled, sherpa-onnx and WeSpeaker get the smaller
+published ECAPA-TDNN, and none has a classifier behind the embedding.
 
     python -m peers.systems OUT.onnx    # writes that ECAPA-TDNN, C=512, with SpeechBrain's layers
 """
@@ -248,10 +247,7 @@ def speechbrain(_: Path | None) -> tuple[str, Process]:
 
 
 def wespeaker(model: Path | None) -> tuple[str, Process]:
-    """WeSpeaker's runtime: torchaudio fbank, ONNX Runtime.
-
-    Its own entry takes a WAV file; these are the two steps behind that entry.
-    """
+    """WeSpeaker's runtime: torchaudio fbank, ONNX Runtime; the steps behind its entry for files."""
     import torch
     from wespeakerruntime import Speaker  # type: ignore[import-not-found,unused-ignore]
 

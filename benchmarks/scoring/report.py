@@ -76,12 +76,9 @@ def calibration_picture(result: Result, path: Path) -> None:
         bars.bar(confidence, [b["n"] / total for b in bins], width=0.06, color=COLOURS[task])
         bars.set(xlabel="confidence", ylabel="share of calls", ylim=(0, 1))
         bars.grid(alpha=0.3)
-    drawing.suptitle(
-        f"{result['model']}, split {result['split']}; bars: "
-        f"{result['bootstrap']['level']:.0%} intervals over speakers; hollow: fewer than "
-        f"{LEAST_SPEAKERS} speakers",
-        fontsize=10,
-    )
+    level = f"{result['bootstrap']['level']:.0%}"
+    text = f"bars: {level} intervals over speakers; hollow: fewer than {LEAST_SPEAKERS} speakers"
+    drawing.suptitle(f"{result['model']}, split {result['split']}; {text}", fontsize=10)
     drawing.savefig(path, dpi=120, format="png")
 
 

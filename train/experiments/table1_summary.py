@@ -3,11 +3,10 @@
     python -m train.experiments.table1_summary --json table1.json --picture table1.png > table1.md
 
 A bootstrap draw takes test speakers once for all seeds and rows that were tested on the same
-utterances; the figure of a draw is the mean over the seeds. An interval is thus the variation of
-that mean over speakers, not over seeds. Macro F1 depends on the class prior of the training, so two
-more figures are given for the age group: ``auc``, the area under the ROC curve of each class's log
-odds against the other classes, averaged (0.5 is chance), and ``f1_shifted``, F1 after each class's
-log posterior was shifted by what suits dev, as for a released student.
+utterances; its figure is the mean over the seeds, so an interval is the variation over speakers,
+not over seeds. Macro F1 depends on the class prior of the training, so two more figures are given
+for the age group: ``auc``, the area under the ROC curve of each class against the others, averaged
+(0.5 is chance), and ``f1_shifted``, F1 after the shift of log posteriors that suits dev.
 
 JSON: ``bootstrap``, ``devices``, ``commits``, ``flags`` (of the first record of each network), and
 ``rows`` by id (see ``table1_rows.py``), each with ``seeds``, ``notes``, ``figures`` by task and
@@ -140,8 +139,7 @@ def summarise(records: Mapping[Key, Record]) -> Summary:
             for task in SCORES:
                 ours, theirs = (mean(r, common, task, "f1") for r in (name, base))
                 over_base[task] = figure(ours - theirs)
-        found = {"figures": figures, "over_base": over_base}
-        rows[name] = {"seeds": seeds, "notes": notes, **found}
+        rows[name] = {"seeds": seeds, "notes": notes, "figures": figures, "over_base": over_base}
     metas = [record.meta for record in records.values()]
     return {
         "bootstrap": {
@@ -183,9 +181,8 @@ FACTS = (
     "adults. Labels are perceived binary gender and age band, as the corpora state them.",
     "Ours: mean over seeds, in brackets its 95 % interval by resampling the speakers of the test "
     "split, the same draws for all rows; below it the paper's.",
-    "The corpora of the paper are Korean, not free and not ours, its age groups are not published, "
-    "and our telephone is simulated: the figures cannot be compared across, only what each step "
-    "is worth. Sizes and schedules are ours too; the paper publishes none.",
+    "The paper's corpora are Korean and not free, its age groups, sizes and schedules unpublished, "
+    "and our telephone is simulated: only what each step is worth can be compared.",
     "+ MKD (mse): the paper's brackets, read as differences to the cosine above them. Rows without "
     "a number of the paper are combinations that it does not report.",
 )
@@ -287,9 +284,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    work = Path("runs/table1")
     text = "folder, or an earlier --json (%(default)s)"
-    parser.add_argument("--records", type=Path, default=work, help=text)
+    parser.add_argument("--records", type=Path, default=Path("runs/table1"), help=text)
     for name, what in (("json", "all figures"), ("picture", "a PNG")):
         parser.add_argument(f"--{name}", type=Path, metavar="OUT", help=f"write {what}")
     options = parser.parse_args(argv)
