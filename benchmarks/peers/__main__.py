@@ -36,25 +36,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS.parent)]  # also as a script
 
-from peers import cost, gender, report  # noqa: E402
+from peers import cost, gender  # noqa: E402
 from peers.rows import COST_ROWS, GENDER_ROWS  # noqa: E402
 
 from train.evaluation.machine import code_version, device_name  # noqa: E402
-
-CALLS = 48
-"""Of our own row, side by side: they fill a step with seven blocks, as those of a server at 70 % of
-its capacity do."""
+from train.evaluation.tables import Table  # noqa: E402
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the command line."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; ends the process with status 2 if it makes no sense."""
     made = argparse.ArgumentParser(
         prog="python benchmarks/peers",
         description=__doc__,
@@ -63,46 +59,34 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--only", nargs="+", metavar="KEY", help="only these rows")
     shared.add_argument("--model", type=Path, help="ONNX file (the server's on a CPU)")
-    folder = Path("runs/peers")
+    folder, last = Path("runs/peers"), max(os.sched_getaffinity(0))
     shared.add_argument("--environments", type=Path, default=folder, help="folder (%(default)s)")
-    last = max(os.sched_getaffinity(0))
     shared.add_argument("--core", type=int, default=last, help="that all share (%(default)s)")
-    for name, what in (("json", "all figures"), ("markdown", "the tables")):
-        shared.add_argument(f"--{name}", type=Path, metavar="OUT", help=f"write {what}")
+    shared.add_argument("--json", type=Path, metavar="OUT", help="write all figures")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="gender|cost")
     ask = verbs.add_parser("gender", parents=[shared], help="accuracy on labelled adult calls")
     ask.add_argument("--manifest", type=Path, required=True, help="as accuracy.py reads it")
     ask.add_argument("--split", default="test", help="that is measured (%(default)s)")
     ask.add_argument("--tune-split", default="dev", help="for the pitch threshold (%(default)s)")
-    ask.add_argument("--limit", type=int, help="at most so many utterances of each split")
-    ask.add_argument("--seed", type=int, default=1, help="of that sample (%(default)s)")
+    ask.add_argument("--limit", type=int, help="at most so many calls, spread over each split")
     ask.add_argument("--per-speaker", action="store_true", help="one call of up to 60 s each")
-    ask.add_argument("--band", choices=("full", "telephone"), default="full", help="(%(default)s)")
     run = verbs.add_parser("cost", parents=[shared], help="CPU time of a second of call")
     run.add_argument("--seconds", type=int, default=60, help="of a call (%(default)s)")
     run.add_argument("--rounds", type=int, default=3, help="of every row (%(default)s)")
-    run.add_argument("--calls", type=int, default=CALLS, help="of ours, at once (%(default)s)")
-    return made
-
-
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; ends the process with status 2 if it makes no sense."""
-    made = parser()
     options = made.parse_args(words)
-    keys = [row.key for row in (GENDER_ROWS if options.verb == "gender" else COST_ROWS)]
+    every = GENDER_ROWS if options.verb == "gender" else COST_ROWS
+    options.rows = [row for row in every if not options.only or row.key in options.only]
     for key in options.only or ():
-        if key not in keys:
-            made.error(f"--only {key}: no such row; there are {', '.join(keys)}")
-    for name in ("limit", "seconds", "rounds", "calls"):
+        if key not in [row.key for row in every]:
+            made.error(f"--only {key}: no such row; there are {', '.join(r.key for r in every)}")
+    for name in ("limit", "seconds", "rounds"):
         number = getattr(options, name, None)
         if number is not None and number < 1:
             made.error(f"--{name} starts at 1")
     if options.verb == "gender" and options.split == options.tune_split:
         made.error("--split and --tune-split must differ")
-    for name in ("json", "markdown"):
-        path: Path | None = getattr(options, name)
-        if path is not None and not path.parent.is_dir():
-            made.error(f"--{name} {path}: no such folder")
+    if options.json and not options.json.parent.is_dir():
+        made.error(f"--json {options.json}: no such folder")
     return options
 
 
@@ -110,28 +94,20 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command; the module's docstring lists the exit status."""
     options = parse(words)
     options.environments.mkdir(parents=True, exist_ok=True)
-    every: Any = GENDER_ROWS if options.verb == "gender" else COST_ROWS
-    rows = [row for row in every if not options.only or row.key in options.only]
-    measure = gender.measure if options.verb == "gender" else cost.measure
+    module = gender if options.verb == "gender" else cost
     try:
-        result = measure(rows, options, Console(stderr=True))
+        result = module.measure(options.rows, options, Console(stderr=True))
     except gender.Unusable as error:
         print(error, file=sys.stderr)
         return 2
     result |= {"device": device_name(), "commit": code_version()}
-    if options.verb == "gender":
-        facts, made = report.gender_facts(result), report.gender_tables(result)
-        page = report.markdown("Gender of adults: ours and others", facts, made)
-    else:
-        page = report.markdown(
-            "CPU time of a call: ours and others", [], report.cost_tables(result)
-        )
     if options.json:
         text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
         options.json.write_text(text + "\n", encoding="utf-8")
-    if options.markdown:
-        options.markdown.write_text(page, encoding="utf-8")
-    print(page)
+    absent = [(row["title"], row["reason"]) for row in result["rows"] if row["reason"]]
+    for table in (*module.tables(result), Table("Did not run", ("", "reason"), absent)):
+        if table.rows:
+            table.print(Console())
     return 0
 
 

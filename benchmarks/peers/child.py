@@ -1,6 +1,6 @@
 """Run one system in a process of its own: calls in, answers and their cost out.
 
-    python -m peers.child MODULE [--variant V] [--model FILE]
+    python -m peers.child MODULE:FUNCTION [--model FILE]
 
 The process loads the system, writes a line of JSON about itself, and then answers a line with a
 line until stdin ends. A request names a file of encoded audio and how many calls of equal length
@@ -26,13 +26,7 @@ from streamer.audio.codec import Encoding, Samples, decode
 
 @dataclass(frozen=True)
 class Sound:
-    """A call.
-
-    Attributes:
-        data: as it is delivered.
-        encoding: of ``data``.
-        rate: Hz.
-    """
+    """A call as it is delivered, at ``rate`` Hz."""
 
     data: bytes
     encoding: Encoding
@@ -50,27 +44,19 @@ class Answer:
 
     Attributes:
         label: "female", "male", or "" for no answer.
-        decided: the same, but "" if the system itself calls it undecided; None for a system that
-            never does.
         hertz: median pitch, from a system that leaves the threshold to the caller.
         predictions: made in the course of the call.
     """
 
     label: str = ""
-    decided: str | None = None
     hertz: float | None = None
     predictions: int = 1
 
 
 Process = Callable[[Sequence[Sound]], list[Answer]]
 """Answers calls of equal length, which a system may process side by side."""
-Load = Callable[[argparse.Namespace], tuple[str, Process]]
-"""The function ``load`` of a system's module: returns its version and its process."""
-
-
-def request(path: Path, encoding: Encoding, rate: int, calls: int = 1) -> str:
-    """Format a request for the calls in a file."""
-    return json.dumps({"path": str(path), "encoding": encoding.value, "rate": rate, "calls": calls})
+Load = Callable[[Path | None], tuple[str, Process]]
+"""A system of ``systems.py``: takes a model file and returns its version and its process."""
 
 
 def answer(process: Process, line: str) -> dict[str, Any]:
@@ -78,28 +64,22 @@ def answer(process: Process, line: str) -> dict[str, Any]:
 
     Returns:
         ``answers``, empty if the system failed; ``error``, None if it did not; ``cpu_s``, user and
-        system time of this process and its children.
+        system time of this process and its children; ``peak_mib``.
     """
     given = json.loads(line)
-    data = Path(given["path"]).read_bytes()
+    data, encoding = Path(given["path"]).read_bytes(), Encoding(given["encoding"])
     size = len(data) // given["calls"]
-    encoding = Encoding(given["encoding"])
-    sounds = [
-        Sound(data[n * size : (n + 1) * size], encoding, given["rate"])
-        for n in range(given["calls"])
-    ]
+    parts = [data[start : start + size] for start in range(0, size * given["calls"], size)]
     answers: list[Answer] = []
     error = None
     began = cpu_seconds()
     try:
-        answers = process(sounds)
+        answers = process([Sound(part, encoding, given["rate"]) for part in parts])
     except Exception as problem:  # noqa: BLE001 - any failure is an unanswered call
         error = reason(problem)
-    return {
-        "answers": [asdict(each) for each in answers],
-        "error": error,
-        "cpu_s": cpu_seconds() - began,
-    }
+    spent = cpu_seconds() - began
+    found = [asdict(each) for each in answers]
+    return {"answers": found, "error": error, "cpu_s": spent, "peak_mib": peak_mib()}
 
 
 def reason(error: Exception) -> str:
@@ -118,31 +98,29 @@ def peak_mib() -> float:
 
     Not ``ru_maxrss``: that one survives ``exec`` and is never below what the parent held.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def main() -> None:
     """Run the command, see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("module", help="with a function load, see Load")
-    parser.add_argument("--variant", default="", help="see the module")
+    parser.add_argument("load", help="MODULE:FUNCTION, see Load")
     parser.add_argument("--model", type=Path, help="ONNX file")
     options = parser.parse_args()
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print: their stdout becomes stderr
+    module, _, function = options.load.partition(":")
     try:
-        load: Load = importlib.import_module(options.module).load
-        version, process = load(options)
+        load: Load = getattr(importlib.import_module(module), function)
+        version, process = load(options.model)
     except Exception as error:  # noqa: BLE001 - any failure is the reason why it did not run
         replies.write(json.dumps({"reason": reason(error)}) + "\n")
         return
     ready = {"version": version, "cores": sorted(os.sched_getaffinity(0)), "cpu_s": cpu_seconds()}
     replies.write(json.dumps(ready) + "\n")
     for line in sys.stdin:
-        replies.write(json.dumps({**answer(process, line), "peak_mib": peak_mib()}) + "\n")
+        replies.write(json.dumps(answer(process, line)) + "\n")
 
 
 if __name__ == "__main__":

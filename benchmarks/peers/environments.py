@@ -5,7 +5,6 @@ A system that cannot be installed or run raises :class:`Unavailable`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,16 +13,15 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.child import request
 from peers.rows import Environment, System
 
 from streamer.audio.codec import Encoding
 
-BENCHMARKS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = (ROOT / "benchmarks", ROOT)
 THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
@@ -41,16 +39,15 @@ def one_line(text: str, limit: int = 300) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     line = (errors or lines or ["no message"])[-1]
-    for folder in (str(BENCHMARKS.parent), str(Path.home())):
-        line = line.replace(folder, "…")
+    line = line.replace(str(ROOT), "…").replace(str(Path.home()), "…")
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def process_environment() -> dict[str, str]:
     """Return the variables of a child: one thread for every library, our packages importable."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONHOME"}
-    paths = os.pathsep.join((str(BENCHMARKS), str(BENCHMARKS.parent)))
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
+    paths = os.pathsep.join(map(str, PATHS))
     return {**kept, **dict.fromkeys(THREADS, "1"), **quiet, "PYTHONPATH": paths}
 
 
@@ -71,16 +68,11 @@ def _run(command: list[str]) -> None:
 
 
 def interpreter(environment: Environment | None, folder: Path) -> Path:
-    """Return the Python of an environment under ``folder``, made there once.
-
-    Raises:
-        Unavailable: pip or venv failed.
-    """
+    """Return the Python of an environment under ``folder``, made there once."""
     if environment is None:
         return Path(sys.executable)
     home = folder.resolve() / environment.name
-    python = home / "bin" / "python"
-    stamp = home / "installed.json"
+    python, stamp = home / "bin" / "python", home / "installed.json"
     pins = json.dumps([*environment.pins, *environment.bare, sys.version.split()[0]])
     if stamp.is_file() and stamp.read_text() == pins:
         return python
@@ -91,23 +83,11 @@ def interpreter(environment: Environment | None, folder: Path) -> Path:
         path = home / "lib" / version / "site-packages" / "ours.pth"
         path.write_text(sysconfig.get_path("purelib") + "\n")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if environment.pins:
-        _run([*pip, *environment.pins])
-    if environment.bare:
-        _run([*pip, "--no-deps", *environment.bare])
+    for words in (environment.pins, environment.bare and ("--no-deps", *environment.bare)):
+        if words:
+            _run([*pip, *words])
     stamp.write_text(pins)
     return python
-
-
-@contextlib.contextmanager
-def _on_core(core: int) -> Iterator[None]:
-    """Keep this process, and those started inside, to one core."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 class Child:
@@ -118,24 +98,27 @@ class Child:
         environments: folder of the virtual environments.
         model: our model, None for the one that the server takes on a CPU.
         core: number of the core.
-
-    Raises:
-        Unavailable: it cannot be installed or loaded; also from :meth:`ask`.
     """
 
     def __init__(self, system: System, environments: Path, model: Path | None, core: int) -> None:
         python = interpreter(system.environment, environments)
-        words = [f"peers.{system.module}", "--variant", system.variant]
         if system.ecapa:
-            path = environments.resolve() / "ecapa512.onnx"
-            if not path.is_file():
-                maker = str(interpreter(system.ecapa, environments))
-                _run([maker, "-m", "peers.recompute", str(path)])
-            words += ["--model", str(path)]
-        elif system.environment is None and model is not None:
-            words += ["--model", str(model.resolve())]
+            model = environments.resolve() / "ecapa512.onnx"
+            if not model.is_file():
+                _run(
+                    [
+                        str(interpreter(system.ecapa, environments)),
+                        "-m",
+                        "peers.systems",
+                        str(model),
+                    ]
+                )
+        name = system.name if ":" in system.name else f"peers.systems:{system.name}"
+        words = [name, *(["--model", str(model.resolve())] if model else [])]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - until stop
-        with _on_core(core):
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {core})  # the child inherits it
+        try:
             self._process = subprocess.Popen(  # noqa: S603 - as above
                 [str(python), "-m", "peers.child", *words],
                 env=process_environment(),
@@ -144,6 +127,8 @@ class Child:
                 stderr=self._errors,
                 text=True,
             )
+        finally:
+            os.sched_setaffinity(0, before)
         try:
             self.ready = self._reply()
         except Unavailable:
@@ -155,8 +140,9 @@ class Child:
     def ask(self, path: Path, encoding: Encoding, rate: int, calls: int = 1) -> dict[str, Any]:
         """Request answers to the calls in a file, see ``child.answer``."""
         assert self._process.stdin is not None
+        request = {"path": str(path), "encoding": encoding.value, "rate": rate, "calls": calls}
         try:
-            self._process.stdin.write(request(path, encoding, rate, calls) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise Unavailable("its process died") from error

@@ -42,12 +42,7 @@ _PAUSE = encode(np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.int16), Encoding
 
 @dataclass(frozen=True)
 class RunningPrediction:
-    """The likeliest classes at one moment of a call.
-
-    Attributes:
-        speech_seconds: speech that they rest on, above 0.
-        best: likeliest class by task.
-    """
+    """The likeliest class by task, and the speech that it rests on, above 0."""
 
     speech_seconds: float
     best: dict[str, str]
@@ -58,15 +53,11 @@ class Outcome:
     """Result of a call.
 
     Attributes:
-        plan: the call.
         seconds: audio that was sent.
         running: one entry per new posterior, oldest first, the final one included; empty if the
             server found no speech.
-        final: the final prediction, or None if the call failed.
-        model: the server's model id.
-        updates_due: running predictions that the protocol promises.
-        updates: running predictions that were received.
-        reason: why the call failed, empty if it did not.
+        final: the final prediction, or None if the call failed, with ``reason``.
+        updates_due: running predictions that the protocol promises; ``updates``: received.
     """
 
     plan: CallPlan
@@ -80,14 +71,9 @@ class Outcome:
 
 
 def read_sound(path: Path, band: Band) -> bytes:
-    """Read the first channel of a sound file as 8 kHz mu-law.
+    """Read the first channel of a sound file as 8 kHz mu-law, cut to 300-3400 Hz for "telephone".
 
-    Args:
-        path: soundfile-readable.
-        band: "full" as the codec gives it, "telephone" cut to 300-3400 Hz before coding.
-
-    Raises:
-        ValueError: it cannot be read; the message gives the file's name, not its folder.
+    Raises ValueError if it cannot be read; the message gives the file's name, not its folder.
     """
     try:
         if band == "full":
@@ -158,12 +144,7 @@ class _Receiver:
             self.running.append(RunningPrediction(prediction.speech_time, best))
 
     async def wait_for(self, sequence: int) -> None:
-        """Wait for the prediction of a message, at most PREDICTION_TIMEOUT_SECONDS.
-
-        Raises:
-            ConnectionError: the server ended the call.
-            grpc.aio.AioRpcError: with an error.
-        """
+        """Wait for the prediction of a message; raises the error that ended the call."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREDICTION_TIMEOUT_SECONDS):
                 while self._sequence < sequence:
@@ -244,15 +225,7 @@ async def make_calls(
     concurrency: int,
     on_outcome: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Make all calls, ``concurrency`` at a time; outcomes in the order of ``plans``.
-
-    Args:
-        client: connection that the calls share.
-        plans: calls to make.
-        band: see :func:`read_sound`.
-        concurrency: calls at a time.
-        on_outcome: called with each outcome as it arrives, for a progress bar.
-    """
+    """Make all calls, ``concurrency`` at a time; outcomes in the order of ``plans``."""
     outcomes: dict[int, Outcome] = {}
     waiting = iter(enumerate(plans))
 

@@ -112,11 +112,9 @@ def per_cell(outcomes: Sequence[Outcome], classes: Classes) -> list[Scores]:
 
 
 def per_corpus_cell(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
-    """Score gender by age band by corpus by language, if there are enough speakers.
+    """Score as :func:`per_cell` by corpus and language too, if there are enough speakers.
 
-    Returns:
-        ``cells``: as :func:`per_cell`, with ``corpus`` and ``language`` (None if the manifest has
-        no such column); ``least_speakers``; ``left_out``: cells and calls that are too small.
+    ``left_out`` counts the cells and calls that are too small.
     """
     known = [o for o in outcomes if o.plan.gender and o.plan.age_band]
     groups = _grouped(
@@ -167,11 +165,7 @@ def child_vs_20s(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None
 def fairness(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
     """Compare the recall of both genders in every adult band with enough speakers.
 
-    Returns:
-        ``genders``, both names; ``least_speakers``; ``bands`` by name: ``calls``, ``speakers``,
-        ``gender`` (see ``recall_of``), ``gap_points``, recall of the first gender less that of
-        the second in percentage points, and its ``interval``; ``largest``: the band with the
-        widest gap, or None; ``left_out``: band -> reason. None if the model has not two genders.
+    ``left_out`` gives the reason by band. None if the model has not two genders.
     """
     genders = classes.names["gender"]
     if len(genders) != 2:
@@ -200,17 +194,12 @@ def fairness(outcomes: Sequence[Outcome], classes: Classes) -> Scores | None:
                 "interval": _gap_interval(inside, genders),
             }
     widest = max(bands, key=lambda band: abs(bands[band]["gap_points"]), default=None)
-    return {
-        "genders": list(genders),
-        "least_speakers": GAP_SPEAKERS,
-        "bands": bands,
-        "largest": widest
-        and {
-            "age_band": widest,
-            **{key: bands[widest][key] for key in ("gap_points", "interval", "speakers")},
-        },
-        "left_out": left_out,
-    }
+    largest = None
+    if widest:
+        shown = ("gap_points", "interval", "speakers")
+        largest = {"age_band": widest, **{key: bands[widest][key] for key in shown}}
+    made = {"genders": list(genders), "least_speakers": GAP_SPEAKERS, "bands": bands}
+    return {**made, "largest": largest, "left_out": left_out}
 
 
 def _gap_interval(inside: Sequence[Outcome], genders: Sequence[str]) -> Interval:

@@ -33,16 +33,9 @@ class Utterance:
 
 @dataclass(frozen=True)
 class CallPlan:
-    """One call to make.
+    """One call to make; labels as in :class:`Utterance`, ``paths`` in the order of sending.
 
-    Attributes:
-        id: of the utterance, or corpus/speaker of a joined call.
-        corpus: name of the corpus.
-        gender: label, empty if unknown.
-        age_band: label, empty if unknown.
-        paths: sound files in the order in which they are sent.
-        speaker: name within the corpus, empty if unknown.
-        language: name in the manifest, empty if unknown, None if there is no such column.
+    ``id`` is of the utterance, or corpus/speaker of a joined call.
     """
 
     id: str
@@ -62,10 +55,8 @@ class CallPlan:
 def read_manifest(manifest: Path, split: str) -> list[Utterance]:
     """Read the rows of one split.
 
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: not UTF-8, a column or a cell is missing, or no row has that split; the
-            message names which.
+    Raises OSError, or ValueError that names what is wrong: not UTF-8, a missing column or cell, or
+    no row of that split.
     """
     try:
         text = manifest.read_text(encoding="utf-8-sig")
@@ -96,13 +87,9 @@ def plan_calls(
 ) -> list[CallPlan]:
     """Plan the calls of a split, in the order of the manifest.
 
-    Args:
-        utterances: of one split.
-        per_speaker: one call per corpus and speaker; an utterance without a speaker stays alone.
-        limit: at most so many calls, spread evenly, because manifests are sorted by corpus.
-
-    Raises:
-        ValueError: utterances of one speaker contradict each other; the message names the field.
+    ``per_speaker`` joins by corpus and speaker; an utterance without a speaker stays alone. At most
+    ``limit``, spread evenly, because manifests are sorted by corpus. Raises ValueError, naming the
+    field, if utterances of one speaker contradict each other.
     """
     groups: dict[tuple[str, ...], list[Utterance]] = {}
     for number, utterance in enumerate(utterances):

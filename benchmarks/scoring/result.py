@@ -75,6 +75,10 @@ from train.evaluation.intervals import DRAWS, LEVEL, SEED
 from train.evaluation.speaker_scores import Scores
 
 FAILURES_SHOWN = 20
+GROUPS = (
+    *("per_corpus", "per_language", "per_band", "per_cell", "per_corpus_cell"),
+    *("fairness", "child_vs_20s"),
+)
 FORMAT = (__doc__ or "").partition("age_band):\n\n")[2]
 """The keys of the JSON, for ``--help``."""
 
@@ -135,13 +139,7 @@ def assemble(outcomes: Sequence[Outcome], classes: Classes) -> Scores:
         "reliability": bins,
         "decided": {task: decided(finished, classes, task) for task in TASKS},
         "by_speech": {task: by_speech(finished, classes, task) for task in TASKS},
-        **{
-            name: getattr(groups, name)(finished, classes)
-            for name in (
-                *("per_corpus", "per_language", "per_band", "per_cell", "per_corpus_cell"),
-                *("fairness", "child_vs_20s"),
-            )
-        },
+        **{name: getattr(groups, name)(finished, classes) for name in GROUPS},
     }
     plain: Scores = json.loads(json.dumps(result, allow_nan=False))  # pairs become lists
     return plain

@@ -122,14 +122,8 @@ def by_speech(outcomes: Sequence[Outcome], classes: Classes, task: str) -> list[
         interval = of_long.pop("interval") | {
             f"{key}_all": value for key, value in of_all.pop("interval").items()
         }
-        rows.append(
-            {
-                "speech_seconds": seconds,
-                **of_long,
-                **{f"{key}_all": value for key, value in of_all.items()},
-                "interval": interval,
-            }
-        )
+        everyone = {f"{key}_all": value for key, value in of_all.items()}
+        rows.append({"speech_seconds": seconds, **of_long, **everyone, "interval": interval})
     return rows
 
 
@@ -154,16 +148,13 @@ def decided(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:
         "accuracy": (right, made),
         "accuracy_all": (right_all, whole),
     }
-    return {
-        "n": len(known),
-        "speakers": len(whole),
-        "decided": int(made.sum()),
-        **{
-            key: float(part.sum() / of.sum()) if of.sum() else None
-            for key, (part, of) in shares.items()
-        },
-        "interval": {key: ratio_interval(*pair) for key, pair in shares.items()},
+    found = {
+        key: float(part.sum() / of.sum()) if of.sum() else None
+        for key, (part, of) in shares.items()
     }
+    counts = {"n": len(known), "speakers": len(whole), "decided": int(made.sum())}
+    interval = {key: ratio_interval(*pair) for key, pair in shares.items()}
+    return {**counts, **found, "interval": interval}
 
 
 def calibrated(outcomes: Sequence[Outcome], classes: Classes, task: str) -> Scores:

@@ -2,13 +2,23 @@
 
     python -m train.experiments.table1 --dry-run                           # what is missing
     python -m train.experiments.table1 --rows telephone --seeds 1 2 3      # train and test it
-    python -m train.experiments.table1_summary --markdown table1.md        # the table
+    python -m train.experiments.table1_summary > table1.md                  # the table
 
 Each run is one process of train.pretrain or train.distill with the flags of its row and of the
 recipe. A finished run is tested on whole utterances of the test split and leaves a record, an .npz
-of final posteriors (``table1_record.py``); a run that has a record of the same flags is not
-repeated. All may be killed and started again: training resumes from its checkpoint. Two commands
-on one work folder share the rows.
+of final posteriors; a run that has a record of the same flags is not repeated. All may be killed
+and started again: training resumes from its checkpoint. Two commands on one work folder share the
+rows.
+
+Data: prepare corpora (python -m train.prepare), shard them (train.shard), and simulate the
+telephone once (train.simulate_calls), see docs/training/. Folders in --clean also hold the clean
+twins for the teachers. Real telephone recordings may be used as --telephone directly. For the
+in-house block --inhouse and --inhouse-clean are the smaller corpus, --rest and --rest-clean all
+others: the rows are fine-tuned from a telephone base that was trained without the former.
+
+Recipe: --ecapa, --resnet and --finetune take flags of the training commands, such as
+--ecapa width=64 epochs=8 compile=no. Give the same in every command of one table: put the words
+into a file, one a line, and write @FILE.
 
 Exit status: 0, 1 if a run failed, 2 for arguments that cannot be used.
 """
@@ -25,20 +35,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from train.experiments.table1_recipe import Folders, add_recipe, command, flags_of
 from train.experiments.table1_record import measure_run, read
 from train.experiments.table1_rows import (
     ABLATIONS,
     FIRST_SEED,
     PAPER_ROWS,
     PREPARATION,
+    RECIPE,
     ROWS,
+    Folders,
     TableRow,
+    command,
+    flags_of,
+    setting,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,23 +64,6 @@ ROLES = {
     "rest": (None, "calls of all other corpora"),
     "rest-clean": (None, "the same, clean"),
 }
-EPILOG = """\
-Data: prepare corpora (python -m train.prepare), shard them (train.shard), and simulate the
-telephone once (train.simulate_calls), see docs/training/. Folders in --clean also hold the clean
-twins for the teachers. Real telephone recordings may be used as --telephone directly.
-
-In-house block: --inhouse and --inhouse-clean are the smaller corpus, --rest and --rest-clean all
-others; the rows are fine-tuned from a telephone base that was trained without the former.
-
-Recipe: --FIELD is a flag of the training commands for both networks, --ecapa-FIELD and
---resnet-FIELD for one. Give the same in every command of one table: put the flags into a file, one
-word a line, and write @FILE.
-
-Examples:
-  python -m train.experiments.table1 --only ecapa-base ecapa-ch --seeds 1
-  python -m train.experiments.table1 --ablations --ablation-seeds 1 2
-  python -m train.experiments.table1 @gpu.args --threads 8
-"""
 
 
 class RunFailed(Exception):
@@ -152,21 +149,16 @@ def lock(path: Path) -> Iterator[IO[str] | None]:
 
 
 def make(run: Run, folders: Folders, options: argparse.Namespace) -> None:
-    """Train a run, test it and write its record.
-
-    Raises:
-        Busy: another process trains it.
-        RunFailed: training or test ended with an error.
-    """
+    """Train a run, test it and write its record; raises Busy or RunFailed."""
     with lock(options.work / f"{run.name}.lock") as held:
         if held is None:
             raise Busy
         source = f"{run.row.source}-s{run.seed}" if run.row.source else run.name
-        log = options.work / f"{run.name}.log"
         if not run.row.source:
             words = command(run.row, run.name, run.flags, folders, options.work)
             words += ["--threads", str(options.threads), "--workers", str(options.workers)]
             words += ["--accelerator", options.accelerator]
+            log = options.work / f"{run.name}.log"
             with log.open("a") as output:
                 done = subprocess.run(  # noqa: S603 - our own command
                     words,
@@ -181,8 +173,9 @@ def make(run: Run, folders: Folders, options: argparse.Namespace) -> None:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
                 raise RunFailed(f"exit status {done.returncode}; {log} ends\n{tail}")
         try:
-            data = folders[run.row.data]
-            made = measure_run(run.row, run.seed, run.flags, options.work / source, data)
+            made = measure_run(
+                run.row, run.seed, run.flags, options.work / source, folders[run.row.data]
+            )
         except (OSError, ValueError) as error:
             raise RunFailed(f"trained, but not tested: {error}") from error
         made.write(options.work)
@@ -235,11 +228,7 @@ def folders_of(options: argparse.Namespace) -> dict[str, list[str]]:
 def without_folders(
     runs: Sequence[Run], folders: Folders, options: argparse.Namespace
 ) -> dict[str, list[str]]:
-    """Return the missing flags of runs whose folders are not given, by name.
-
-    Raises:
-        ValueError: the run was requested by name or by its block.
-    """
+    """Return the missing flags of runs whose folders are not given; ValueError if requested."""
     lacking: dict[str, list[str]] = {}
     for run in runs:
         roles = {run.row.data, run.row.clean or run.row.data} - set(folders)
@@ -256,7 +245,6 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m train.experiments.table1",
         description=__doc__,
-        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         fromfile_prefix_chars="@",
         allow_abbrev=False,
@@ -280,7 +268,11 @@ def parser() -> argparse.ArgumentParser:
     for role, (default, text) in ROLES.items():
         shown = f"{text} ({default[0]})" if default else text
         places.add_argument(f"--{role}", nargs="+", default=default, metavar="DIR", help=shown)
-    add_recipe(made)
+    recipe = made.add_argument_group("recipe")
+    for part, defaults in RECIPE.items():
+        shown = " ".join(f"{key}={value}" for key, value in defaults.items())
+        settings: dict[str, Any] = {"nargs": "+", "type": setting, "default": []}
+        recipe.add_argument(f"--{part}", metavar="KEY=VALUE", help=f"over {shown}", **settings)
     machine = made.add_argument_group("machine")
     machine.add_argument("--threads", type=int, default=1, help="of the training (%(default)s)")
     machine.add_argument("--workers", type=int, default=0, help="loader processes (%(default)s)")

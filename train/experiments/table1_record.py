@@ -99,15 +99,8 @@ def measure_run(
 ) -> Record:
     """Test a finished run on whole utterances and return its record.
 
-    Args:
-        row: of the run.
-        seed: of the run.
-        flags: for the record.
-        folder: of its checkpoint, or of its source's.
-        data: folders of its test split.
-
-    Raises:
-        OSError, ValueError: no finished run, or no test split.
+    ``folder`` has its checkpoint or its source's, ``data`` are those of its test split. Raises
+    OSError or ValueError without a finished run or a test split.
     """
     student = load_student(folder)
     if row.spoil:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from model.labels import TASKS
 from train.evaluation.accuracy_tables import by_cell, by_task, gender_gap, per_class
 from train.evaluation.tables import Table, cells, figure, ranged
 
+PEOPLE = {"adults": "adult", "children": "child"}
 SCORES = {"f1": "macro F1", "recall": "macro recall (UAR)", "precision": "macro precision"}
 
 
@@ -34,25 +35,18 @@ def _name(task: str) -> str:
     return task.replace("_", " ")
 
 
-def _macro(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "gender, adults": result["gender"]["adult"],
-        "gender, children": result["gender"]["child"],
-        "age group": result["age_group"],
-        "age band": result["age_band"],
-    }
-
-
 def _headline(sources: Sources) -> Table:
     columns = []
     for result in (sources.values["accuracy"], sources.values["per_speaker"]):
+        parts = {f"gender, {name}": result["gender"][part] for name, part in PEOPLE.items()}
+        parts |= {_name(task): result[task] for task in TASKS[1:]}
         column = {key: f"{result[key]:,}" for key in ("calls", "speakers")}
-        for name, at in _macro(result).items():
+        for name, at in parts.items():
             column |= {f"{name}: {what}": cells(at, [key])[0] for key, what in SCORES.items()}
         for task in TASKS[:2]:
-            at = result["decided"][task]
-            column[f"{_name(task)}: decided"] = cells(at, ["coverage"])[0]
-            column[f"{_name(task)}: right of decided"] = cells(at, ["accuracy"])[0]
+            decided, right = cells(result["decided"][task], ["coverage", "accuracy"])
+            column[f"{_name(task)}: decided"] = decided
+            column[f"{_name(task)}: right of decided"] = right
         columns.append(column)
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
     return Table("", ("", "single utterances", "whole calls, one per speaker"), rows)
@@ -66,6 +60,7 @@ def _facts(sources: Sources) -> Table:
     sizes = ", ".join(f"{_name(key)} {_plain(value)}" for key, value in encoder.items())
     widths = ", ".join(f"{_name(task)} ({len(meta['labels'][task])})" for task in TASKS)
     step = 1000 * meta["block"] / meta["sample_rate"]
+    state = meta["state_size"]
     rows: list[tuple[str, ...]] = [
         ("model", f"`{meta['model_id']}`"),
         ("architecture", f"{causal}{family} encoder with three heads ({sizes})"),
@@ -73,10 +68,7 @@ def _facts(sources: Sources) -> Table:
         ("file", f"{sources.size_bytes / 1e6:.1f} MB, ONNX with metadata"),
         ("input", f"speech of one channel at {meta['sample_rate']:,} Hz, {step:g} ms per step"),
         ("output", f"posteriors after every step: {widths}"),
-        (
-            "state per call",
-            f"{meta['state_size']:,} floats, {4 * meta['state_size'] / 1000:.0f} kB",
-        ),
+        ("state per call", f"{state:,} floats, {4 * state / 1000:.0f} kB"),
     ]
     return Table("", ("", ""), rows)
 
@@ -102,28 +94,23 @@ def _labels(sources: Sources) -> Table:
 
 
 def _speech(sources: Sources) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for number, first in enumerate(sources.values["accuracy"]["by_speech"]["gender"]):
-        recalls = [
-            cells(sources.values[source]["by_speech"][task][number], ["recall_all"], 2)[0]
-            for source in ("accuracy", "per_speaker")
-            for task in TASKS
-        ]
-        rows.append((f"{first['speech_seconds']:g} s", *recalls))
+    results = [sources.values[source]["by_speech"] for source in ("accuracy", "per_speaker")]
+    rows = [
+        (
+            f"{first['speech_seconds']:g} s",
+            *(cells(at[t][n], ["recall_all"], 2)[0] for at in results for t in TASKS),
+        )
+        for n, first in enumerate(results[0]["gender"])
+    ]
     names = [f"{_name(task)}{end}" for end in ("", ", whole calls") for task in TASKS]
     return Table("", ("speech", *names), rows)
 
 
 def _corpora(sources: Sources) -> Table:
-    rows = [
-        (
-            corpus,
-            f"{at['calls']:,}",
-            str(at["speakers"]),
-            *(cells(at[task], ["accuracy"], 2)[0] for task in TASKS),
-        )
-        for corpus, at in sources.values["accuracy"]["per_corpus"].items()
-    ]
+    rows = []
+    for corpus, at in sources.values["accuracy"]["per_corpus"].items():
+        shares = (cells(at[task], ["accuracy"], 2)[0] for task in TASKS)
+        rows.append((corpus, f"{at['calls']:,}", str(at["speakers"]), *shares))
     return Table("", ("corpus", "calls", "speakers", *map(_name, TASKS)), rows)
 
 

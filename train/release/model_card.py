@@ -31,6 +31,7 @@ from train.evaluation.tables import ranged
 from train.release.card_tables import TABLES, TEXT_TABLES, Sources
 
 RESULTS = Path("benchmarks/results")
+FILES = {"accuracy": "accuracy", "per_speaker": "accuracy_per_speaker", "probe": "probe_test"}
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _PLACEHOLDER = re.compile(r"\{\{([^{}]+)\}\}")
 _REVIEWED = re.compile(r"<!-- describes: (\S+) -->\n")
@@ -45,58 +46,46 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Read a model and its metadata; raises UnusableInput if it is none of ours."""
     try:
         model = onnx.load(path)
-    except OSError as error:
-        raise UnusableInput(f"--model {path}: {error.strerror}") from error
-    except DecodeError as error:
-        raise UnusableInput(f"--model {path}: not an ONNX file") from error
+    except (OSError, DecodeError) as error:
+        text = error.strerror if isinstance(error, OSError) else "not an ONNX file"
+        raise UnusableInput(f"--model {path}: {text}") from error
     found = next((p.value for p in model.metadata_props if p.key == METADATA_KEY), None)
     if found is None:
         raise UnusableInput(f"--model {path}: no metadata {METADATA_KEY!r}")
-    metadata: dict[str, Any] = json.loads(found)
-    return model, metadata
+    return model, json.loads(found)
 
 
-def read_sources(paths: Mapping[str, Path]) -> Sources:
-    """Read all files and check that they belong together.
-
-    Args:
-        paths: by source: model, accuracy, per_speaker, probe.
-
-    Raises:
-        UnusableInput: a file cannot be read, or measures another model.
-    """
-    model, metadata = read_model(paths["model"])
+def read_sources(path: Path, results: Path) -> Sources:
+    """Read model and results; raises UnusableInput if they do not belong together."""
+    model, metadata = read_model(path)
     values: dict[str, Any] = {"model": metadata}
     known = {metadata["model_id"]}
-    quantised = paths["model"].with_name(f"{paths['model'].stem}-int8{paths['model'].suffix}")
+    quantised = path.with_name(f"{path.stem}-int8{path.suffix}")
     if quantised.is_file():
         other = read_model(quantised)[1]
         if other["provenance"].get("quantised", {}).get("from") == metadata["model_id"]:
             known.add(other["model_id"])
-    for name in ("accuracy", "per_speaker", "probe"):
-        flag = f"--{name.replace('_', '-')} {paths[name]}"
+    paths = {"model": path} | {name: results / f"{file}.json" for name, file in FILES.items()}
+    for name in FILES:
         try:
-            values[name] = json.loads(paths[name].read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UnusableInput(f"{flag}: {error.strerror}") from error
-        except ValueError as error:
-            raise UnusableInput(f"{flag}: not JSON: {error}") from error
-        if name != "probe" and values[name].get("model") not in known:
-            measured = values[name].get("model")
-            raise UnusableInput(f"{flag}: measured {measured}, not {' or '.join(sorted(known))}")
-        if name != "probe" and values[name]["per_speaker"] != (name == "per_speaker"):
-            raise UnusableInput(f"{flag}: per_speaker is {values[name]['per_speaker']}")
+            found = json.loads(paths[name].read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+            raise UnusableInput(f"{paths[name]}: {text}") from error
+        if name != "probe" and found.get("model") not in known:
+            measured = f"measured {found.get('model')}, not {' or '.join(sorted(known))}"
+            raise UnusableInput(f"{paths[name]}: {measured}")
+        if name != "probe" and found["per_speaker"] != (name == "per_speaker"):
+            raise UnusableInput(f"{paths[name]}: per_speaker is {found['per_speaker']}")
+        values[name] = found
     trained = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.FLOAT16)
     digests = {
-        name: (path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:12])
-        for name, path in paths.items()
+        name: (file.name, hashlib.sha256(file.read_bytes()).hexdigest()[:12])
+        for name, file in paths.items()
     }
-    return Sources(
-        values,
-        digests,
-        sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in trained),
-        paths["model"].stat().st_size,
-    )
+    parameters = [t for t in model.graph.initializer if t.data_type in trained]
+    count = sum(int(np.prod(t.dims)) for t in parameters)
+    return Sources(values, digests, count, path.stat().st_size)
 
 
 def value_at(values: Mapping[str, Any], reference: str) -> str:
@@ -123,12 +112,7 @@ def value_at(values: Mapping[str, Any], reference: str) -> str:
 
 
 def fill(template: str, sources: Sources) -> str:
-    """Fill a template.
-
-    Raises:
-        UnusableInput: it describes another model, an unknown table or value, or a local path
-            would be published.
-    """
+    """Fill a template; UnusableInput for another model, an unknown name or a local path."""
     reviewed = _REVIEWED.match(template)
     model = sources.values["model"]["model_id"]
     if reviewed is None or reviewed.group(1) != model:
@@ -163,17 +147,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, required=True, help="float32 ONNX file")
-    for name in ("accuracy", "per-speaker", "probe"):
-        file = {"per-speaker": "accuracy_per_speaker", "probe": "probe_test"}.get(name, name)
-        default = RESULTS / f"{file}.json"
-        parser.add_argument(f"--{name}", type=Path, default=default, help="JSON (%(default)s)")
-    parser.add_argument("--template", type=Path, default=TEMPLATE, help="prose of the card")
+    files = ", ".join(f"{file}.json" for file in FILES.values())
+    text = f"folder of {files} (%(default)s)"
+    parser.add_argument("--results", type=Path, default=RESULTS, help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="CARD.md", help="card to write")
     options = parser.parse_args(argv)
-    names = ("model", "accuracy", "per_speaker", "probe")
     try:
-        sources = read_sources({name: getattr(options, name) for name in names})
-        page = fill(options.template.read_text(encoding="utf-8"), sources)
+        sources = read_sources(options.model, options.results)
+        page = fill(TEMPLATE.read_text(encoding="utf-8"), sources)
         options.out.write_text(page, encoding="utf-8")
     except (UnusableInput, OSError) as error:
         print(f"model_card: {error}", file=sys.stderr)

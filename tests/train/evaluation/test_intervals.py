@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -148,11 +147,3 @@ def test_seed_and_chunks(monkeypatch):
     assert not np.array_equal(whole, intervals.resampled(per_speaker, seed=2))
     monkeypatch.setattr(intervals, "_NUMBERS_PER_BATCH", 1000)
     assert np.array_equal(whole, intervals.resampled(per_speaker))
-
-
-def test_it_is_quick():
-    random = np.random.default_rng(1)
-    per_speaker = random.integers(0, 4, (500, 7, 8)).astype(float)
-    began = time.perf_counter()
-    intervals.score_intervals(per_speaker)
-    assert time.perf_counter() - began < 1

@@ -6,9 +6,8 @@ import numpy as np
 
 from model.labels import DEFAULT_TREE, TASKS
 from train.experiments import table1
-from train.experiments.table1_recipe import flags_of
 from train.experiments.table1_record import Record
-from train.experiments.table1_rows import ROWS
+from train.experiments.table1_rows import ROWS, flags_of
 
 
 def options(*words):

@@ -16,9 +16,8 @@ from table1_records import flags, options, record
 
 from train.distill import Distill
 from train.experiments import table1, table1_summary
-from train.experiments.table1_recipe import command, flags_of
 from train.experiments.table1_record import read_all
-from train.experiments.table1_rows import ABLATIONS, PAPER_ROWS, ROWS
+from train.experiments.table1_rows import ABLATIONS, PAPER_ROWS, ROWS, command, flags_of
 from train.pretrain import Pretrain
 
 FOLDERS = {role: [f"/data/{role}"] for role in table1.ROLES}
@@ -102,13 +101,17 @@ class TestFlags:
         words = command(ROWS["ecapa-base"], "x", flags("ecapa-base"), folders, Path("/w"))
         assert words[3:7] == ["--data", "/a", "--data", "s3://b"]
 
-    def test_recipe_flags_of_both_networks_or_one(self):
-        words = ("--epochs", "3", "--resnet-epochs", "2", "--no-ecapa-compile")
+    def test_recipe_flags_of_each_network(self, capsys):
+        words = ("--ecapa", "epochs=3", "compile=no", "--resnet", "epoch-clips=20")
         ecapa, resnet = flags("ecapa-base", 1, *words), flags("resnet-base", 1, *words)
         assert ecapa[ecapa.index("--epochs") + 1] == "3"
-        assert resnet[resnet.index("--epochs") + 1] == "2"
+        assert resnet[resnet.index("--epochs") + 1] == "6"
+        assert resnet[resnet.index("--epoch-clips") + 1] == "20"
         assert "--no-compile" in ecapa
         assert "--compile" in resnet
+        with pytest.raises(SystemExit, match="2"):
+            options("--ecapa", "depth=3")
+        assert "'depth=3' is no KEY=VALUE" in capsys.readouterr().err
 
     def test_the_recorded_flags_are_made_from_the_recorded_recipe(self):
         recorded = (
@@ -117,8 +120,8 @@ class TestFlags:
             "--batch-size 32 --learning-rate 0.002 --shortest-crop 2.4 --longest-crop 2.4 "
             "--precision bf16-mixed --compile --seed 1"
         )
-        words = "--width 64 --epochs 8 --batch-size 32 --shortest-crop 2.4 --longest-crop 2.4"
-        assert " ".join(flags("ecapa-ch", 1, *words.split())) == recorded
+        words = "width=64 epochs=8 batch-size=32 shortest-crop=2.4 longest-crop=2.4"
+        assert " ".join(flags("ecapa-ch", 1, "--ecapa", *words.split())) == recorded
 
 
 class TestMissing:
@@ -144,7 +147,9 @@ class TestMissing:
     def test_what_has_a_record_of_its_flags_is_not_repeated(self, missing, tmp_path):
         record("ecapa-base").write(tmp_path)
         assert missing("--only", "ecapa-base", "--seeds", 1, 2) == ["ecapa-base-s2"]
-        assert missing("--only", "ecapa-base", "--seeds", 1, "--width", 9) == ["ecapa-base-s1"]
+        assert missing("--only", "ecapa-base", "--seeds", 1, "--ecapa", "width=9") == [
+            "ecapa-base-s1"
+        ]
 
     def test_a_lost_checkpoint_is_made_again_only_for_others(self, missing, tmp_path):
         record("ecapa-clean").write(tmp_path)
@@ -206,8 +211,8 @@ class TestCommand:
         data = shutil.copytree(prepared, tmp_path / "data")
         shutil.copy(data / "cuts.dev.jsonl.gz", data / "cuts.test.jsonl.gz")
         words = ["--only", "ecapa-base", "--seeds", 1, "--work", tmp_path / "work"]
-        words += ["--clean", data, "--telephone", data, "--width", 8, "--epochs", 1]
-        words += ["--epoch-clips", 16, "--batch-size", 4, "--no-compile", "--precision", "32-true"]
+        words += ["--clean", data, "--telephone", data, "--ecapa", "width=8"]
+        words += ["epochs=1", "epoch-clips=16", "batch-size=4", "compile=no", "precision=32-true"]
         assert table1.main([str(word) for word in words]) == 0
         (made,) = read_all(tmp_path / "work").values()
         assert (made.meta["epochs"], made.meta["row"]) == (1, "ecapa-base")
@@ -224,5 +229,5 @@ class TestCommand:
         assert table1_summary.main([*records, "--json", str(out)]) == 0
         assert "| ecapa-base | base |" in capsys.readouterr().out
         picture = tmp_path / "p.png"
-        assert table1_summary.main(["--summary", str(out), "--picture", str(picture)]) == 0
+        assert table1_summary.main(["--records", str(out), "--picture", str(picture)]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")

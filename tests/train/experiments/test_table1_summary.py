@@ -18,7 +18,7 @@ from table1_records import record
 from model.classifier import SpeakerClassifier, StudentConfig
 from model.heads import HeadsConfig
 from train.evaluation import intervals
-from train.experiments import table1_page, table1_summary
+from train.experiments import table1_summary
 from train.experiments.table1_record import read, read_all, spoil
 from train.experiments.table1_rows import PAPER_ROWS, ROWS
 
@@ -115,11 +115,11 @@ class TestSummary:
         assert rows["ecapa-ch"]["over_base"] == {}
 
     def test_other_flags_are_left_out_and_noted(self):
-        wider = record("ecapa-ch", 2, words=("--width", "128"))
+        wider = record("ecapa-ch", 2, words=("--ecapa", "width=128"))
         summary, rows = summary_of(record("ecapa-ch", 1), wider)
         assert rows["ecapa-ch"]["seeds"] == [1]
         assert "ecapa-ch: seeds left out, of other flags or other test data: 2" in (
-            table1_page.markdown(summary)
+            table1_summary.markdown(summary)
         )
 
     def test_a_shift_finds_a_class_that_the_prior_hides(self):
@@ -142,7 +142,7 @@ class TestCommitted:
     def test_the_committed_summary_has_every_row_and_a_page(self):
         summary = json.loads((RESULTS / "table1.json").read_text())
         assert list(summary["rows"]) == list(ROWS)
-        page = table1_page.markdown(summary)
+        page = table1_summary.markdown(summary)
         for row in PAPER_ROWS:
             assert f"| {row.id} |" in page
             assert row.paper is None or f"paper {row.paper[2]:.2f}" in page

@@ -17,19 +17,9 @@ RESULTS = ROOT / "benchmarks/results"
 MODEL = DEFAULT_MODEL.with_name("student.onnx")
 
 
-def paths(**other):
-    return {
-        "model": MODEL,
-        "accuracy": RESULTS / "accuracy.json",
-        "per_speaker": RESULTS / "accuracy_per_speaker.json",
-        "probe": RESULTS / "probe_test.json",
-        **other,
-    }
-
-
 @pytest.fixture(scope="module")
 def sources():
-    return model_card.read_sources(paths())
+    return model_card.read_sources(MODEL, RESULTS)
 
 
 def describes(sources, text):
@@ -115,34 +105,33 @@ class TestTemplate:
 
 
 class TestSources:
-    def refused(self, capsys, tmp_path, **other):
-        words = []
-        for name, path in paths(**other).items():
-            words += [f"--{name.replace('_', '-')}", str(path)]
-        assert model_card.main([*words, "--out", str(tmp_path / "card.md")]) == 2
-        assert not (tmp_path / "card.md").exists()
-        return capsys.readouterr().err
+    @pytest.fixture
+    def refused(self, tmp_path, capsys):
+        """The error for a model, or for results of which one file is changed or absent."""
 
-    def changed(self, tmp_path, **values):
-        result = json.loads((RESULTS / "accuracy.json").read_text()) | values
-        (tmp_path / "a.json").write_text(json.dumps(result))
-        return tmp_path / "a.json"
+        def run(name="", text="", model=MODEL):
+            results = tmp_path / "results"
+            results.mkdir(exist_ok=True)
+            for file in model_card.FILES.values():
+                shutil.copy(RESULTS / f"{file}.json", results)
+            if name:
+                (results / name).write_text(text)
+            card = tmp_path / "card.md"
+            words = ["--model", model, "--results", results, "--out", card]
+            assert model_card.main([str(word) for word in words]) == 2
+            assert not card.exists()
+            return capsys.readouterr().err
 
-    def test_figures_of_another_model_are_refused(self, capsys, tmp_path):
-        error = self.refused(capsys, tmp_path, accuracy=self.changed(tmp_path, model="other-1"))
-        assert "measured other-1, not " in error
+        return run
 
-    def test_the_two_units_are_not_confused(self, capsys, tmp_path):
-        error = self.refused(capsys, tmp_path, accuracy=RESULTS / "accuracy_per_speaker.json")
-        assert "per_speaker is True" in error
+    def test_results_that_do_not_belong_to_the_model(self, refused):
+        other = json.loads((RESULTS / "accuracy.json").read_text()) | {"model": "other-1"}
+        assert "measured other-1, not " in refused("accuracy.json", json.dumps(other))
+        whole = (RESULTS / "accuracy_per_speaker.json").read_text()
+        assert "accuracy.json: per_speaker is True" in refused("accuracy.json", whole)
 
-    def test_files_that_cannot_be_read_are_named(self, capsys, tmp_path):
-        (tmp_path / "none.json").write_text("nothing")
-        shutil.copy(tmp_path / "none.json", tmp_path / "none.onnx")
-        for other, message in (
-            ({"model": tmp_path / "absent.onnx"}, "--model"),
-            ({"model": tmp_path / "none.onnx"}, "not an ONNX file"),
-            ({"probe": tmp_path / "none.json"}, "--probe"),
-            ({"per_speaker": tmp_path / "absent.json"}, "--per-speaker"),
-        ):
-            assert message in self.refused(capsys, tmp_path, **other)
+    def test_files_that_cannot_be_read_are_named(self, refused, tmp_path):
+        (tmp_path / "none.onnx").write_text("nothing")
+        assert "none.onnx: not an ONNX file" in refused(model=tmp_path / "none.onnx")
+        assert "absent.onnx: No such file" in refused(model=tmp_path / "absent.onnx")
+        assert "probe_test.json: not JSON" in refused("probe_test.json", "nothing")
