@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import csv
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scoring.calls import Outcome, make_calls
 from scoring.manifest import CallPlan, plan_calls, read_manifest
-from scoring.report import calibration_picture, picture, show
+from scoring.report import calibration_picture, markdown, picture, show
 from scoring.result import FORMAT, assemble
 from scoring.scores import Classes
 
@@ -39,10 +40,12 @@ from train.evaluation.machine import code_version, device_name
 
 OUTPUTS = {
     "json": "all figures",
+    "markdown": "the tables",
     "picture": "a PNG of accuracy by amount of speech and of calibration",
     "calibration_picture": "a PNG of the reliability diagrams of all tasks, with intervals",
 }
 OUTPUT_FLAGS = {name: f"--{name.replace('_', '-')}" for name in OUTPUTS}
+PATH_FLAGS = ("--manifest", "--model", *OUTPUT_FLAGS.values())
 
 
 class Unusable(Exception):
@@ -63,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"JSON keys, and what each figure means:\n\n{FORMAT}\n"
         "The model card is made from this JSON: python -m train.release.model_card --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # the command is shown in the results as it was typed
     )
     text = (
         "tab-separated, with columns id, corpus, speaker, gender, age_band, split, path and, for "
@@ -70,30 +74,55 @@ def parser() -> argparse.ArgumentParser:
     text += "figures by language, language; paths are relative to it; an empty cell is unknown"
     made.add_argument("--manifest", type=Path, required=True, help=text)
     made.add_argument("--split", required=True, help="value of the column split to measure")
-    text = "join a speaker's utterances into one call"
-    made.add_argument("--per-speaker", action="store_true", help=text)
-    text = "telephone: cut to 300-3400 Hz before coding (%(default)s)"
-    made.add_argument("--band", choices=("full", "telephone"), default="full", help=text)
-    text = "at most so many calls, spread evenly over the split (all)"
-    made.add_argument("--limit", type=_positive, help=text)
-    text = "a running server; without it one is started"
-    made.add_argument("--target", metavar="HOST:PORT", help=text)
-    text = "ONNX file for the server that is started (its own default)"
-    made.add_argument("--model", type=Path, help=text)
-    text = "calls at a time (%(default)s)"
-    made.add_argument("--concurrency", type=_positive, default=16, help=text)
+    made.add_argument(
+        "--per-speaker", action="store_true", help="join a speaker's utterances into one call"
+    )
+    made.add_argument(
+        "--band",
+        choices=("full", "telephone"),
+        default="full",
+        help="telephone: cut to 300-3400 Hz before coding (%(default)s)",
+    )
+    made.add_argument(
+        "--limit", type=_positive, help="at most so many calls, spread evenly over the split (all)"
+    )
+    made.add_argument(
+        "--target", metavar="HOST:PORT", help="a running server; without it one is started"
+    )
+    made.add_argument(
+        "--model", type=Path, help="ONNX file for the server that is started (its own default)"
+    )
+    made.add_argument(
+        "--concurrency", type=_positive, default=16, help="calls at a time (%(default)s)"
+    )
     for name, what in OUTPUTS.items():
         flag, text = OUTPUT_FLAGS[name], f"write {what} to this file"
         made.add_argument(flag, type=Path, metavar="OUT", help=text)
     return made
 
 
+def shown_command(argv: Sequence[str]) -> str:
+    """Format the command line without machine paths and addresses, for publication."""
+    words: list[str] = []
+    flag = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("--"):
+            words.append(f"{name}={_public(name, value)}")
+        else:
+            words.append(_public(flag, word))
+        flag = word
+    return shlex.join(["python", "benchmarks/accuracy.py", *words])
+
+
+def _public(flag: str, value: str) -> str:
+    if flag in PATH_FLAGS:
+        return Path(value).name
+    return "HOST:PORT" if flag == "--target" else value
+
+
 def planned(arguments: argparse.Namespace) -> list[CallPlan]:
-    """Plan the calls; raises Unusable for a manifest or an output that cannot be used."""
-    for name, flag in OUTPUT_FLAGS.items():
-        path: Path | None = getattr(arguments, name)
-        if path is not None and not path.parent.is_dir():
-            raise Unusable(f"{flag} {path}: no such folder")
+    """Plan the calls; raises Unusable for a manifest that cannot be used."""
     try:
         utterances = read_manifest(arguments.manifest, arguments.split)
         return plan_calls(utterances, per_speaker=arguments.per_speaker, limit=arguments.limit)
@@ -103,6 +132,14 @@ def planned(arguments: argparse.Namespace) -> list[CallPlan]:
         raise Unusable(f"--manifest {arguments.manifest}: not a table: {error}") from error
     except ValueError as error:
         raise Unusable(f"--manifest: {error}") from error
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise Unusable for an output in a missing folder, before the calls are made."""
+    for name, flag in OUTPUT_FLAGS.items():
+        path: Path | None = getattr(arguments, name)
+        if path is not None and not path.parent.is_dir():
+            raise Unusable(f"{flag} {path}: no such folder")
 
 
 @contextlib.contextmanager
@@ -154,11 +191,8 @@ async def measure(
         "device": device_name(),
         "commit": code_version(),
         **assemble(outcomes, classes),
-        "shortcut": None,
+        "shortcut": None if arguments.target else corpus_probe_of(arguments.model or DEFAULT_MODEL),
     }
-    if not arguments.target:  # the model file's corpus probe
-        found = OnnxModel(arguments.model or DEFAULT_MODEL, provider="cpu").metadata
-        result["shortcut"] = found.provenance.get("shortcut")
     rate = result["seconds_of_audio"] / wall
     console.print(
         f"{wall:.1f} s: {len(plans) / wall:.1f} calls/s, {rate:.0f} s of audio per second"
@@ -166,14 +200,37 @@ async def measure(
     return result
 
 
+def corpus_probe_of(model: Path) -> dict[str, Any] | None:
+    """Read the model file's corpus probe: can the corpus be predicted from the embedding?"""
+    found: dict[str, Any] | None = OnnxModel(model, provider="cpu").metadata.provenance.get(
+        "shortcut"
+    )
+    return found
+
+
+def write(result: dict[str, Any], arguments: argparse.Namespace, command: str) -> None:
+    """Write the requested files."""
+    if arguments.json:
+        text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(result, command), encoding="utf-8")
+    if arguments.picture:
+        picture(result, arguments.picture)
+    if arguments.calibration_picture:
+        calibration_picture(result, arguments.calibration_picture)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the module's docstring lists the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
     made = parser()
-    arguments = made.parse_args(argv)
+    arguments = made.parse_args(words)
     if arguments.target and arguments.model:
         made.error("--model is for a server that is started here; --target names a running one")
     console = Console(stderr=True)
     try:
+        check_outputs(arguments)
         plans = planned(arguments)
         with server(arguments) as target:
             result = asyncio.run(measure(target, plans, arguments, console))
@@ -186,13 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     # Files first: the terminal may be a closed pipe.
-    if arguments.json:
-        text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    if arguments.picture:
-        picture(result, arguments.picture)
-    if arguments.calibration_picture:
-        calibration_picture(result, arguments.calibration_picture)
+    write(result, arguments, shown_command(words))
     show(result, Console())
     return 1 if result["failed"] == result["calls"] else 0
 

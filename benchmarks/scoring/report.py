@@ -1,4 +1,4 @@
-"""Show an accuracy result: terminal, pictures."""
+"""Show an accuracy result: terminal, Markdown, pictures."""
 
 from __future__ import annotations
 
@@ -41,11 +41,24 @@ def facts(result: Result) -> list[str]:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print tables and facts to a terminal; figures by corpus and language are in the JSON only."""
-    for table in tables(result):
-        table.print(console)
-    for line in facts(result):
+    """Print tables and facts to a terminal; tables that are too long for one are only counted."""
+    made = tables(result)
+    for table in made:
+        if not table.detail:
+            table.print(console)
+    more = sum(table.detail for table in made)
+    left = f"{more} longer tables, by corpus, language and cell, are in --markdown."
+    for line in (*facts(result), left):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def markdown(result: Result, command: str) -> str:
+    """Format the result as a page below ``command``, which must be without machine paths."""
+    parts = ["# Accuracy", f"```sh\n{command}\n```"]
+    parts.append("\n".join(f"- {line}" for line in facts(result)))
+    for table in tables(result):
+        parts += [f"## {table.title}", table.markdown(), *filter(None, [table.note])]
+    return "\n\n".join(parts) + "\n"
 
 
 def _name(task: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # import each other by name
 
+import accuracy
 from accuracy_outcomes import CLASSES, failed, outcome, prediction, running
 from scoring import calls, groups, report, scores
 from scoring.calls import Outcome
@@ -18,7 +19,6 @@ from scoring.manifest import CallPlan
 from scoring.result import assemble
 
 from train.evaluation.accuracy_tables import tables
-from train.evaluation.tables import NO_FIGURE
 
 
 class TestScores:
@@ -100,8 +100,8 @@ class TestScores:
         assert result["decided"]["gender"] == {**counts, **shares, "interval": shares}
         # And it can still be shown.
         head = {"model": "m", "manifest": "x", "split": "s", "per_speaker": False, "band": "full"}
-        summary, *_ = tables({**head, **result})
-        assert summary.rows[0] == ("gender", "0", "0", *[NO_FIGURE] * 4)
+        page = report.markdown({**head, **result}, "command")
+        assert "| gender | 0 | 0 | – | – | – | – |" in page  # noqa: RUF001
         for draw in (report.picture, report.calibration_picture):
             draw({**head, **result}, tmp_path / "p.png")
             assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
@@ -267,3 +267,12 @@ def test_labels_that_the_model_lacks_are_named():
         "age_band: 'forties' of u7 is none of child, teens"
     )
     assert CLASSES.unknown_label(CallPlan("u7", "c", "", "", ())) == ""
+
+
+def test_shown_command_has_no_machine_paths():
+    words = ["--manifest", "/home/x/m.tsv", "--split", "a b", "--json=/tmp/o.json"]
+    words += ["--target", "10.1.2.3:50051", "--per-speaker"]
+    assert accuracy.shown_command(words) == (
+        "python benchmarks/accuracy.py --manifest m.tsv --split 'a b' --json=o.json "
+        "--target HOST:PORT --per-speaker"
+    )

@@ -74,7 +74,7 @@ def corpus(tmp_path_factory):
 def run(manifest, folder, *options):
     command = [sys.executable, ROOT / "benchmarks/accuracy.py", "--manifest", manifest]
     command += ["--split", "test", "--concurrency", "4", *options]
-    for name in ("json", "picture", "calibration-picture"):
+    for name in ("json", "markdown", "picture", "calibration-picture"):
         command += [f"--{name}", folder / f"out.{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -194,18 +194,24 @@ def test_end_to_end_speech_heard_and_decisions(corpus, measured):
         assert sum(b["n"] for b in result["reliability"][name]) == decided["n"] - 1
 
 
-def test_end_to_end_terminal_and_pictures(measured):
+def test_end_to_end_page_and_pictures(measured):
     done, result, folder = measured
-    assert str(folder) not in json.dumps(result)
-    assert str(ROOT) not in json.dumps(result)
-    for text in (NO_LANGUAGE, report.CAVEAT, "Final predictions"):
-        assert text in done.stdout
+    page = (folder / "out.markdown").read_text()
+    assert str(folder) not in page + json.dumps(result)
+    assert str(ROOT) not in page + json.dumps(result)
+    assert "--manifest m.tsv --split test --concurrency 4 --json out.json" in page
+    assert report.CAVEAT in page
+    assert f"| gender | 5 | 4 | {result['gender']['all']['precision']:.3f} (" in page
+    assert NO_LANGUAGE in page
+    assert NO_LANGUAGE in done.stdout
     for name in ("picture", "calibration-picture"):
         assert (folder / f"out.{name}").read_bytes().startswith(b"\x89PNG")
+    assert "Final predictions" in done.stdout
+    assert report.CAVEAT in done.stdout
 
 
 def test_end_to_end_per_speaker_in_the_telephone_band(corpus, tmp_path):
-    done, result = run(corpus, tmp_path, "--per-speaker", "--band", "telephone", "--limit", "3")
+    _, result = run(corpus, tmp_path, "--per-speaker", "--band", "telephone", "--limit", "3")
     # Of the speakers A, B, C, D, E the limit takes A, B and D: every 5/3-th.
     assert (result["calls"], result["failed"]) == (3, 1)
     assert result["failures"][0]["id"] == "other/D"
@@ -213,4 +219,4 @@ def test_end_to_end_per_speaker_in_the_telephone_band(corpus, tmp_path):
     assert result["updates"] == {"due": 146, "received": 146}
     assert (result["per_speaker"], result["band"], result["limit"]) == (True, "telephone", 3)
     assert result["child_vs_20s"]["n"] == 2
-    assert "300-3400 Hz" in done.stdout
+    assert "300-3400 Hz" in (tmp_path / "out.markdown").read_text()

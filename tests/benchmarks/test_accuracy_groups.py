@@ -135,6 +135,9 @@ class TestLanguages:
         assert found["ko"]["gender"]["accuracy"] == 7 / 8
         assert found["others"]["languages"] == ["ta", "uz"]
         assert found["others"]["calls"] == 5
+        table = shown(calls, "Gender by language")
+        assert [row[0] for row in table.rows] == ["ko", "en", "not given", "2 others"]
+        assert "Others: ta, uz." in table.note
 
     def test_without_the_column_it_is_said_and_not_guessed(self):
         result = assemble(crowd(6, 1), CLASSES)
@@ -175,6 +178,9 @@ def test_cells_within_a_corpus_of_few_speakers_are_left_out_and_counted():
         ("a", "en", "male"),
     ]
     assert found["left_out"] == {"cells": 1, "calls": 4}
+    table = shown(calls, "By corpus, language")
+    assert [row[0] for row in table.rows] == ["a, female, 20s", "a, en, male, 20s"]
+    assert table.note == "Left out: 1 cell of fewer than 5 speakers, with 4 calls."
 
 
 def test_recall_stands_beside_f1_everywhere():
@@ -184,7 +190,7 @@ def test_recall_stands_beside_f1_everywhere():
         if any(name.startswith("F1") for name in table.header):
             assert any(name.startswith("recall") for name in table.header), table.title
             seen += 1
-    assert seen >= 4
+    assert seen >= 10
 
     def walk(value):
         if isinstance(value, dict):

@@ -1,7 +1,4 @@
-"""The tables of an accuracy result, as ``benchmarks/accuracy.py --json`` writes it.
-
-Figures by corpus, by language, and of cells within a corpus are in the JSON only.
-"""
+"""The tables of an accuracy result, as ``benchmarks/accuracy.py --json`` writes it."""
 
 from __future__ import annotations
 
@@ -36,11 +33,21 @@ def score_table(
     *,
     first: str = "",
     note: str = "",
+    detail: bool = False,
 ) -> Table:
-    """Make a table of scores with a row for each part of the calls; ``columns`` by key."""
+    """Make a table of scores with a row for each part of the calls.
+
+    Args:
+        title: of the table.
+        rows: name and scores of each part.
+        columns: name of the column by key of the score.
+        first: name of the first column.
+        note: stands below the table.
+        detail: too long for a terminal.
+    """
     header = (first, "n", "speakers", *columns.values())
     body = [(name, *_counts(at), *cells(at, list(columns))) for name, at in rows]
-    return Table(title, header, body, note)
+    return Table(title, header, body, note, detail)
 
 
 def summary(result: Result) -> Table:
@@ -105,19 +112,24 @@ def by_task(result: Result) -> list[Table]:
     return [decisions, Table("Calibration", header, body, note)]
 
 
-def _by_speech(result: Result, task: str) -> Table:
-    """Scores of all calls after each amount of speech."""
-    counts = ("n", "speakers")
+def _by_speech(result: Result, task: str, *, everyone: bool) -> Table:
+    """Scores after each amount of speech, over all calls or over those with at least so much."""
+    end = "_all" if everyone else ""
     rows = [
-        (f"{at['speech_seconds']:g} s", {**at, **{key: at[f"{key}_all"] for key in counts}})
+        (
+            f"{at['speech_seconds']:g} s",
+            {**at, "n": at[f"n{end}"], "speakers": at[f"speakers{end}"]},
+        )
         for at in result["by_speech"][task]
     ]
+    what = "all calls" if everyone else "calls with at least so much"
     return score_table(
-        f"{_name(task).capitalize()} by amount of speech",
+        f"{_name(task).capitalize()} by amount of speech, {what}",
         rows,
-        {f"{key}_all": name for key, name in SCORES.items()},
+        {key + end: name for key, name in SCORES.items()},
         first="speech",
-        note="All calls; a shorter one counts with its final prediction.",
+        note="All calls; a shorter one counts with its final prediction." if everyone else "",
+        detail=not everyone,
     )
 
 
@@ -147,6 +159,19 @@ def gender_gap(result: Result) -> Table:
     # A table without a row is not shown, and its note would be lost.
     rows = rows or [("none", *[NO_FIGURE] * len(header))]
     return Table(title, (*header, "gap, points"), rows, note.strip())
+
+
+def _by_part(result: Result, key: str, task: str) -> Table:
+    """One task by ``per_corpus`` or ``per_language``."""
+    note = "Recall and F1 are over the classes that occur; do not compare them between rows."
+    rows = []
+    for name, at in result[key].items():
+        others = at.get("languages", [])
+        note += f" Others: {', '.join(others)}." if others else ""
+        rows.append((f"{len(others)} others" if others else name, at[task]))
+    kind = key.removeprefix("per_")
+    title = f"{_name(task).capitalize()} by {kind}"
+    return score_table(title, rows, SCORES, first=kind, note=note, detail=True)
 
 
 def _child_vs_20s(result: Result) -> Table:
@@ -188,16 +213,34 @@ def by_cell(result: Result) -> Table:
 
 def tables(result: Result) -> list[Table]:
     """Make all tables of a result, most important first; those without a row are left out."""
+    found = result["per_corpus_cell"]
+    corpus_rows = [
+        (", ".join(filter(None, map(at.get, ("corpus", "language", "gender", "age_band")))), at)
+        for at in found["cells"]
+    ]
+    left = found["left_out"]
+    left_out = (
+        f"Left out: {plural(left['cells'], 'cell')} of fewer than {found['least_speakers']} "
+        f"speakers, with {plural(left['calls'], 'call')}."
+    )
     by_age = {key: RECALLS[key] for key in ("age_group_recall", "age_band_recall")}
     made = [
         summary(result),
         per_class(result),
         *by_task(result),
-        *(_by_speech(result, task) for task in TASKS),
+        *(_by_speech(result, task, everyone=every) for every in (True, False) for task in TASKS),
         gender_gap(result),
         score_table("Age by age band", result["per_band"].items(), by_age, first="age band"),
         by_cell(result),
         _child_vs_20s(result),
         _corpus_probe(result),
+        *(_by_part(result, key, t) for key in ("per_corpus", "per_language") for t in TASKS),
+        score_table(
+            "By corpus, language, gender and age band",
+            corpus_rows,
+            RECALLS,
+            note=left_out,
+            detail=True,
+        ),
     ]
     return [table for table in made if table.rows]

@@ -22,12 +22,14 @@ class Table:
         header: names of the columns.
         rows: each as wide as ``header``.
         note: stands below it, may be empty.
+        detail: only for a page, too long for a terminal.
     """
 
     title: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     note: str = ""
+    detail: bool = False
 
     def markdown(self, *, align: Literal["left", "right"] = "right") -> str:
         """Format the table without title and note; the first column is always on the left."""

@@ -12,7 +12,8 @@ JSON: ``bootstrap``, ``devices``, ``commits``, ``flags`` (of the first record of
 ``rows`` by id (see ``table1_rows.py``), each with ``seeds``, ``notes``, ``figures`` by task and
 score, and ``over_base``, its F1 less that of its base in pairs of speakers and of seeds. A figure
 is [value, low, high], shares of one; the last two are null if draws do not vary. Precision and
-recall are only of the paper's blocks. Gender is that of adults (known age, no child).
+recall are only of the rows of the paper's blocks.
+Gender is that of adults (known age, no child).
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ def summarise(records: Mapping[Key, Record]) -> Summary:
 
 
 def _same_test(one: Record, other: Record) -> bool:
+    """Whether two runs were tested on the same utterances and labels."""
     names = ("ids", "speakers", *(f"truth_{task}" for task in SCORES))
     return all(np.array_equal(one.arrays[n], other.arrays[n]) for n in names)
 
