@@ -182,5 +182,5 @@ def test_nodes_that_take_the_place_of_others_are_put_in_order():
     )
     Graph(model).replace(["y"], [late, early])
     assert [node.op_type for node in model.graph.node] == ["Neg", "Abs"]
-    with pytest.raises(ValueError, match="no node makes an input of z is made of"):
+    with pytest.raises(ValueError, match="no node makes an input of y"):
         Graph(model).replace(["a"], [])
