@@ -176,10 +176,7 @@ def test_a_constant_is_never_taken_for_another():
 
 def test_nodes_that_take_the_place_of_others_are_put_in_order():
     model = graph([helper.make_node("Neg", ["x"], ["y"])], {}, ["y"], 12)
-    late, early = (
-        helper.make_node("Abs", ["a"], ["y"]),
-        helper.make_node("Neg", ["x"], ["a"]),
-    )
+    late, early = (helper.make_node("Abs", ["a"], ["y"]), helper.make_node("Neg", ["x"], ["a"]))
     Graph(model).replace(["y"], [late, early])
     assert [node.op_type for node in model.graph.node] == ["Neg", "Abs"]
     with pytest.raises(ValueError, match="nobody makes what y is made of"):

@@ -51,10 +51,7 @@ def files(make, path: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
 @pytest.fixture(params=["zips", "folders"])
 def tree(request, tmp_path, make):
     root = tmp_path / ROOT
-    parts = {
-        ("1.Training", "T", "D04"): (CALL, NEXT),
-        ("2.Validation", "V", "D03"): (HELD_OUT,),
-    }
+    parts = {("1.Training", "T", "D04"): (CALL, NEXT), ("2.Validation", "V", "D03"): (HELD_OUT,)}
     for (part, letter, domain), paths in parts.items():
         labels, audio = {}, {}
         for path in paths:

@@ -186,8 +186,7 @@ def test_drawn_lam_is_one_per_utterance_and_favours_the_original():
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"window": 3}, {"window": -2}, {"lam": 1.5}, {"lam": -0.1}, {"lam_alpha": 0.0}],
+    "wrong", [{"window": 3}, {"window": -2}, {"lam": 1.5}, {"lam": -0.1}, {"lam_alpha": 0.0}]
 )
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
