@@ -19,8 +19,7 @@ def stream(student, samples, lengths):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 2**31),
-    lengths=st.lists(st.integers(0, 5 * BLOCK), min_size=1, max_size=5),
+    seed=st.integers(0, 2**31), lengths=st.lists(st.integers(0, 5 * BLOCK), min_size=1, max_size=5)
 )
 def test_streaming_equals_offline(student, seed, lengths):
     generator = torch.Generator().manual_seed(seed)

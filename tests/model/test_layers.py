@@ -65,19 +65,13 @@ def masked_blocks(seed: int, blocks: int = 5, last: int = 3):
     return x, mask
 
 
-def test_running_mean_by_hand():
-    x, mask = masked_blocks(4)
-    means = RunningMean.step(x, mask, torch.zeros(2, 1), torch.zeros(2, 4))
-    for k in range(5):
-        frames = torch.cat([x[:, j][:, : int(mask[0, j].sum())] for j in range(k + 1)], dim=1)
-        torch.testing.assert_close(means[:, k], frames.mean(dim=1))
-
-
-def test_running_mean_of_one_block_is_that_of_many():
+def test_running_mean_by_hand_at_once_and_block_by_block():
     x, mask = masked_blocks(12)
     means = RunningMean.step(x, mask, torch.zeros(2, 1), torch.zeros(2, 4))
     mean, seen = torch.zeros(2, 4), torch.zeros(2, 1)
     for k in range(5):
+        frames = torch.cat([x[:, j][:, : int(mask[0, j].sum())] for j in range(k + 1)], dim=1)
+        torch.testing.assert_close(means[:, k], frames.mean(dim=1))
         mean = RunningMean.advance(x[:, k], mask[:, k], seen, mean)
         seen = seen + mask[:, k].sum(dim=1)
         torch.testing.assert_close(mean, means[:, k])

@@ -1,7 +1,9 @@
-"""What the tests of training share: the words of a tiny run, and one tiny teacher."""
+"""What the tests of training share: the words of a tiny run, one tiny teacher, cuts, a delay."""
 
+import numpy as np
 import pytest
 import torch
+from lhotse import MonoCut, Recording, SupervisionSegment
 
 _THREADS = torch.get_num_threads()
 TINY = {
@@ -43,3 +45,41 @@ def teacher_run(sharded, tiny, tmp_path_factory):
     flags = ("--backbone", "ecapa", "--embedding", 12, "--epochs", 2)
     pretrain(Pretrain(_cli_parse_args=tiny(sharded, folder, *flags)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def lag():
+    """Samples by which a copy is late, by the peak of the cross-correlation.
+
+    Of the phases alone and from 600 to 3000 Hz: plain correlation cannot tell a pitch period from
+    none, and steep filters are late at their edges by nature.
+    """
+
+    def measure(original, copy):
+        n = 2 ** int(np.ceil(np.log2(len(original) + len(copy))))
+        spectrum = np.fft.rfft(copy.astype(float), n) * np.conj(np.fft.rfft(original, n))
+        spectrum /= np.abs(spectrum) + 1e-9
+        hertz = np.fft.rfftfreq(n, 1 / 8000)
+        spectrum[(hertz < 600) | (hertz > 3000)] = 0
+        peak = int(np.argmax(np.fft.irfft(spectrum, n)))
+        return peak if peak < n // 2 else peak - n
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def make_cut():
+    """Make the cut of an audio file as train.prepare labels it."""
+
+    def make(path, name, speaker, gender, band, split="train", clips=1) -> MonoCut:
+        corpus = name.split("/")[0]
+        recording = Recording.from_file(path, recording_id=name)
+        custom = {"corpus": corpus, "licence": "CC0", "age": None, "age_band": band}
+        custom |= {"line": "wideband", "split": split, "speaker_clips": clips}
+        label = SupervisionSegment(
+            id=name, recording_id=name, start=0.0, duration=recording.duration,
+            speaker=f"{corpus}/{speaker}", gender=gender, custom=custom,
+        )  # fmt: skip
+        return MonoCut(name, 0.0, recording.duration, 0, [label], recording=recording)
+
+    return make

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet
 from pydantic_settings import CliApp
 
 from train.corpora.utterance import Utterance
@@ -32,37 +32,8 @@ def voice(pitch, tract, seed, seconds=0.8):
     return (9000 * wave).astype(np.int16)
 
 
-def cut_of(path, corpus, speaker, name, gender, band):
-    recording = Recording.from_file(path, recording_id=f"{corpus}/{name}")
-    supervision = SupervisionSegment(
-        id=f"{corpus}/{name}",
-        recording_id=recording.id,
-        start=0.0,
-        duration=recording.duration,
-        speaker=f"{corpus}/{speaker}",
-        gender=gender,
-        custom={
-            "corpus": corpus,
-            "licence": "CC0",
-            "age": None,
-            "age_band": band,
-            "line": "wideband",
-            "split": "train",
-            "speaker_clips": 2,
-        },
-    )
-    return MonoCut(
-        id=f"{corpus}/{name}",
-        start=0.0,
-        duration=recording.duration,
-        channel=0,
-        recording=recording,
-        supervisions=[supervision],
-    )
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(make_cut, tmp_path_factory):
     """Corpus a: 24 adults and 12 children; corpus b: 24 adults, three of them mislabelled."""
     folder = tmp_path_factory.mktemp("prepared")
     random = np.random.default_rng(7)
@@ -90,7 +61,7 @@ def prepared(tmp_path_factory):
                 soundfile.write(folder / f"{corpus}{name}.wav", samples, RATE)
                 band = "child" if child else "20s"
                 path = folder / f"{corpus}{name}.wav"
-                cuts.append(cut_of(path, corpus, f"s{n}", name, given, band))
+                cuts.append(make_cut(path, f"{corpus}/{name}", f"s{n}", given, band, clips=2))
     CutSet.from_cuts(cuts).to_file(folder / "cuts.train.jsonl.gz")
     return folder
 
@@ -206,7 +177,7 @@ def person(age=None, band="", gender="male"):
 
 
 @pytest.mark.parametrize(
-    ("who", "gender", "age"),
+    ("speaker", "gender", "age"),
     [
         (person(band="20s"), "male", "adult"),
         (person(band="60+"), "male", "adult"),
@@ -217,9 +188,9 @@ def person(age=None, band="", gender="male"):
         (person(age=17, band="teens"), "male", ""),
     ],
 )
-def test_who_is_judged(who, gender, age):
-    assert gender_label(who) == gender
-    assert age_label(who) == age
+def test_which_speakers_are_judged(speaker, gender, age):
+    assert gender_label(speaker) == gender
+    assert age_label(speaker) == age
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet
 from pydantic_settings import CliApp
 from rich.console import Console
 
@@ -119,25 +119,16 @@ def test_where_nothing_can_be_measured_there_is_still_a_report(student, tmp_path
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def prepared(make_cut, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     cuts = []
     t = np.arange(RATE) / RATE
     for n in range(10):
         pitch = 110 + 10 * n
         wave = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in range(1, 15))
-        soundfile.write(folder / f"{n}.wav", 0.05 * wave * (1 + 0.9 * np.sin(25 * t)), RATE)
-        band = ("child", "20s")[n % 2]
-        recording = Recording.from_file(folder / f"{n}.wav", recording_id=f"c/{n}")
-        custom = {
-            "corpus": "c", "licence": "CC0", "age": None, "age_band": band, "line": "wideband",
-            "split": "dev", "speaker_clips": 1,
-        }  # fmt: skip
-        supervision = SupervisionSegment(
-            id=f"c/{n}", recording_id=recording.id, start=0.0, duration=1.0,
-            speaker=f"c/s{n}", gender="male", custom=custom,
-        )  # fmt: skip
-        cuts.append(MonoCut(f"c/{n}", 0.0, 1.0, 0, [supervision], recording=recording))
+        path = folder / f"{n}.wav"
+        soundfile.write(path, 0.05 * wave * (1 + 0.9 * np.sin(25 * t)), RATE)
+        cuts.append(make_cut(path, f"c/{n}", f"s{n}", "male", ("child", "20s")[n % 2], "dev"))
     CutSet.from_cuts(cuts).to_file(folder / "cuts.dev.jsonl.gz")
     return folder
 

@@ -10,10 +10,7 @@ def test_writes_a_student_that_can_be_served(prepared, tmp_path):
     out = tmp_path / "small.onnx"
     command = Quantize(student=DEFAULT_MODEL, data=prepared, out=out, calls=3, channel="clean")
     assert command.run() == out
-    exact, small = (
-        OnnxModel(DEFAULT_MODEL, provider="cpu"),
-        OnnxModel(out, provider="cpu"),
-    )
+    exact, small = (OnnxModel(DEFAULT_MODEL, provider="cpu"), OnnxModel(out, provider="cpu"))
     assert small.metadata.model_id != exact.metadata.model_id
     made_by = small.metadata.provenance["quantised"]
     assert made_by["from"] == exact.metadata.model_id

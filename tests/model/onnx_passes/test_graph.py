@@ -77,7 +77,7 @@ def test_any_nest_becomes_one_split_and_one_join(nest):
     np.testing.assert_array_equal(run(flat, x)[0], expected[0])
 
 
-def test_a_split_into_equal_parts_is_merged_where_its_size_is_known():
+def test_splits_into_equal_parts_stay():
     equal = helper.make_node("Split", ["b"], ["c", "d"], axis=1, num_outputs=2)
     again = helper.make_node("Split", ["x2"], ["e", "f"], axis=1, num_outputs=2)
     copy = helper.make_node("Identity", ["x"], ["x2"])
@@ -88,44 +88,31 @@ def test_a_split_into_equal_parts_is_merged_where_its_size_is_known():
     # Five into two equal parts: ONNX makes the last one smaller, and nothing is merged there.
     expected = run(model, x)
     assert kinds(flatten(model)) == ["Identity", "Split", "Split"]
-    for got, wanted in zip(run(model, x), expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    for got, before in zip(run(model, x), expected, strict=True):
+        np.testing.assert_array_equal(got, before)
 
 
 @pytest.mark.parametrize("why", ["another axis", "read twice", "an output"])
-def test_what_cannot_be_merged_stays(why):
-    nodes = [split("x", "s", ["a", "b"]), split("b", "t", ["c", "d"])]
-    sizes, outputs = {"s": [2, 2], "t": [1, 1]}, ["a", "c", "d"]
-    if why == "another axis":
-        nodes[1] = split("b", "t", ["c", "d"], axis=0)
-    elif why == "read twice":
-        nodes.append(helper.make_node("Neg", ["b"], ["n"]))
-        outputs.append("n")
+@pytest.mark.parametrize("kind", ["Split", "Concat"])
+def test_what_cannot_be_merged_stays(kind, why):
+    axis, sizes = 0 if why == "another axis" else 1, {}
+    if kind == "Split":
+        nodes = [split("x", "s", ["a", "b"]), split("b", "t", ["c", "d"], axis=axis)]
+        sizes, outputs, inner = {"s": [2, 2], "t": [1, 1]}, ["a", "c", "d"], "b"
     else:
-        outputs.append("b")
+        nodes = [join(["x", "x"], "a", axis=axis), join(["a", "x"] if axis else ["a"], "y")]
+        outputs, inner = ["y"], "a"
+    if why == "read twice":
+        nodes.append(helper.make_node("Neg", [inner], ["n"]))
+        outputs.append("n")
+    elif why == "an output":
+        outputs.append(inner)
     model = graph(nodes, sizes, outputs, 4)
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     expected = run(model, x)
-    assert kinds(flatten(model)).count("Split") == 2
-    for got, wanted in zip(run(model, x), expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)
-
-
-@pytest.mark.parametrize("why", ["another axis", "read twice"])
-def test_joins_that_cannot_be_merged_stay(why):
-    inner = join(["x", "x"], "a", axis=0 if why == "another axis" else 1)
-    other = ["a"] if why == "another axis" else ["a", "x"]
-    nodes = [inner, join(other, "y")]
-    outputs = ["y"]
-    if why == "read twice":
-        nodes.append(helper.make_node("Neg", ["a"], ["n"]))
-        outputs.append("n")
-    model = graph(nodes, {}, outputs, 4)
-    x = np.arange(8, dtype=np.float32).reshape(2, 4)
-    expected = run(model, x)
-    assert kinds(flatten(model)).count("Concat") == 2
-    for got, wanted in zip(run(model, x), expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    assert kinds(flatten(model)).count(kind) == 2
+    for got, before in zip(run(model, x), expected, strict=True):
+        np.testing.assert_array_equal(got, before)
 
 
 def quantised(source, name="q"):
@@ -159,7 +146,7 @@ def test_what_is_cut_and_joined_is_quantised_once_before():
     np.testing.assert_array_equal(run(before, ROW)[0], expected[0])
 
 
-def test_what_somebody_reads_as_it_is_is_not_quantised_before():
+def test_what_is_read_unquantised_is_not_quantised_before():
     nodes = [join(["x", "x"], "all"), quantised("all"), helper.make_node("Neg", ["all"], ["n"])]
     model = with_scale(graph(nodes, {}, ["q"], 12))
     sooner(Graph(model))
@@ -176,10 +163,7 @@ def test_a_constant_is_never_taken_for_another():
 
 def test_nodes_that_take_the_place_of_others_are_put_in_order():
     model = graph([helper.make_node("Neg", ["x"], ["y"])], {}, ["y"], 12)
-    late, early = (
-        helper.make_node("Abs", ["a"], ["y"]),
-        helper.make_node("Neg", ["x"], ["a"]),
-    )
+    late, early = (helper.make_node("Abs", ["a"], ["y"]), helper.make_node("Neg", ["x"], ["a"]))
     Graph(model).replace(["y"], [late, early])
     assert [node.op_type for node in model.graph.node] == ["Neg", "Abs"]
     with pytest.raises(ValueError, match="no node makes an input of y"):

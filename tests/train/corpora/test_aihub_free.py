@@ -78,12 +78,7 @@ def test_every_utterance_comes_back_with_its_labels_and_audio(tree, make):
     utterances, rejected = make.sort(read(tree, "aihub-fcvg"))
     assert rejected == []
     assert [one.id for one in utterances] == sorted(
-        [
-            f"{ADULT}_20281",
-            f"{ADULT}_20282",
-            f"{MASKED}_00001",
-            f"{OTHER_MASKED}_00001",
-        ]
+        [f"{ADULT}_20281", f"{ADULT}_20282", f"{MASKED}_00001", f"{OTHER_MASKED}_00001"]
     )
     first = utterances[0]
     assert (first.corpus, first.gender, first.age, first.age_band) == (

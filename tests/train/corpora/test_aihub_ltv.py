@@ -51,10 +51,7 @@ def files(make, path: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
 @pytest.fixture(params=["zips", "folders"])
 def tree(request, tmp_path, make):
     root = tmp_path / ROOT
-    parts = {
-        ("1.Training", "T", "D04"): (CALL, NEXT),
-        ("2.Validation", "V", "D03"): (HELD_OUT,),
-    }
+    parts = {("1.Training", "T", "D04"): (CALL, NEXT), ("2.Validation", "V", "D03"): (HELD_OUT,)}
     for (part, letter, domain), paths in parts.items():
         labels, audio = {}, {}
         for path in paths:
@@ -96,24 +93,16 @@ def test_an_agent_of_several_calls_is_one_speaker_and_placeholders_are_not(tree,
     assert speakers["D03-J09-S000001-0001"] == "D03-J09-S000001-상담사1"
 
 
-@pytest.mark.parametrize("age", ["", None, "null", "None", "알수없음", "-"])
-def test_missing_ages_are_kept(tmp_path, make, age):
+@pytest.mark.parametrize("value", ["", None, "null", "None", "알수없음", "-"])
+def test_missing_ages_are_kept_and_missing_genders_are_not(tmp_path, make, value):
     labels, audio = files(make, CALL)
-    content = call(CALL, AGENT | {"age": age}, speaker("20001", "고객1", "남", age))
-    make.tree(tmp_path, labels | audio | {f"{CALL}/S023423.json": make.json(content)})
-    utterances, rejected = make.sort(read(tmp_path))
-    assert rejected == []
-    assert [one.age_band for one in utterances] == ["", "", ""]
-
-
-@pytest.mark.parametrize("gender", ["", None, "null", "None", "알수없음", "-"])
-def test_missing_genders_cost_that_speaker(tmp_path, make, gender):
-    labels, audio = files(make, CALL)
-    content = call(CALL, AGENT, speaker("20001", "고객1", gender, "20대"))
-    make.tree(tmp_path, labels | audio | {f"{CALL}/S023423.json": make.json(content)})
-    utterances, rejected = make.sort(read(tmp_path))
-    assert [one.id[-4:] for one in utterances] == ["0001", "0003"]
-    assert [(one.reason, one.detail[:8]) for one in rejected] == [("gender missing", "dialog 2")]
+    for gender, kept in (("남", ["0001", "0002", "0003"]), (value, ["0001", "0003"])):
+        content = call(CALL, AGENT | {"age": value}, speaker("20001", "고객1", gender, value))
+        make.tree(tmp_path, labels | audio | {f"{CALL}/S023423.json": make.json(content)})
+        utterances, rejected = make.sort(read(tmp_path))
+        assert {one.id[-4:]: one.age_band for one in utterances} == dict.fromkeys(kept, "")
+        faults = [(one.reason, one.detail[:8]) for one in rejected]
+        assert faults == [("gender missing", "dialog 2")] * (3 - len(kept))
 
 
 def faulty_calls() -> dict[str, tuple[object, str]]:

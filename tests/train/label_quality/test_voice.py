@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from train.label_quality.voice import (
-    FEATURES,
-    MEDIAN_PITCH,
-    RATE,
-    describe,
-    hertz,
-)
+from train.label_quality.voice import FEATURES, MEDIAN_PITCH, RATE, describe, hertz
 
 
 def vowel(pitch, formants=(700, 1200, 2500, 3500), seconds=1.0, seed=0, glide=0.1):

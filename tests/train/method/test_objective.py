@@ -1,11 +1,10 @@
-"""The total loss: which terms there are, what each is worth, and whom its gradient reaches."""
+"""The total loss: which terms there are, what each is worth, and where its gradient goes."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from model.classifier import ClassifierOutput
 from model.labels import DEFAULT_TREE, TASKS, LabelTree
@@ -25,8 +24,8 @@ POSTERIORS = {"gender": [0.75, 0.25], "age_group": [0.4, 0.6], "age_band": [0.5,
 TRUTH = {"gender": 0, "age_group": 0, "age_band": 1}
 
 
-def said(posteriors=POSTERIORS, prior_logits=()):
-    """What a student says of one utterance of one block."""
+def output_of(posteriors=POSTERIORS, prior_logits=()):
+    """Output of a student for one utterance of one block."""
     logits = {task: torch.tensor([[p]]).log().requires_grad_() for task, p in posteriors.items()}
     first = {task: torch.tensor([[posteriors[task]]]).log() for task in prior_logits}
     return ClassifierOutput(logits, torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.bool), first)
@@ -58,28 +57,55 @@ def rows_of(output, rows):
 
 def terms(objective, output=None, targets=None, **more):
     found = total_objective(
-        objective, output or said(), labels() if targets is None else targets, TREE, **more
+        objective, output or output_of(), labels() if targets is None else targets, TREE, **more
     )
     return {name: value.item() for name, value in found.items()}
 
 
 def test_prefix_weights_by_hand():
-    block_mask = torch.tensor([[True, True, False], [False, False, False]])
-    weights = prefix_weights(block_mask)
+    weights = prefix_weights(torch.tensor([[True, True, False], [False, False, False]]))
     assert weights[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0.0])  # 0.32 s and 0.64 s of 2 s
     assert weights[1].tolist() == [0.0, 0.0, 0.0]
+    long = prefix_weights(torch.ones(1, 30, dtype=torch.bool))[0]
+    assert long[-1] == pytest.approx(float(long[6]))
+    assert long[0] == pytest.approx(0.16 * float(long[-1]))
 
 
-def test_prefixes_beyond_two_seconds_count_the_same():
-    weights = prefix_weights(torch.ones(1, 30, dtype=torch.bool))[0]
-    assert weights[-1] == pytest.approx(float(weights[6]))
-    assert weights[0] == pytest.approx(0.16 * float(weights[-1]))
+LOG = {p: math.log(p) for p in (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75)}
+SINGLE = {"age_loss": "asymmetric-single", "gamma_negative": 2.0, "gamma_positive": 1.0}
 
 
-def test_cross_entropy_of_one_prefix_by_hand():
-    assert terms(PLAIN) == pytest.approx(
-        {"gender": -math.log(0.75), "age_group": -math.log(0.4), "age_band": -math.log(0.3)}
-    )
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"gender": -LOG[0.75], "age_group": -LOG[0.4], "age_band": -LOG[0.3]}),
+        (
+            {"age_group_weight": 2.0, "age_band_weight": 0.5},
+            {"age_group": -2.0 * LOG[0.4], "age_band": -0.5 * LOG[0.3]},
+        ),
+        (
+            {"label_smoothing": 0.2},
+            {
+                "gender": -0.9 * LOG[0.75] - 0.1 * LOG[0.25],
+                "age_band": -0.8 * LOG[0.3] - 0.2 / 3 * (LOG[0.5] + LOG[0.3] + LOG[0.2]),
+            },
+        ),
+        (  # the margin is the sigmoid form's
+            SINGLE | {"label_smoothing": 0.3, "margin": 0.9},
+            {"age_band": -0.8 * 0.7 * LOG[0.3] - 0.1 * (0.5**2 * LOG[0.5] + 0.2**2 * LOG[0.2])},
+        ),
+        (
+            {"glance_weight": 0.2},
+            {"glance_gender": -0.2 * LOG[0.75], "glance_age_band": -0.2 * LOG[0.3]},
+        ),
+    ],
+)
+def test_terms_by_hand(changes, expected):
+    prior = ("gender", "age_band") if "glance_weight" in changes else ()
+    found = terms(replace(PLAIN, **changes), output_of(prior_logits=prior))
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    names = ["gender", "age_group", "age_band"]
+    assert list(found) == [*names, *(name for name in expected if name not in names)]
 
 
 def test_prefixes_enter_by_their_weight():
@@ -90,15 +116,8 @@ def test_prefixes_enter_by_their_weight():
         assert found[task].item() == pytest.approx(float(each[0] + 2 * each[1]) / 3, rel=1e-5)
 
 
-def test_label_smoothing_by_hand():
-    found = terms(replace(PLAIN, label_smoothing=0.2))
-    assert found["gender"] == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
-    logs = [math.log(p) for p in POSTERIORS["age_band"]]
-    assert found["age_band"] == pytest.approx(-0.8 * logs[1] - 0.2 / 3 * sum(logs))
-
-
 def test_asymmetric_loss_by_hand():
-    output = said()
+    output = output_of()
     odds = {"age_group": [0.4, 0.6], "age_band": [0.5, 0.3, 0.2]}
     sigmoid = {task: torch.tensor([[p]]).logit() for task, p in odds.items()}
     objective = replace(
@@ -112,45 +131,25 @@ def test_asymmetric_loss_by_hand():
     assert found["gender"] == pytest.approx(-math.log(0.75))  # stays as it is
 
 
-def test_asymmetric_loss_of_a_single_label_by_hand():
-    objective = replace(
-        PLAIN,
-        age_loss="asymmetric-single",
-        gamma_negative=2.0,
-        gamma_positive=1.0,
-        label_smoothing=0.3,
-        margin=0.9,  # is the sigmoid form's
-    )
-    at_target = 0.8 * 0.7 * math.log(0.3)
-    elsewhere = 0.1 * (0.5**2 * math.log(0.5) + 0.2**2 * math.log(0.2))
-    assert terms(objective)["age_band"] == pytest.approx(-at_target - elsewhere)
-
-
 def test_dependency_by_hand():
-    # the group said is "old", the band said is a child of "young": apart, and both are wrong
+    # the group is "old", the band is a child of "young": apart, and both are wrong
     repaired = replace(PLAIN, dependency="repaired", dependency_weight=0.5)
     group, band = -math.log(0.4), -math.log(0.3)
     assert terms(repaired)["dependency"] == pytest.approx(0.5 * ((1 + group) * (1 + band) - 1))
     literal = replace(repaired, dependency="literal")
     assert terms(literal)["dependency"] == pytest.approx(-0.5 * group * band)
-    one_wrong = said({**POSTERIORS, "age_group": [0.6, 0.4], "age_band": [0.3, 0.1, 0.6]})
+    one_wrong = output_of({**POSTERIORS, "age_group": [0.6, 0.4], "age_band": [0.3, 0.1, 0.6]})
     assert terms(repaired, one_wrong)["dependency"] == pytest.approx(-0.5 * math.log(0.1))
     smooth = replace(repaired, dependency="smooth")
     agree = 0.8 * 0.4 + 0.2 * 0.6
     assert terms(smooth)["dependency"] == pytest.approx(-0.5 * math.log(agree))
 
 
-def test_dependency_is_built_on_the_losses_that_are_minimised():
+def test_dependency_uses_the_minimised_losses():
     objective = replace(PLAIN, dependency="repaired", age_loss="asymmetric", dependency_weight=1.0)
     found = terms(replace(objective, age_group_weight=2.0, age_band_weight=3.0))
     group, band = found["age_group"] / 2, found["age_band"] / 3
     assert found["dependency"] == pytest.approx((1 + group) * (1 + band) - 1, rel=1e-5)
-
-
-def test_levels_count_by_their_weights():
-    weighted = terms(replace(PLAIN, age_group_weight=2.0, age_band_weight=0.5))
-    assert weighted["age_group"] == pytest.approx(-2.0 * math.log(0.4))
-    assert weighted["age_band"] == pytest.approx(-0.5 * math.log(0.3))
 
 
 def taught(student, teacher, known=True):
@@ -179,33 +178,24 @@ def test_every_prefix_is_drawn_to_the_same_twin():
 
 
 def test_invariance_by_hand():
-    plain = said({**POSTERIORS, "gender": [0.5, 0.5], "age_group": [0.6, 0.4]})
+    plain = output_of({**POSTERIORS, "gender": [0.5, 0.5], "age_group": [0.6, 0.4]})
     found = terms(replace(PLAIN, invariance_weight=0.5), plain=plain)
     gender = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
     group = 0.6 * math.log(0.6 / 0.4) + 0.4 * math.log(0.4 / 0.6)
     assert found["invariance"] == pytest.approx(0.5 * (gender + group), rel=1e-5)
 
 
-def test_invariance_is_zero_where_style_changes_nothing():
-    output = anything(3)
-    found = terms(replace(PLAIN, invariance_weight=2.0), output, anyone(3), plain=output)
-    assert found["invariance"] == pytest.approx(0.0, abs=1e-6)
+def test_invariance_is_zero_for_equal_outputs_and_needs_no_label():
+    unknown = labels(gender=UNKNOWN, age_group=UNKNOWN, age_band=UNKNOWN)
+    objective, plain = replace(PLAIN, invariance_weight=2.0), output_of()
+    assert terms(objective, targets=unknown, plain=plain)["invariance"] == pytest.approx(
+        0, abs=1e-6
+    )
+    plain = output_of({**POSTERIORS, "gender": [0.5, 0.5]})
+    assert terms(objective, targets=unknown, plain=plain)["invariance"] > 0.01
 
 
-def test_invariance_asks_for_no_label():
-    plain = said({**POSTERIORS, "gender": [0.5, 0.5]})
-    objective = replace(PLAIN, invariance_weight=0.5)
-    nobody = labels(gender=UNKNOWN, age_group=UNKNOWN, age_band=UNKNOWN)
-    assert terms(objective, None, nobody, plain=plain)["invariance"] > 0.01
-
-
-def test_glance_by_hand():
-    found = terms(replace(PLAIN, glance_weight=0.2), said(prior_logits=("gender", "age_band")))
-    assert found["glance_gender"] == pytest.approx(-0.2 * math.log(0.75))
-    assert found["glance_age_band"] == pytest.approx(-0.2 * math.log(0.3))
-
-
-def anyone(rows):
+def targets_of(rows):
     return {task: torch.arange(rows) % len(TREE.classes(task)) for task in TASKS}
 
 
@@ -217,7 +207,7 @@ def everything(rows, seed=0):
         torch.randn(rows, 5, requires_grad=True),
         torch.ones(rows, dtype=torch.bool),
     )
-    return output, anyone(rows), twins, plain
+    return output, targets_of(rows), twins, plain
 
 
 def test_terms_come_in_the_papers_order():
@@ -225,14 +215,6 @@ def test_terms_come_in_the_papers_order():
     found = total_objective(EVERYTHING, output, targets, TREE, taught=twins, plain=plain)
     order = "distillation gender age_group age_band dependency invariance"
     assert list(found) == [*order.split(), "glance_gender", "glance_age_band"]
-
-
-def test_what_is_switched_off_is_absent():
-    output, targets, twins, plain = everything(3)
-    found = total_objective(
-        Objective(), output._replace(prior_logits={}), targets, TREE, taught=twins, plain=plain
-    )
-    assert list(found) == ["gender", "age_group", "age_band"]
 
 
 @pytest.mark.parametrize("dependency", ["repaired", "smooth", "literal"])
@@ -264,17 +246,17 @@ def test_unknown_labels_neither_count_nor_dilute(dependency, age_loss):
         assert learning.grad[0].any()
 
 
-def test_where_nothing_is_known_every_term_is_zero_and_not_nan():
+def test_unknown_labels_give_zero_and_not_nan():
     output, _, twins, _ = everything(2)
     twins.known[:] = False
-    nobody = {task: torch.full((2,), UNKNOWN) for task in TASKS}
+    unknown_labels = {task: torch.full((2,), UNKNOWN) for task in TASKS}
     objective = replace(EVERYTHING, invariance_weight=0.0)
-    found = total_objective(objective, output, nobody, TREE, taught=twins)
+    found = total_objective(objective, output, unknown_labels, TREE, taught=twins)
     assert len(found) == 7
     assert not any(found.values())
 
 
-def test_gradient_reaches_the_student_and_neither_teacher_nor_plain_speech():
+def test_gradient_reaches_the_student_only():
     output, targets, twins, plain = everything(3)
     found = total_objective(EVERYTHING, output, targets, TREE, taught=twins, plain=plain)
     torch.stack(list(found.values())).sum().backward()
@@ -289,43 +271,17 @@ def test_gradient_reaches_the_student_and_neither_teacher_nor_plain_speech():
 
 def test_a_student_of_another_tree_is_refused():
     with pytest.raises(ValueError, match="age_group: 4 logits for"):
-        terms(PLAIN, anything(3, tree=DEFAULT_TREE), anyone(3))
+        terms(PLAIN, anything(3, tree=DEFAULT_TREE), targets_of(3))
     fewer = {**POSTERIORS, "age_band": [0.5, 0.5]}
     with pytest.raises(ValueError, match="age_band: 2 logits for"):
-        terms(replace(PLAIN, dependency="repaired"), said(fewer), labels(age_band=0))
+        terms(replace(PLAIN, dependency="repaired"), output_of(fewer), labels(age_band=0))
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "distillation_weight",
-        "gamma_negative",
-        "gamma_positive",
-        "margin",
-        "label_smoothing",
-        "age_group_weight",
-        "age_band_weight",
-        "dependency_weight",
-        "invariance_weight",
-        "glance_weight",
-    ],
+    "name", [field.name for field in fields(Objective) if field.type == "float"]
 )
-@pytest.mark.parametrize("value", [-0.1, math.nan])
-def test_values_out_of_range_are_named(name, value):
-    with pytest.raises(ValueError, match=name):
-        Objective(**{name: value})
-
-
-@pytest.mark.parametrize("name", ["margin", "label_smoothing"])
-def test_shares_are_below_one(name):
-    with pytest.raises(ValueError, match=f"{name} 1.0 is not below 1"):
-        Objective(**{name: 1.0})
-
-
-def test_cross_entropy_of_the_ages_is_torchs():
-    output = anything(5, blocks=1, seed=3, prior_logits=False)
-    output = output._replace(block_mask=torch.ones_like(output.block_mask))
-    found = total_objective(replace(PLAIN, label_smoothing=0.1), output, anyone(5), TREE)
-    for task, target in anyone(5).items():
-        expected = cross_entropy(output.logits[task][:, 0], target, label_smoothing=0.1)
-        torch.testing.assert_close(found[task], expected)
+def test_values_out_of_range_are_named(name):
+    shares = [1.0] if name in ("margin", "label_smoothing") else []
+    for value in (-0.1, math.nan, *shares):
+        with pytest.raises(ValueError, match=f"{name} {value}"):
+            Objective(**{name: value})

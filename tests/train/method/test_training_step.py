@@ -25,8 +25,8 @@ EVERYTHING = Objective(
 def lesson_of(heads=PLAIN, objective=None, **parts):
     torch.manual_seed(0)
     student = SpeakerClassifier(StudentConfig(SMALL, heads))
-    wanted = {"augment": nn.Identity(), **parts}
-    return TrainingStep(student, objective or Objective(), **wanted).train()
+    parts = {"augment": nn.Identity(), **parts}
+    return TrainingStep(student, objective or Objective(), **parts).train()
 
 
 def batch(rows=4, blocks=5):
@@ -49,8 +49,8 @@ def twins(rows=4, width=6):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """Features that students are asked about, in order; in training and in evaluation mode."""
+def features_seen(monkeypatch):
+    """Features that students process, in order, and whether in training mode."""
     found = []
     forward = SpeakerClassifier.forward_features
 
@@ -66,32 +66,22 @@ def mixup():
     return TemporalFrequencyMixup(SpecAugment(), window=10, lam=0.7)
 
 
-def test_speech_is_mixed_up_only_when_asked(heard):
+def test_mixup_is_for_training_and_stops_where_an_utterance_ends(features_seen):
     samples, lengths, targets = batch()
-    lesson = lesson_of()
-    lesson(samples, lengths, targets)
-    torch.testing.assert_close(heard[0][0], lesson.student.features(samples), rtol=0, atol=0)
-    lesson_of(mixup=mixup())(samples, lengths, targets)
-    assert (heard[1][0] != heard[0][0])[1:].any(dim=(1, 2)).all()
-
-
-def test_mixup_stops_where_an_utterance_ends(heard):
-    samples, lengths, targets = batch()
-    lesson_of(mixup=mixup())(samples, lengths, targets)
-    plain = lesson_of().student.features(samples)
+    plain, mixed = lesson_of(), lesson_of(mixup=mixup())
+    for lesson in (plain, mixed, mixed.eval()):
+        lesson(samples, lengths, targets)
+    mixed.train()(samples, lengths, targets)
+    expected, evaluated, found = (features_seen[k][0] for k in (0, 2, 3))
+    assert torch.equal(expected, plain.student.features(samples))
+    assert torch.equal(evaluated, expected)
     frames = int(lengths[0]) // 80
-    assert torch.equal(heard[0][0][0, frames:], plain[0, frames:])
-    assert (heard[0][0][0, :frames] != plain[0, :frames]).any()
+    assert torch.equal(found[0, frames:], expected[0, frames:])
+    assert (found[0, :frames] != expected[0, :frames]).any()
+    assert (found != expected)[1:].any(dim=(1, 2)).all()
 
 
-def test_speech_is_mixed_up_only_in_training(heard):
-    samples, lengths, targets = batch()
-    lesson = lesson_of(mixup=mixup()).eval()
-    lesson(samples, lengths, targets)
-    assert torch.equal(heard[0][0], lesson.student.features(samples))
-
-
-def test_channel_comes_before_mixup_and_plain_speech_before_both(heard):
+def test_channel_comes_before_mixup(features_seen):
     class Shift(nn.Module):
         def forward(self, features):
             return features + 3.0
@@ -101,13 +91,13 @@ def test_channel_comes_before_mixup_and_plain_speech_before_both(heard):
     mixed.specaugment.forward = lambda features, _: torch.zeros_like(features)
     lesson = lesson_of(objective=Objective(invariance_weight=1.0), augment=Shift(), mixup=mixed)
     lesson(samples, lengths, targets)
-    (styled, training), (plain, judging) = heard
+    (styled, training), (plain, judging) = features_seen
     assert (training, judging) == (True, False)
     assert torch.equal(plain, lesson.student.features(samples))
     torch.testing.assert_close(styled[1], (plain[1] + 3.0) / 2)
 
 
-def test_features_are_computed_in_single_precision_even_under_autocast(heard):
+def test_features_are_float32_under_autocast(features_seen):
     samples, lengths, targets = batch()
     lesson = lesson_of(augment=ChannelTilt(80), mixup=mixup())
     torch.manual_seed(3)
@@ -115,11 +105,11 @@ def test_features_are_computed_in_single_precision_even_under_autocast(heard):
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16):
         lesson(samples, lengths, targets)
-    assert heard[1][0].dtype == torch.float32
-    assert torch.equal(heard[1][0], heard[0][0])
+    assert features_seen[1][0].dtype == torch.float32
+    assert torch.equal(features_seen[1][0], features_seen[0][0])
 
 
-def test_every_term_is_finite_in_sixteen_bits_and_near_that_in_thirty_two():
+def test_terms_in_16_bits_are_near_those_in_32():
     samples, lengths, targets = batch()
     lesson = lesson_of(
         replace(CAUSAL, dropout=0.0), EVERYTHING, augment=ChannelTilt(80), mixup=mixup(), taught=6
@@ -141,12 +131,12 @@ def test_every_term_is_finite_in_sixteen_bits_and_near_that_in_thirty_two():
         assert parameter.grad.isfinite().all(), name
 
 
-def test_losses_are_computed_in_single_precision_even_under_autocast(monkeypatch):
+def test_losses_are_float32_under_autocast(monkeypatch):
     seen = []
 
     def recorded(objective, output, *arguments, taught, plain):
-        for said in (output, plain):
-            seen.extend((*said.logits.values(), *said.prior_logits.values()))
+        for each in (output, plain):
+            seen.extend((*each.logits.values(), *each.prior_logits.values()))
         seen.extend((taught.student, taught.teacher))
         seen.append(torch.ones(1) @ torch.ones(1))
         return total_objective(objective, output, *arguments, taught=taught, plain=plain)
@@ -159,7 +149,7 @@ def test_losses_are_computed_in_single_precision_even_under_autocast(monkeypatch
     assert {value.dtype for value in seen} == {torch.float32}
 
 
-def test_plain_speech_leaves_the_student_in_training_and_its_statistics_alone():
+def test_plain_speech_changes_no_statistics():
     samples, lengths, targets = batch()
     lesson = lesson_of(CAUSAL, Objective(invariance_weight=1.0))
     once = lesson_of(CAUSAL)
@@ -174,7 +164,7 @@ def test_plain_speech_leaves_the_student_in_training_and_its_statistics_alone():
         assert torch.equal(ours[name], reference[name]), name
 
 
-def test_invariance_compares_with_what_the_student_says_of_plain_speech():
+def test_invariance_compares_with_plain_speech():
     samples, lengths, targets = batch()
     lesson = lesson_of(PLAIN, Objective(invariance_weight=1.0))
     lesson.student.eval()
@@ -185,7 +175,7 @@ def test_invariance_compares_with_what_the_student_says_of_plain_speech():
     assert lesson(samples, lengths, targets)["invariance"] > 1e-4
 
 
-def test_the_representation_is_projected_into_the_teachers_space():
+def test_embedding_is_projected_to_the_teachers_width():
     samples, lengths, targets = batch()
     teacher, known = twins(width=5)
     lesson = lesson_of(objective=Objective(distillation="mse"), taught=5)
@@ -200,16 +190,13 @@ def test_the_representation_is_projected_into_the_teachers_space():
     assert lesson.student.encoder.stem.product.linear.weight.grad.any()
 
 
-def test_without_a_teacher_there_is_nothing_to_project():
+def test_state_is_the_student_and_the_projection():
     samples, lengths, targets = batch()
-    assert lesson_of().project is None
-    lesson = lesson_of(objective=Objective(distillation="mse"))
+    lesson = lesson_of(
+        objective=Objective(distillation="mse"), mixup=mixup(), augment=ChannelTilt(80)
+    )
+    assert lesson.project is None
     assert "distillation" not in lesson(samples, lengths, targets, *twins())
-
-
-def test_nothing_of_a_lesson_but_the_student_is_learned_or_kept():
-    lesson = lesson_of(mixup=mixup(), augment=ChannelTilt(80))
     assert all(name.startswith("student.") for name in lesson.state_dict())
-    lesson = lesson_of(mixup=mixup(), taught=5)
-    rest = {name for name in lesson.state_dict() if not name.startswith("student.")}
+    rest = {n for n in lesson_of(taught=5).state_dict() if not n.startswith("student.")}
     assert rest == {"project.weight", "project.bias"}

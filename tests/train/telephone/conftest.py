@@ -60,26 +60,6 @@ def snr_db():
 
 
 @pytest.fixture(scope="session")
-def lag():
-    """Samples by which a copy is late, by the peak of the cross-correlation.
-
-    Of the phases alone and from 600 to 3000 Hz: plain correlation cannot tell a pitch period from
-    none, and steep filters are late at their edges by nature.
-    """
-
-    def measure(original, copy):
-        n = 2 ** int(np.ceil(np.log2(len(original) + len(copy))))
-        spectrum = np.fft.rfft(copy.astype(float), n) * np.conj(np.fft.rfft(original, n))
-        spectrum /= np.abs(spectrum) + 1e-9
-        hertz = np.fft.rfftfreq(n, 1 / RATE)
-        spectrum[(hertz < 600) | (hertz > 3000)] = 0
-        peak = int(np.argmax(np.fft.irfft(spectrum, n)))
-        return peak if peak < n // 2 else peak - n
-
-    return measure
-
-
-@pytest.fixture(scope="session")
 def level_db():
     """Root mean square, dB relative to full scale."""
     return lambda samples: _db(np.mean(samples.astype(float) ** 2) / 32768**2)

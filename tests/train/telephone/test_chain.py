@@ -56,11 +56,9 @@ def test_drawing_leaves_the_input_alone(speech, talker):
 
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_each_effect_occurs_as_often_as_its_share_says(effect):
-    names = {
-        "loss": {"packet_loss"},
-        "band": {"trunk_band"},
-        "ring_back": {"ring_back"},
-    }.get(effect, {effect})
+    names = {"loss": {"packet_loss"}, "band": {"trunk_band"}, "ring_back": {"ring_back"}}.get(
+        effect, {effect}
+    )
     channel = TelephoneChannel(FULL.model_copy(update={"tandem": 0.0}), babble=other)
     share = getattr(FULL, f"{effect}_share")
     calls = 1500
