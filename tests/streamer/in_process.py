@@ -11,7 +11,9 @@ from streamer.inference.registry import ModelRegistry, ServedModel
 from streamer.observability.metrics import Metrics
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.service import ClassifierService
+from streamer.settings import ServerSettings
 from streamer.transport.trunk import TrunkService
+from tests.streamer.doubles import FakeModel
 
 
 class Local:
@@ -46,3 +48,25 @@ class Local:
         with contextlib.suppress(grpc.aio.AioRpcError):
             finals.extend([r.prediction async for r in stream if r.prediction.final])
         return await stream.code(), await stream.details(), finals
+
+    async def stop(self):
+        await self.channel.close()
+        await self.server.stop(None)
+        self.student.gate.set()
+        await asyncio.to_thread(self.engine.stop)
+
+
+@contextlib.contextmanager
+def serve_locally(run_async, identities, options):
+    """Start and stop a server with these settings."""
+
+    async def start():
+        local = Local(FakeModel(), ServerSettings(**options), identities)
+        await local.server.start()
+        return local
+
+    local = run_async(start())
+    try:
+        yield local
+    finally:
+        run_async(local.stop())

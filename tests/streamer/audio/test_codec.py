@@ -142,10 +142,7 @@ def test_halver_saturates_instead_of_wrapping():
     assert (np.abs(steady.astype(int)) > 32000).all()
 
 
-@given(
-    sizes=st.lists(st.integers(1, 300), min_size=1),
-    seed=st.integers(0, 99),
-)
+@given(sizes=st.lists(st.integers(1, 300), min_size=1), seed=st.integers(0, 99))
 def test_halver_gives_the_same_samples_for_any_chunking(sizes, seed):
     samples = np.random.default_rng(seed).integers(-32768, 32768, 2001).astype(np.int16)
     whole = Halver().push(samples)

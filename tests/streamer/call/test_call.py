@@ -66,17 +66,19 @@ class Desk:
 
 
 @pytest.fixture
-def run(run_async, make_student):
-    """Run a scenario with a call of this config."""
+def options():
+    """Fields of the call's config; tests parametrise it."""
+    return {}
 
-    async def main(scenario, config):
-        desk = Desk(make_student(), **config)
-        try:
-            await scenario(desk)
-        finally:
-            await desk.stop()
 
-    return lambda scenario, **config: run_async(main(scenario, config))
+@pytest.fixture
+def desk(run_async, make_student, options):
+    async def start():
+        return Desk(make_student(), **options)
+
+    desk = run_async(start())
+    yield desk
+    run_async(desk.stop())
 
 
 async def until(condition):
@@ -93,158 +95,134 @@ def audio(sequence, data):
     return pb.StreamClassifyRequest(audio=pb.Audio(sequence=sequence, data=data))
 
 
-def test_reader_stops_reading_while_the_student_is_behind(run):
-    async def scenario(desk):
-        desk.student.gate.clear()
-        desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
-        reader = asyncio.create_task(desk.call.receive_all(desk))
-        await until(lambda: desk.call.session.backlog.blocks > MOST)
-        await asyncio.sleep(0.05)
-        read = desk.reads
-        assert desk.call.session.backlog.blocks <= MOST + 7  # the last second's blocks
-        assert read < 10
-        desk.student.gate.set()
-        await reader
-        assert desk.reads == 61
-        await desk.call.finish()
-        assert desk.call.session.backlog.blocks == 0
-        assert desk.call.session.speech_seconds == pytest.approx(60, abs=0.1)
-
-    run(scenario)
+async def test_reader_stops_reading_while_the_student_is_behind(desk):
+    desk.student.gate.clear()
+    desk.incoming = [audio(n, noise(1.0, n)) for n in range(1, 61)]
+    reader = asyncio.create_task(desk.call.receive_all(desk))
+    await until(lambda: desk.call.session.backlog.blocks > MOST)
+    await asyncio.sleep(0.05)
+    read = desk.reads
+    assert desk.call.session.backlog.blocks <= MOST + 7  # the last second's blocks
+    assert read < 10
+    desk.student.gate.set()
+    await reader
+    assert desk.reads == 61
+    await desk.call.finish()
+    assert desk.call.session.backlog.blocks == 0
+    assert desk.call.session.speech_seconds == pytest.approx(60, abs=0.1)
 
 
-def test_unread_predictions_are_replaced_by_newer_ones(run):
-    async def scenario(desk):
-        writer = asyncio.create_task(desk.call.responses.write_all(desk))
-        desk.may_send.clear()
-        for number in range(1, 201):
-            desk.call.handle(audio(number, bytes(3200)))
-            await asyncio.sleep(0)
-        assert len(desk.call.responses.queue) <= 2, "at most one prediction a channel waits"
-        await desk.call.finish()
-        assert len(desk.call.responses.queue) <= 2
-        desk.call.close_responses()
-        desk.may_send.set()
-        await writer
-        predictions = desk.predictions()
-        assert len(predictions) <= 4  # one a channel was already on its way
-        finals = [p for p in predictions if p.final]
-        assert [(p.channel, p.sequence) for p in finals] == [(0, 200), (1, 200)]
-        assert predictions[-2:] == finals
-
-    run(scenario, update_seconds=0.1, ignored=(False, False))
+@pytest.mark.parametrize("options", [{"update_seconds": 0.1, "ignored": (False, False)}])
+async def test_unread_predictions_are_replaced_by_newer_ones(desk):
+    writer = asyncio.create_task(desk.call.responses.write_all(desk))
+    desk.may_send.clear()
+    for number in range(1, 201):
+        desk.call.handle(audio(number, bytes(3200)))
+        await asyncio.sleep(0)
+    assert len(desk.call.responses.queue) <= 2, "at most one prediction a channel waits"
+    await desk.call.finish()
+    assert len(desk.call.responses.queue) <= 2
+    desk.call.close_responses()
+    desk.may_send.set()
+    await writer
+    predictions = desk.predictions()
+    assert len(predictions) <= 4  # one a channel was already on its way
+    finals = [p for p in predictions if p.final]
+    assert [(p.channel, p.sequence) for p in finals] == [(0, 200), (1, 200)]
+    assert predictions[-2:] == finals
 
 
-def test_unread_speech_events_end_the_call(run):
+@pytest.mark.parametrize("options", [{"speech_events": True}])
+async def test_unread_speech_events_end_the_call(desk):
     """Unlike predictions they do not replace each other, so their number is bounded."""
-
-    async def scenario(desk):
-        for number in range(MAX_UNSENT_EVENTS + 10):
-            desk.call.on_speech(0, number % 2 == 0, number)
-            if number <= MAX_UNSENT_EVENTS:
-                assert not desk.call.stopped.done()
-        error = await desk.call.stopped
-        assert isinstance(error, LimitExceeded)
-        assert str(error) == "unread responses: 1001 exceeds the limit of 1000"
-
-    run(scenario, speech_events=True)
+    for number in range(MAX_UNSENT_EVENTS + 10):
+        desk.call.on_speech(0, number % 2 == 0, number)
+        if number <= MAX_UNSENT_EVENTS:
+            assert not desk.call.stopped.done()
+    error = await desk.call.stopped
+    assert isinstance(error, LimitExceeded)
+    assert str(error) == "unread responses: 1001 exceeds the limit of 1000"
 
 
-def test_events_and_predictions_keep_their_order(run):
-    async def scenario(desk):
-        writer = asyncio.create_task(desk.call.responses.write_all(desk))
-        desk.call.handle(audio(1, noise(1.0)))
-        await until(desk.predictions)
-        desk.call.handle(audio(2, bytes(2 * RATE)))
+@pytest.mark.parametrize("options", [{"speech_events": True, "update_seconds": 1.0}])
+async def test_events_and_predictions_keep_their_order(desk):
+    writer = asyncio.create_task(desk.call.responses.write_all(desk))
+    desk.call.handle(audio(1, noise(1.0)))
+    await until(desk.predictions)
+    desk.call.handle(audio(2, bytes(2 * RATE)))
+    await desk.call.finish()
+    desk.call.close_responses()
+    await writer
+    kinds = [r.WhichOneof("message") for r in desk.sent]
+    overtaken = ["speech", "prediction", "speech", "prediction"]  # by the final
+    assert kinds in ([*overtaken, "prediction"], overtaken)
+    assert desk.predictions()[-1].final
+
+
+async def test_finish_waits_for_every_final(desk):
+    desk.student.gate.clear()
+    desk.call.handle(audio(1, noise(2.0)))
+    finishing = asyncio.create_task(desk.call.finish())
+    await asyncio.sleep(0.05)
+    assert not finishing.done()
+    desk.student.gate.set()
+    await finishing
+    assert [u.final for u in desk.call.responses.queue] == [True]
+
+
+async def test_failing_student_stops_the_call_and_its_finish(desk):
+    bad = np.full(2 * RATE, 1, "<i2")
+    bad[:] = np.frombuffer(noise(2.0), "<i2")
+    bad[0] = desk.student.RAISES
+    desk.call.handle(audio(1, bad.tobytes()))
+    error = await desk.call.stopped
+    assert isinstance(error, InferenceFailed)
+    with pytest.raises(InferenceFailed):
         await desk.call.finish()
-        desk.call.close_responses()
-        await writer
-        kinds = [r.WhichOneof("message") for r in desk.sent]
-        overtaken = ["speech", "prediction", "speech", "prediction"]  # by the final
-        assert kinds in ([*overtaken, "prediction"], overtaken)
-        assert desk.predictions()[-1].final
-
-    run(scenario, speech_events=True, update_seconds=1.0)
 
 
-def test_finish_waits_for_every_final(run):
-    async def scenario(desk):
-        desk.student.gate.clear()
-        desk.call.handle(audio(1, noise(2.0)))
-        finishing = asyncio.create_task(desk.call.finish())
-        await asyncio.sleep(0.05)
-        assert not finishing.done()
-        desk.student.gate.set()
-        await finishing
-        assert [u.final for u in desk.call.responses.queue] == [True]
-
-    run(scenario)
+async def test_first_reason_to_stop_is_kept(desk):
+    first, second = LimitExceeded("a", 1, 2), LimitExceeded("b", 3, 4)
+    desk.call.stop(first)
+    desk.call.stop(second)
+    assert await desk.call.stopped is first
 
 
-def test_failing_student_stops_the_call_and_its_finish(run):
-    async def scenario(desk):
-        bad = np.full(2 * RATE, 1, "<i2")
-        bad[:] = np.frombuffer(noise(2.0), "<i2")
-        bad[0] = desk.student.RAISES
-        desk.call.handle(audio(1, bad.tobytes()))
-        error = await desk.call.stopped
-        assert isinstance(error, InferenceFailed)
-        with pytest.raises(InferenceFailed):
-            await desk.call.finish()
+@pytest.mark.parametrize("options", [{"update_seconds": 1.0}])
+async def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(desk):
+    def timed(suffix):
+        name = f"voicecohort_prediction_latency_seconds_{suffix}"
+        return desk.metrics.registry.get_sample_value(name)
 
-    run(scenario)
-
-
-def test_first_reason_to_stop_is_kept(run):
-    async def scenario(desk):
-        first, second = LimitExceeded("a", 1, 2), LimitExceeded("b", 3, 4)
-        desk.call.stop(first)
-        desk.call.stop(second)
-        assert await desk.call.stopped is first
-
-    run(scenario)
-
-
-def test_a_prediction_is_timed_from_its_audio_message_until_it_is_written(run):
-    async def scenario(desk):
-        def timed(suffix):
-            name = f"voicecohort_prediction_latency_seconds_{suffix}"
-            return desk.metrics.registry.get_sample_value(name)
-
-        writer = asyncio.create_task(desk.call.responses.write_all(desk))
-        desk.student.gate.clear()
-        desk.call.handle(audio(1, noise(0.9)))
-        desk.now += 3.0
-        desk.call.handle(audio(2, noise(0.2)))  # makes it due
-        desk.now += 0.25
-        desk.student.gate.set()
-        desk.may_send.clear()
-        await until(lambda: not desk.call.session.backlog.blocks and not desk.call.responses.queue)
-        desk.now += 0.5
-        desk.may_send.set()
-        await until(desk.predictions)
-        assert timed("count") == 1
-        assert timed("sum") == pytest.approx(0.75)
-        await desk.call.finish()
-        desk.call.close_responses()
-        await writer
-        assert desk.predictions()[-1].final
-        assert timed("count") == 1, "no message makes a final prediction due"
-
-    run(scenario, update_seconds=1.0)
+    writer = asyncio.create_task(desk.call.responses.write_all(desk))
+    desk.student.gate.clear()
+    desk.call.handle(audio(1, noise(0.9)))
+    desk.now += 3.0
+    desk.call.handle(audio(2, noise(0.2)))  # makes it due
+    desk.now += 0.25
+    desk.student.gate.set()
+    desk.may_send.clear()
+    await until(lambda: not desk.call.session.backlog.blocks and not desk.call.responses.queue)
+    desk.now += 0.5
+    desk.may_send.set()
+    await until(desk.predictions)
+    assert timed("count") == 1
+    assert timed("sum") == pytest.approx(0.75)
+    await desk.call.finish()
+    desk.call.close_responses()
+    await writer
+    assert desk.predictions()[-1].final
+    assert timed("count") == 1, "no message makes a final prediction due"
 
 
-def test_every_message_counts_as_a_sign_of_life(run):
-    async def scenario(desk):
-        assert desk.call.last_message == 100.0
-        desk.now = 107.0
-        desk.call.handle(audio(1, b"\0\0"))
-        assert (desk.call.last_message, desk.call.messages) == (107.0, 1)
-        desk.now = 109.0
-        desk.call.handle(pb.StreamClassifyRequest(control=pb.Control(hold=pb.Hold())))
-        assert (desk.call.last_message, desk.call.messages) == (109.0, 2)
-
-    run(scenario)
+async def test_every_message_counts_as_a_sign_of_life(desk):
+    assert desk.call.last_message == 100.0
+    desk.now = 107.0
+    desk.call.handle(audio(1, b"\0\0"))
+    assert (desk.call.last_message, desk.call.messages) == (107.0, 1)
+    desk.now = 109.0
+    desk.call.handle(pb.StreamClassifyRequest(control=pb.Control(hold=pb.Hold())))
+    assert (desk.call.last_message, desk.call.messages) == (109.0, 2)
 
 
 @pytest.mark.parametrize(
@@ -272,64 +250,52 @@ def test_every_message_counts_as_a_sign_of_life(run):
         ),
     ],
 )
-def test_messages_out_of_place(run, request_, error, message):
-    async def scenario(desk):
-        with pytest.raises(error) as caught:
-            desk.call.handle(request_)
-        assert str(caught.value) == message
-
-    run(scenario)
+async def test_messages_out_of_place(desk, request_, error, message):
+    with pytest.raises(error) as caught:
+        desk.call.handle(request_)
+    assert str(caught.value) == message
 
 
-def test_only_finish_finishes(run):
-    async def scenario(desk):
-        assert desk.call.handle(audio(1, b"\0\0")) is False
-        for action in ("discard", "hold", "resume"):
-            control = pb.Control(**{action: getattr(pb, action.capitalize())()})
-            assert desk.call.handle(pb.StreamClassifyRequest(control=control)) is False
-        finish = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish()))
-        assert desk.call.handle(finish) is True
-        desk.incoming = [finish, audio(2, b"\0\0")]
-        await desk.call.receive_all(desk)
-        assert len(desk.incoming) == 1, "nothing is read behind a finish"
-
-    run(scenario)
+async def test_only_finish_finishes(desk):
+    assert desk.call.handle(audio(1, b"\0\0")) is False
+    for action in ("discard", "hold", "resume"):
+        control = pb.Control(**{action: getattr(pb, action.capitalize())()})
+        assert desk.call.handle(pb.StreamClassifyRequest(control=control)) is False
+    finish = pb.StreamClassifyRequest(control=pb.Control(finish=pb.Finish()))
+    assert desk.call.handle(finish) is True
+    desk.incoming = [finish, audio(2, b"\0\0")]
+    await desk.call.receive_all(desk)
+    assert len(desk.incoming) == 1, "nothing is read behind a finish"
 
 
-def test_only_audio_that_nothing_stands_in_the_way_of_is_receive_audio_now(run):
-    async def scenario(desk):
-        reader = asyncio.create_task(desk.call.receive_all(desk))
-        await reader  # there is nothing to read
-        assert desk.at_once(audio(1, noise(0.5))) is True
-        assert desk.call.session.audio_seconds == 0.5
-        for action in ("discard", "hold", "finish"):
-            control = pb.Control(**{action: getattr(pb, action.capitalize())()})
-            assert desk.at_once(pb.StreamClassifyRequest(control=control)) is False
-        assert desk.at_once(pb.StreamClassifyRequest()) is False
-        desk.student.gate.clear()
-        sequence = 2
-        while desk.call.session.backlog.blocks <= MOST:
-            assert desk.at_once(audio(sequence, noise(1.0, sequence))) is True
-            sequence += 1
-        heard = desk.call.session.audio_seconds
-        assert desk.at_once(audio(sequence, noise(1.0))) is False
-        assert desk.call.session.audio_seconds == heard
-        desk.student.gate.set()
-        await until(lambda: desk.call.session.backlog.blocks == 0)
-        with pytest.raises(InvalidArgument):
-            desk.at_once(audio(sequence, b""))
-        assert desk.at_once(audio(sequence, noise(0.1))) is True
-
-    run(scenario)
+async def test_only_audio_that_nothing_stands_in_the_way_of_is_receive_audio_now(desk):
+    reader = asyncio.create_task(desk.call.receive_all(desk))
+    await reader  # there is nothing to read
+    assert desk.at_once(audio(1, noise(0.5))) is True
+    assert desk.call.session.audio_seconds == 0.5
+    for action in ("discard", "hold", "finish"):
+        control = pb.Control(**{action: getattr(pb, action.capitalize())()})
+        assert desk.at_once(pb.StreamClassifyRequest(control=control)) is False
+    assert desk.at_once(pb.StreamClassifyRequest()) is False
+    desk.student.gate.clear()
+    sequence = 2
+    while desk.call.session.backlog.blocks <= MOST:
+        assert desk.at_once(audio(sequence, noise(1.0, sequence))) is True
+        sequence += 1
+    heard = desk.call.session.audio_seconds
+    assert desk.at_once(audio(sequence, noise(1.0))) is False
+    assert desk.call.session.audio_seconds == heard
+    desk.student.gate.set()
+    await until(lambda: desk.call.session.backlog.blocks == 0)
+    with pytest.raises(InvalidArgument):
+        desk.at_once(audio(sequence, b""))
+    assert desk.at_once(audio(sequence, noise(0.1))) is True
 
 
-def test_engine_answers_on_the_loops_thread(run):
-    async def scenario(desk):
-        threads = set()
-        desk.call.on_progress = lambda: threads.add(threading.current_thread())
-        desk.call.session._listener = desk.call
-        desk.call.handle(audio(1, noise(1.0)))
-        await until(lambda: threads)
-        assert threads == {threading.current_thread()}
-
-    run(scenario)
+async def test_engine_answers_on_the_loops_thread(desk):
+    threads = set()
+    desk.call.on_progress = lambda: threads.add(threading.current_thread())
+    desk.call.session._listener = desk.call
+    desk.call.handle(audio(1, noise(1.0)))
+    await until(lambda: threads)
+    assert threads == {threading.current_thread()}

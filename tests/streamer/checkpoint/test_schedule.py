@@ -1,7 +1,6 @@
 """When checkpoints are due, and which of them a slow gateway or a slow student gets to see."""
 
 import asyncio
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,23 +29,13 @@ class Plain:
         return b"sealed"
 
 
-@pytest.fixture
-def clock():
-    return SimpleNamespace(now=100.0)
-
-
 def make_schedule(clock, checkpoints, interval=1.0, most=100.0):
     return CheckpointSchedule(None, interval, most, checkpoints, Metrics(), lambda: clock.now)
 
 
 def test_due_by_audio(clock):
     schedule = make_schedule(clock, Plain(), interval=2.0)
-    assert [schedule.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert [schedule.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [False, False, True, True]
     schedule.requested(3.0)
     assert [schedule.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
 
@@ -101,19 +90,21 @@ class Desk:
 
 
 @pytest.fixture
-def run(run_async, make_student, clock):
-    async def main(scenario):
+def desk(run_async, make_student, clock):
+    async def start():
         desk = Desk(make_student(), clock)
-        writer = asyncio.create_task(desk.call.responses.write_all(desk))
-        try:
-            await scenario(desk)
-        finally:
-            writer.cancel()
-            desk.student.gate.set()
-            desk.call.close()
-            await asyncio.to_thread(desk.engine.stop)
+        desk.writer = asyncio.create_task(desk.call.responses.write_all(desk))
+        return desk
 
-    return lambda scenario: run_async(main(scenario))
+    async def stop(desk):
+        desk.writer.cancel()
+        desk.student.gate.set()
+        desk.call.close()
+        await asyncio.to_thread(desk.engine.stop)
+
+    desk = run_async(start())
+    yield desk
+    run_async(stop(desk))
 
 
 async def until(condition):
@@ -122,103 +113,85 @@ async def until(condition):
             await asyncio.sleep(0.002)
 
 
-def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
+async def test_unread_checkpoint_is_replaced_by_a_newer_one(desk):
     """It is not even made: what a slow gateway never sees costs nothing."""
-
-    async def scenario(desk):
-        for _ in range(20):
-            desk.receive_audio(1.0)
-            await until(lambda: not desk.call.session.snapshot_pending)
-        assert len(desk.call.responses.queue) <= 3
-        assert desk.sealed.states == []
-        desk.may_send.set()
-        await until(lambda: desk.sequences)
-        await asyncio.sleep(0.02)
-        # The first may have been on its way out already.
-        assert desk.sequences[-1] == 20
-        assert len(desk.sequences) <= 2
-        assert [state.sequence for state in desk.sealed.states] == desk.sequences
-
-    run(scenario)
+    for _ in range(20):
+        desk.receive_audio(1.0)
+        await until(lambda: not desk.call.session.snapshot_pending)
+    assert len(desk.call.responses.queue) <= 3
+    assert desk.sealed.states == []
+    desk.may_send.set()
+    await until(lambda: desk.sequences)
+    await asyncio.sleep(0.02)
+    # The first may have been on its way out already.
+    assert desk.sequences[-1] == 20
+    assert len(desk.sequences) <= 2
+    assert [state.sequence for state in desk.sealed.states] == desk.sequences
 
 
-def test_slow_student_does_not_keep_every_checkpoint_from_being_made(run):
+async def test_slow_student_does_not_keep_every_checkpoint_from_being_made(desk):
     """Audio comes faster than the student hears it: one is made all the same, then the next."""
-
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.student.gate.clear()
-        for _ in range(5):
-            desk.receive_audio(1.0)
-        await asyncio.sleep(0.02)
-        assert desk.sequences == []
-        desk.student.gate.set()
-        await until(lambda: len(desk.sequences) == 2)
-        assert desk.sequences == [1, 5], "the oldest asked for, then what came due meanwhile"
-
-    run(scenario)
+    desk.may_send.set()
+    desk.student.gate.clear()
+    for _ in range(5):
+        desk.receive_audio(1.0)
+    await asyncio.sleep(0.02)
+    assert desk.sequences == []
+    desk.student.gate.set()
+    await until(lambda: len(desk.sequences) == 2)
+    assert desk.sequences == [1, 5], "the oldest asked for, then what came due meanwhile"
 
 
-def test_nothing_follows_the_last_checkpoint(run):
+async def test_nothing_follows_the_last_checkpoint(desk):
     """Not even predictions of audio that came in before it."""
-
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.student.gate.clear()
-        desk.receive_audio(0.9)
-        desk.call.migrate()
-        desk.call.migrate()
-        desk.student.gate.set()
-        reason = await desk.call.stopped
-        assert reason.status == "UNAVAILABLE"
-        desk.receive_audio(3.0)  # the reader had it in its hands
-        await until(lambda: desk.call.session.backlog.blocks == 0)
-        desk.call.request_checkpoint()
-        desk.call.close_responses()
-        await until(lambda: desk.sequences)
-        await asyncio.sleep(0.02)
-        assert desk.sequences == [1]
-        assert desk.sent[-1].HasField("checkpoint")
-
-    run(scenario)
+    desk.may_send.set()
+    desk.student.gate.clear()
+    desk.receive_audio(0.9)
+    desk.call.migrate()
+    desk.call.migrate()
+    desk.student.gate.set()
+    reason = await desk.call.stopped
+    assert reason.status == "UNAVAILABLE"
+    desk.receive_audio(3.0)  # the reader had it in its hands
+    await until(lambda: desk.call.session.backlog.blocks == 0)
+    desk.call.request_checkpoint()
+    desk.call.close_responses()
+    await until(lambda: desk.sequences)
+    await asyncio.sleep(0.02)
+    assert desk.sequences == [1]
+    assert desk.sent[-1].HasField("checkpoint")
 
 
-def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
-    async def scenario(desk):
-        desk.receive_audio(0.5)
-        desk.student.gate.clear()
-        desk.call.migrate()
-        audio = pb.Audio(sequence=2, data=bytes(1600))
+async def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(desk):
+    desk.receive_audio(0.5)
+    desk.student.gate.clear()
+    desk.call.migrate()
+    audio = pb.Audio(sequence=2, data=bytes(1600))
 
-        class Incoming:
-            left = (pb.StreamClassifyRequest(audio=audio), None)
+    class Incoming:
+        left = (pb.StreamClassifyRequest(audio=audio), None)
 
-            def set_audio_handler(self, at_once):
-                assert at_once(self.left[0]) is False
+        def set_audio_handler(self, at_once):
+            assert at_once(self.left[0]) is False
 
-            async def read(self):
-                first, *self.left = self.left
-                return first
+        async def read(self):
+            first, *self.left = self.left
+            return first
 
-        reader = asyncio.create_task(desk.call.receive_all(Incoming()))
-        await asyncio.sleep(0.02)
-        assert not reader.done()
-        assert desk.call.session.audio_seconds == 0.5
-        desk.student.gate.set()
-        await reader
-        assert desk.call.session.audio_seconds == 0.5
-        assert desk.call.stopped.result().status == "UNAVAILABLE"
-
-    run(scenario)
+    reader = asyncio.create_task(desk.call.receive_all(Incoming()))
+    await asyncio.sleep(0.02)
+    assert not reader.done()
+    assert desk.call.session.audio_seconds == 0.5
+    desk.student.gate.set()
+    await reader
+    assert desk.call.session.audio_seconds == 0.5
+    assert desk.call.stopped.result().status == "UNAVAILABLE"
 
 
-def test_call_that_has_heard_nothing_has_no_checkpoint(run):
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.call.request_checkpoint()
-        await asyncio.sleep(0.02)
-        assert desk.sent == []
-        desk.call.migrate()
-        assert desk.call.stopped.done()
-
-    run(scenario)
+async def test_call_that_has_heard_nothing_has_no_checkpoint(desk):
+    desk.may_send.set()
+    desk.call.request_checkpoint()
+    await asyncio.sleep(0.02)
+    assert desk.sent == []
+    desk.call.migrate()
+    assert desk.call.stopped.done()

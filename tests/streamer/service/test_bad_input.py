@@ -56,11 +56,7 @@ BAD = {
         INVALID,
         "config.channels: every channel ignored is not valid; classify at least one",
     ),
-    "call id not ASCII": (
-        [config(call_id="Grüße")],
-        INVALID,
-        "config.call_id: 'Gr",
-    ),
+    "call id not ASCII": ([config(call_id="Grüße")], INVALID, "config.call_id: 'Gr"),
     "call id with a line break": ([config(call_id="a\nb")], INVALID, "config.call_id: 'a\\nb' is"),
     "call id too long": (
         [config(call_id="x" * 129)],

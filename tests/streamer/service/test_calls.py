@@ -82,8 +82,7 @@ def test_zero_audio_is_one_uniform_final_per_channel(line, request_of, channels)
 
 def test_ignored_channel_has_no_prediction(line, request_of, demo_call, voices):
     agent = line.run(
-        request_of.config(),
-        request_of.audio(1, encode(voices.agent[: 5 * RATE], Encoding.MULAW)),
+        request_of.config(), request_of.audio(1, encode(voices.agent[: 5 * RATE], Encoding.MULAW))
     )
     outcome = line.run(
         request_of.config(

@@ -106,10 +106,7 @@ def test_an_hour_of_silence(line, neighbour):
     for name in TASKS:
         task = getattr(final, name)
         assert task.label == ""
-        assert task.undecided in {
-            pb.UNDECIDED_REASON_NO_SPEECH,
-            pb.UNDECIDED_REASON_LITTLE_SPEECH,
-        }
+        assert task.undecided in {pb.UNDECIDED_REASON_NO_SPEECH, pb.UNDECIDED_REASON_LITTLE_SPEECH}
 
 
 # --- limits ---
