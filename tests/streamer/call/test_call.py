@@ -9,7 +9,7 @@ import pytest
 from streamer.audio.codec import Encoding
 from streamer.call.call import BACKLOG_SECONDS, MAX_UNSENT_EVENTS, Call
 from streamer.call.overload import Load
-from streamer.errors import FailedPrecondition, InferenceFailed, InvalidArgument, LimitExceeded
+from streamer.errors import InferenceFailed, InvalidArgument, LimitExceeded
 from streamer.inference.engine import Engine
 from streamer.inference.registry import ServedModel
 from streamer.observability.metrics import Metrics
@@ -223,37 +223,6 @@ async def test_every_message_counts_as_a_sign_of_life(desk):
     desk.now = 109.0
     desk.call.handle(pb.StreamClassifyRequest(control=pb.Control(hold=pb.Hold())))
     assert (desk.call.last_message, desk.call.messages) == (109.0, 2)
-
-
-@pytest.mark.parametrize(
-    ("request_", "error", "message"),
-    [
-        (
-            pb.StreamClassifyRequest(config=pb.StreamConfig()),
-            FailedPrecondition,
-            "config: only the first message of a stream may be a config",
-        ),
-        (
-            pb.StreamClassifyRequest(),
-            InvalidArgument,
-            "message: empty is not valid; send config, audio or control",
-        ),
-        (
-            pb.StreamClassifyRequest(control=pb.Control(channels=[0])),
-            InvalidArgument,
-            "control.action: empty is not valid; discard, hold, resume or finish",
-        ),
-        (
-            pb.StreamClassifyRequest(control=pb.Control(channels=[0], finish=pb.Finish())),
-            InvalidArgument,
-            "control.channels: [0] is not valid; finish ends the whole call",
-        ),
-    ],
-)
-async def test_messages_out_of_place(desk, request_, error, message):
-    with pytest.raises(error) as caught:
-        desk.call.handle(request_)
-    assert str(caught.value) == message
 
 
 async def test_only_finish_finishes(desk):
