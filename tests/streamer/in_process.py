@@ -56,6 +56,38 @@ class Local:
         await asyncio.to_thread(self.engine.stop)
 
 
+class Context:
+    """The stream of a gateway that sends these requests and never reads, as gRPC shows it."""
+
+    def __init__(self, *requests):
+        self.requests = list(requests)
+        self.aborted = None
+
+    def invocation_metadata(self):
+        return ()
+
+    async def read(self):
+        return self.requests.pop(0) if self.requests else None
+
+    async def write(self, _):
+        await asyncio.Event().wait()
+
+    async def abort(self, *status):
+        self.aborted = status
+
+    def peer(self):
+        return "ipv4:192.0.2.1:4711"
+
+    def auth_context(self):
+        return {}
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 @contextlib.contextmanager
 def serve_locally(run_async, identities, options):
     """Start and stop a server with these settings."""

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import CapturingLogger
 
 from streamer import service
+from tests.streamer.in_process import Context, until
 from tests.streamer.wire import LINEAR, RATE, Code, config, seconds, sound
 
 
@@ -41,15 +42,9 @@ async def opened(local, *requests):
     for request in requests:
         await stream.write(request)
     assert (await stream.read()).HasField("started")
-    heard = len(requests) - 1
-    await until(lambda: any(call.messages == heard for call in local.service.supervisor.calls))
+    messages = len(requests) - 1
+    await until(lambda: any(call.messages == messages for call in local.service.supervisor.calls))
     return stream
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def ended(stream):
@@ -73,7 +68,7 @@ def counted(local, name, *labels):
 
 
 @pytest.mark.parametrize("options", [{"max_calls": 1}])
-async def test_a_stream_without_a_config_holds_its_place_for_so_long(local):
+async def test_stream_without_config_is_ended(local):
     clock = Clock(local)
     mute = local.stub.StreamClassify(timeout=30)
     await mute.wait_for_connection()
@@ -91,7 +86,7 @@ async def test_a_stream_without_a_config_holds_its_place_for_so_long(local):
 
 
 @pytest.mark.parametrize("options", [{"max_call_seconds": 3600.0}])
-async def test_a_call_may_last_so_long_and_gets_its_finals(local):
+async def test_long_call_ends_with_final_predictions(local):
     clock = Clock(local)
     stream = await opened(local, config(), sound(1))
     clock.now += 3599.0
@@ -107,7 +102,7 @@ async def test_a_call_may_last_so_long_and_gets_its_finals(local):
     assert counted(local, "calls", "RESOURCE_EXHAUSTED", "length") == 1
 
 
-async def test_a_live_call_whose_audio_waits_too_long_is_ended(local, loud):
+async def test_lag_of_a_live_call_is_limited(local, loud):
     clock = Clock(local)
     local.student.gate.clear()
     stream = await opened(local, LINEAR)
@@ -127,7 +122,7 @@ async def test_a_live_call_whose_audio_waits_too_long_is_ended(local, loud):
     assert local.service._admission.held == {}
 
 
-async def test_the_predictions_that_there_are_come_before_the_status(local, loud):
+async def test_predictions_are_sent_before_the_status(local, loud):
     clock = Clock(local)
     stream = await opened(local, LINEAR, *loud)
     clock.now += 1.0
@@ -144,7 +139,7 @@ async def test_the_predictions_that_there_are_come_before_the_status(local, loud
     assert max(seconds(prediction.audio_time) for prediction in read) == 1.0
 
 
-async def test_a_lag_that_grows_is_seen_though_the_student_goes_on(local):
+async def test_growing_lag_is_detected(local):
     """Of six blocks a second it answers five: a block waits a sixth of the call's age."""
     clock = Clock(local)
     stream = await opened(local, LINEAR)
@@ -160,7 +155,7 @@ async def test_a_lag_that_grows_is_seen_though_the_student_goes_on(local):
     assert (await ended(stream))[2].startswith("audio lag: ")
 
 
-async def test_a_lag_that_is_allowed_is_never_taken_for_more(local):
+async def test_allowed_lag_does_not_end_the_call(local):
     clock = Clock(local)
     await opened(local, LINEAR)
     (call,) = local.service.supervisor.calls
@@ -173,7 +168,7 @@ async def test_a_lag_that_is_allowed_is_never_taken_for_more(local):
     assert not call.stopped.done()
 
 
-async def test_a_file_streamed_faster_than_speech_may_wait(local, loud):
+async def test_file_faster_than_speech_may_lag(local, loud):
     clock = Clock(local)
     local.student.gate.clear()
     silence = [sound(n, bytes(160_000)) for n in range(6, 36)]  # 300 s at once
@@ -186,7 +181,7 @@ async def test_a_file_streamed_faster_than_speech_may_wait(local, loud):
     assert (code, read[-1].final) == (Code.OK, True)
 
 
-async def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(local, loud):
+async def test_half_closed_call_on_a_stuck_model_is_ended(local, loud):
     clock = Clock(local)
     local.student.gate.clear()
     live = await opened(local, LINEAR, *loud)
@@ -210,37 +205,11 @@ async def test_a_call_that_is_over_does_not_wait_for_a_stuck_student_for_ever(lo
     assert local.service._admission.held == {}
 
 
-class Deaf:
-    """A gateway that sends and never reads, as gRPC shows it."""
-
-    def __init__(self, *requests):
-        self.requests = list(requests)
-        self.aborted = None
-
-    def invocation_metadata(self):
-        return None
-
-    async def read(self):
-        return self.requests.pop(0) if self.requests else None
-
-    async def write(self, _):
-        await asyncio.Event().wait()
-
-    async def abort(self, *status):
-        self.aborted = status
-
-    def peer(self):
-        return "ipv4:192.0.2.1:4711"
-
-    def auth_context(self):
-        return {}
-
-
-async def test_a_gateway_that_reads_nothing_is_given_up(local):
+async def test_gateway_that_does_not_read_is_ended(local):
     """Also one that does not even take `started`, as a hostile one can arrange."""
     clock = Clock(local)
-    deaf = Deaf(config())
-    task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+    context = Context(config())
+    task = asyncio.create_task(local.service.StreamClassify(None, context))
     await until(
         lambda: any(c.reading_stopped_at is not None for c in local.service.supervisor.calls)
     )
@@ -249,41 +218,41 @@ async def test_a_gateway_that_reads_nothing_is_given_up(local):
     assert not task.done()
     await clock.run(1)
     await task
-    code, details, _ = deaf.aborted
+    code, details, _ = context.aborted
     assert code is Code.DEADLINE_EXCEEDED
     assert details == "the last responses were not read for 300 s"
     assert local.service._admission.held == {}
     assert counted(local, "calls", "DEADLINE_EXCEEDED", "unread") == 1
 
 
-async def test_a_status_that_nobody_takes_waits_for_so_long(local, monkeypatch):
-    class Deafest(Deaf):
+async def test_unread_status_is_abandoned(local, monkeypatch):
+    class NeverAborted(Context):
         async def abort(self, *status):
             self.aborted = status
             await asyncio.Event().wait()
 
     clock = Clock(local)
-    deaf = Deafest(config(sample_rate=4711))
-    task = asyncio.create_task(local.service.StreamClassify(None, deaf))
-    await until(lambda: deaf.aborted)
-    assert deaf.aborted[0] is Code.INVALID_ARGUMENT
-    said = CapturingLogger()
-    monkeypatch.setattr(service, "log", said)
+    context = NeverAborted(config(sample_rate=4711))
+    task = asyncio.create_task(local.service.StreamClassify(None, context))
+    await until(lambda: context.aborted)
+    assert context.aborted[0] is Code.INVALID_ARGUMENT
+    logger = CapturingLogger()
+    monkeypatch.setattr(service, "log", logger)
     await clock.run(4)
     assert not task.done()
     await clock.run(1)
     await task
-    assert said.calls == [("warning", ("status_unread",), {"status": "INVALID_ARGUMENT"})]
+    assert logger.calls == [("warning", ("status_unread",), {"status": "INVALID_ARGUMENT"})]
     assert local.service.supervisor.open_streams == 0
     assert counted(local, "refusals", "INVALID_ARGUMENT", "invalid") == 1
 
 
-async def test_blocks_left_behind_by_a_failed_call_are_no_lag(local, loud):
+async def test_blocks_of_a_failed_call_are_no_lag(local, loud):
     """Its gateway has as long to read as any other."""
     clock = Clock(local)
     local.student.gate.clear()
-    deaf = Deaf(LINEAR, *loud, loud[0])
-    task = asyncio.create_task(local.service.StreamClassify(None, deaf))
+    context = Context(LINEAR, *loud, loud[0])
+    task = asyncio.create_task(local.service.StreamClassify(None, context))
     await until(
         lambda: any(c.reading_stopped_at is not None for c in local.service.supervisor.calls)
     )
@@ -291,14 +260,14 @@ async def test_blocks_left_behind_by_a_failed_call_are_no_lag(local, loud):
     assert not task.done()
     await clock.run(1)
     await task
-    assert deaf.aborted[:2] == (
+    assert context.aborted[:2] == (
         Code.INVALID_ARGUMENT,
         "audio.sequence: 1 is not valid; it must rise; the last was 5",
     )
 
 
 @pytest.mark.parametrize("options", [{"max_calls_per_identity": 1}])
-async def test_one_caller_with_its_share_leaves_the_others_theirs(local):
+async def test_share_of_one_address_is_limited(local):
     """Over the wire both come from one address: the share is that address's."""
     first = await opened(local, config())
     code, details, _ = await local.outcome(config())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from streamer.call.call import Call
+from tests.streamer.in_process import Context, until
 from tests.streamer.wire import LINEAR, RATE, Code, config, sound
 
 
@@ -32,31 +33,14 @@ async def test_failing_student_is_internal_to_one_call(local, make_student, mark
     assert local.service.supervisor.calls == set()
 
 
-async def test_client_gone_before_the_answer_leaves_nothing_behind(local):
-    """The stream breaks while `started` is written: the call must be taken off the books."""
+async def test_client_gone_before_started_is_removed(local):
+    """The stream breaks while `started` is written."""
 
-    class Gone:
-        def __init__(self):
-            self.requests = [config()]
-
-        def invocation_metadata(self):
-            return ()
-
-        async def read(self):
-            if not self.requests:
-                await asyncio.Event().wait()
-            return self.requests.pop()
-
+    class Gone(Context):
         async def write(self, _):
             raise asyncio.CancelledError
 
-        def peer(self):
-            return "ipv4:192.0.2.1:4711"
-
-        def auth_context(self):
-            return {}
-
-    task = asyncio.create_task(local.service.StreamClassify(None, Gone()))
+    task = asyncio.create_task(local.service.StreamClassify(None, Gone(config())))
     await asyncio.wait({task})
     assert task.cancelled()
     assert local.service.supervisor.open_streams == 0
@@ -64,7 +48,7 @@ async def test_client_gone_before_the_answer_leaves_nothing_behind(local):
     assert local.service._admission.held == {}
 
 
-async def test_idle_sweep_goes_by_the_clock_it_is_given(local):
+async def test_idle_call_is_ended_by_the_clock(local):
     """The sweeper ends exactly those calls that have been silent for too long."""
     now = [1000.0]
     local.clock = lambda: now[0]
@@ -74,8 +58,7 @@ async def test_idle_sweep_goes_by_the_clock_it_is_given(local):
     now[0] += 299.0
     local.service.supervisor.sweep()
     await stream.write(sound(1))
-    while not any(call.messages for call in local.service.supervisor.calls):
-        await asyncio.sleep(0.01)
+    await until(lambda: any(call.messages for call in local.service.supervisor.calls))
     now[0] += 299.0
     local.service.supervisor.sweep()
     await asyncio.sleep(0.05)
@@ -91,7 +74,7 @@ async def test_idle_sweep_goes_by_the_clock_it_is_given(local):
 
 
 @pytest.mark.parametrize("requests", [[config(), sound(1, b"")], [config(), config()], [config()]])
-async def test_an_ended_call_is_free_at_once_under_real_grpc(local, monkeypatch, requests):
+async def test_ended_call_is_freed_at_once(local, monkeypatch, requests):
     """gRPC keeps the exception that a status is sent by; it must not keep the call."""
     calls = []
     begin = Call.__init__

@@ -1,15 +1,11 @@
 """What travels on a trunk: coded lines are the public ones, and messages stay small."""
 
-import asyncio
-
-from google.rpc import code_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.rpc import trunk_pb2 as trunk
 from streamer.rpc import voicecohort_pb2 as pb
-from streamer.transport import trunk as served
 
 numbers = st.integers(0, 2**64 - 1)
 audio = st.builds(pb.Audio, sequence=numbers, data=st.binary(max_size=20))
@@ -58,55 +54,3 @@ def test_coded_responses_are_the_public_ones(lines):
         assert pb.StreamClassifyResponse.FromString(ours.response) == theirs.response
         assert (ours.end.code, ours.end.message) == (theirs.end.code, theirs.end.message)
         assert ours.taken.bytes == theirs.taken.bytes
-
-
-def test_what_nobody_expected_ends_a_line_with_internal(run_async):
-    """The gateway is told, and the trunk goes on."""
-
-    class Broken:
-        draining = asyncio.Event()
-
-        def authorize(self, _):
-            return "gateway-7"
-
-        def trunk_message_received(self, calls):
-            pass
-
-        def response_delay(self):
-            return 0.0
-
-        async def serve(self, line):
-            if line.number == 1:
-                raise ArithmeticError
-            await line.read()
-
-    class Context:
-        def __init__(self, *messages):
-            self.messages = list(messages)
-            self.taken = []
-
-        async def write(self, message):
-            self.taken.append(message)
-
-        def peer(self):
-            return "ipv4:192.0.2.1:4711"
-
-        def auth_context(self):
-            return {}
-
-        def invocation_metadata(self):
-            return ()
-
-        async def read(self):
-            return self.messages.pop(0)
-
-    async def main():
-        both = [envelope.LineRequest(line=line, request=b"") for line in (1, 2)]
-        context = Context(envelope.StreamTrunkRequest(lines=both), served.EOF)
-        await served.TrunkService(Broken(), 10, 5.0).StreamTrunk(None, context)
-        return {line.line: line.end for message in context.taken for line in message.lines}
-
-    ends = run_async(main())
-    assert ends[1].code == code_pb2.INTERNAL
-    assert ends[1].message == "the server failed on this call: ArithmeticError"
-    assert ends[2].code == code_pb2.OK
