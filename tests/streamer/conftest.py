@@ -125,7 +125,7 @@ def neighbour(line, voices):
 
 @pytest.fixture
 def free_port():
-    """A loopback port at which nobody listens."""
+    """A loopback port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Requests, and what is said of their ends."""
+"""Requests and statuses."""
 
 import itertools
 

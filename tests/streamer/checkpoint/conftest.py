@@ -8,7 +8,8 @@ import pytest
 
 from streamer.audio.codec import Encoding
 from streamer.settings import ServerSettings
-from tests.streamer.checkpoint.replicas import CHUNK, RATE, Replica
+from tests.streamer.checkpoint.replicas import CHUNK, Replica
+from tests.streamer.wire import RATE
 
 
 @pytest.fixture(scope="package")

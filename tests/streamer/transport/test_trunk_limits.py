@@ -1,4 +1,4 @@
-"""Who may open a trunk, what is bounded on it, and what floods and nonsense do to other lines."""
+"""Identities and limits of a trunk; floods and bad messages do not affect other lines."""
 
 import asyncio
 
@@ -19,20 +19,20 @@ from tests.streamer.wire import EXHAUSTED, LINEAR, OK, Code, config, control, so
 
 @pytest.mark.parametrize("options", [{"max_calls": 2}])
 async def test_limits_are_those_of_calls(gateway):
-    await gateway.say(*(item(line, LINEAR) for line in range(3)))
+    await gateway.send(*(item(line, LINEAR) for line in range(3)))
     await gateway.until(2)
     code, message = gateway.end(2)
     assert code is EXHAUSTED
     assert message == "calls: 3 exceeds the limit of 2"
     assert gateway.ends[2].retry_delay.ToTimedelta().total_seconds() == 1.0
-    await gateway.say(item(0, FINISH), item(1, FINISH))
+    await gateway.send(item(0, FINISH), item(1, FINISH))
     await gateway.until(0, 1)
     await gateway.call(3, LINEAR, FINISH)
     await gateway.until(3)
     assert gateway.end(3) == OK
 
 
-class Nobody:
+class Refusing:
     """Identities that refuse every caller."""
 
     def refresh(self):
@@ -43,7 +43,7 @@ class Nobody:
         raise Unauthenticated("missing; send `Bearer TOKEN`", "token_missing")
 
 
-@pytest.mark.parametrize("identities", [Nobody()])
+@pytest.mark.parametrize("identities", [Refusing()])
 async def test_unauthenticated_trunk_is_refused(gateway):
     code, details = await gateway.status()
     assert code is Code.UNAUTHENTICATED
@@ -67,7 +67,7 @@ class Known:
 @pytest.mark.parametrize("identities", [Known()])
 async def test_line_has_identity_of_trunk_and_own_trace(local, identities):
     gateway = Gateway(local.channel, [("x-mine", "yes"), ("traceparent", "of the trunk")])
-    await gateway.say(item(1, LINEAR, traceparent="of the call"), item(2, LINEAR))
+    await gateway.send(item(1, LINEAR, traceparent="of the call"), item(2, LINEAR))
     await gateway.began(1, 2)
     assert local.service._admission.held == {"gateway-7": 2}
     gateway.stream.cancel()
@@ -79,7 +79,7 @@ async def test_line_has_identity_of_trunk_and_own_trace(local, identities):
     ]
 
 
-async def test_a_draining_server_takes_no_calls_and_ends_the_trunk_after_the_last(local, gateway):
+async def test_draining_server_ends_the_trunk_after_its_calls(local, gateway):
     await gateway.call(1, LINEAR)
     await gateway.began(1)
     draining = asyncio.create_task(local.service.supervisor.drain(20))
@@ -96,8 +96,8 @@ async def test_a_draining_server_takes_no_calls_and_ends_the_trunk_after_the_las
     await draining
 
 
-async def test_who_sends_more_than_is_heard_loses_that_call_alone(local, gateway):
-    """The student stands still, so nothing is heard of the flood beyond its backlog."""
+async def test_flood_ends_only_its_line(local, gateway):
+    """The model is stopped, so the flood fills the backlog."""
     loud = [sound(n, NOISE.tobytes()) for n in range(1, 30)]
     await gateway.call(1, LINEAR)
     await gateway.began(1)
@@ -119,7 +119,7 @@ async def test_who_sends_more_than_is_heard_loses_that_call_alone(local, gateway
     assert gateway.end(1) == OK
 
 
-async def test_who_waits_for_what_is_taken_can_send_any_length(gateway):
+async def test_sender_within_the_window_is_not_limited(gateway):
     long = [sound(n, NOISE.tobytes()) for n in range(1, 30)]
     await gateway.call(1, LINEAR)
     await gateway.began(1)
@@ -137,12 +137,12 @@ async def test_who_waits_for_what_is_taken_can_send_any_length(gateway):
 
 
 @pytest.mark.parametrize("options", [{"max_calls": 1}])
-async def test_a_message_of_very_many_lines_costs_no_call_and_little_memory(gateway):
+async def test_message_of_many_lines_is_refused(gateway):
     """More lines than a server could have calls are refused before they are looked at."""
     crowd = range(2, 5002)
     await gateway.call(1, LINEAR)
     await gateway.began(1)
-    await gateway.say(*(item(line, LINEAR) for line in crowd))
+    await gateway.send(*(item(line, LINEAR) for line in crowd))
     await gateway.until(*crowd)
     ends = {gateway.end(line) for line in crowd}
     most = 1 + SPARE_LINES
@@ -154,7 +154,7 @@ async def test_a_message_of_very_many_lines_costs_no_call_and_little_memory(gate
     assert gateway.end(1) == OK
 
 
-async def test_others_have_their_turn_within_a_message(gateway):
+async def test_long_message_yields_to_others(gateway):
     turns = 0
 
     async def count():
@@ -167,22 +167,22 @@ async def test_others_have_their_turn_within_a_message(gateway):
     await gateway.began(1)
     tiny = [sound(n, b"\0\0") for n in range(1, 20 * REQUESTS_PER_TURN + 1)]
     counting = asyncio.create_task(count())
-    heard = asyncio.create_task(gateway.until(1))
-    await gateway.say(*(item(1, request) for request in tiny), item(1, FINISH))
+    reading = asyncio.create_task(gateway.until(1))
+    await gateway.send(*(item(1, request) for request in tiny), item(1, FINISH))
     before = turns
-    await heard
+    await reading
     counting.cancel()
     assert turns - before >= 20
     assert gateway.end(1) == OK
 
 
 @pytest.mark.parametrize("options", [{"max_calls": 1, "idle_timeout": 0.5}])
-async def test_a_trunk_that_is_not_read_is_ended(gateway):
+async def test_unread_trunk_is_ended(gateway):
     """Refusals, until gRPC takes no more of them."""
 
     async def flood():
         for first in range(0, 10**6, 8000):
-            await gateway.say(*(item(first + line, LINEAR) for line in range(8000)))
+            await gateway.send(*(item(first + line, LINEAR) for line in range(8000)))
 
     with structlog.testing.capture_logs() as logs:
         flooding = asyncio.create_task(flood())
@@ -196,7 +196,7 @@ async def test_a_trunk_that_is_not_read_is_ended(gateway):
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "with the config"])
-async def test_an_exception_that_nobody_expected_ends_its_line_alone(gateway, monkeypatch, at_once):
+async def test_exception_ends_only_its_line(gateway, monkeypatch, at_once):
     receive = Call.receive_audio
 
     def fragile(call, audio):
@@ -237,7 +237,7 @@ def as_item(line, what, traceparent):
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=st.lists(st.lists(items, max_size=8), max_size=12))
-def test_whatever_comes_on_other_lines_a_call_is_heard(trunked, messages):
+def test_other_lines_do_not_affect_a_call(trunked, messages):
     """And every line that was opened ends exactly once."""
 
     async def scenario(local, gateway):

@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.streamer.session.snapshot.steps import (
-    CONTROLS,
-    FORMATS,
-    RATE,
-    config_of,
-    plain,
-    send,
-    snapshot,
-)
+from tests.streamer.session.formats import FORMATS
+from tests.streamer.session.snapshot.steps import CONTROLS, RATE, config_of, plain, send, snapshot
 
 control = st.tuples(st.sampled_from(CONTROLS), st.sampled_from([[], [0], [1], [0, 1]]))
 
