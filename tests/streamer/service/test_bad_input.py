@@ -106,8 +106,7 @@ def test_bad_input_ends_only_its_own_call(line, neighbour, name):
     ],
     ids=["instead of the config", "instead of audio", "text that is not UTF-8"],
 )
-def test_bytes_that_are_no_message(line, neighbour, requests):
-    """The protocol's table of errors has no UNKNOWN, and nobody needs Python's class names."""
+def test_undecodable_message_is_refused(line, neighbour, requests):
     method = line.channel.stream_stream(
         "/voicecohort.v1.ClassifierService/StreamClassify",
         response_deserializer=pb.StreamClassifyResponse.FromString,
@@ -130,7 +129,7 @@ def test_bytes_that_are_no_message(line, neighbour, requests):
         ([sound(1, b"\xff" * 88_000)], "RESOURCE_EXHAUSTED"),
     ],
 )
-def test_log_says_how_a_call_ended(server, line, log_entry, requests, status):
+def test_log_has_the_status_of_the_call(server, line, log_entry, requests, status):
     call_id = unique()
     outcome = line.run(config(call_id=call_id), *requests)
     assert outcome.code.name == status

@@ -237,10 +237,11 @@ def as_item(line, what, traceparent):
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=st.lists(st.lists(items, max_size=8), max_size=12))
-def test_other_lines_do_not_affect_a_call(trunked, messages):
+def test_other_lines_do_not_affect_a_call(in_process, messages):
     """And every line that was opened ends exactly once."""
 
-    async def scenario(local, gateway):
+    async def scenario(local):
+        gateway = Gateway(local.channel)
         good = 7
         await gateway.call(good, LINEAR)
         for index, message in enumerate(messages):
@@ -256,4 +257,4 @@ def test_other_lines_do_not_affect_a_call(trunked, messages):
         assert local.service.supervisor.open_streams == 0
         assert local.service._admission.held == {}
 
-    trunked(scenario)
+    in_process(scenario)
