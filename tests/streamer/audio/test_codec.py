@@ -84,9 +84,6 @@ def test_to_int16_rounds_and_saturates():
     assert to_int16(values).tolist() == [0, 1, -1, 32767, -32768, 32767]
 
 
-# --- 16 kHz ---
-
-
 def sine(hertz, amplitude=20000.0, seconds=1.0):
     return to_int16(amplitude * np.sin(2 * np.pi * hertz * np.arange(int(16000 * seconds)) / 16000))
 
@@ -143,9 +140,6 @@ def test_halver_keeps_its_history_and_no_more():
         halver.push(np.zeros(samples, np.int16))
         assert len(halver.history) in Halver.LENGTHS
         assert halver.history.base is None
-
-
-# --- a call's bytes ---
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

@@ -1,4 +1,4 @@
-"""Streams without a config: how long they may wait, by a clock that the test sets."""
+"""Streams that wait for their config."""
 
 import asyncio
 
@@ -11,6 +11,16 @@ from streamer.rpc import voicecohort_pb2 as pb
 CONFIG = pb.StreamClassifyRequest(config=pb.StreamConfig(call_id="x"))
 
 
+@pytest.fixture
+def now():
+    return [100.0]
+
+
+@pytest.fixture
+def pending(now):
+    return PendingStreams(10.0, lambda: now[0])
+
+
 async def never():
     await asyncio.Event().wait()
 
@@ -20,9 +30,7 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def test_each_stream_has_its_own_timeout():
-    now = [100.0]
-    pending = PendingStreams(10.0, lambda: now[0])
+async def test_each_stream_has_its_own_timeout(pending, now):
     first = asyncio.create_task(pending.wait_for_config(never))
     await settle()
     now[0] += 6.0
@@ -45,21 +53,18 @@ async def test_each_stream_has_its_own_timeout():
     assert len(pending) == 0
 
 
-async def test_config_in_time_is_returned():
-    now = [0.0]
-    pending = PendingStreams(10.0, lambda: now[0])
+async def test_config_in_time_is_returned(pending, now):
     message = asyncio.get_running_loop().create_future()
     waiting = asyncio.create_task(pending.wait_for_config(lambda: message))
     await settle()
-    now[0] = 9.9
+    now[0] += 9.9
     pending.expire()
     message.set_result(CONFIG)
     assert (await waiting).call_id == "x"
     assert len(pending) == 0
 
 
-async def test_all_are_rejected_when_the_server_ends():
-    pending = PendingStreams(10.0, lambda: 0.0)
+async def test_all_are_rejected_when_the_server_ends(pending):
     tasks = [asyncio.create_task(pending.wait_for_config(never)) for _ in range(3)]
     await settle()
     pending.reject_all(Draining())
@@ -69,8 +74,7 @@ async def test_all_are_rejected_when_the_server_ends():
 
 
 @pytest.mark.parametrize("first", [None, pb.StreamClassifyRequest(audio=pb.Audio())])
-async def test_other_first_message_is_refused(first):
-    pending = PendingStreams(10.0, lambda: 0.0)
+async def test_other_first_message_is_refused(pending, first):
 
     async def read():
         return first
@@ -80,8 +84,7 @@ async def test_other_first_message_is_refused(first):
     assert len(pending) == 0
 
 
-async def test_broken_stream_is_removed():
-    pending = PendingStreams(10.0, lambda: 0.0)
+async def test_broken_stream_is_removed(pending):
     waiting = asyncio.create_task(pending.wait_for_config(never))
     await settle()
     waiting.cancel()

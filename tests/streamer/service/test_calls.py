@@ -80,48 +80,6 @@ def test_zero_audio_is_one_uniform_final_per_channel(line, request_of, channels)
             assert (task.label, task.undecided) == ("", pb.UNDECIDED_REASON_NO_SPEECH)
 
 
-def test_ignored_channel_has_no_prediction(line, request_of, demo_call, voices):
-    agent = line.run(
-        request_of.config(), request_of.audio(1, encode(voices.agent[: 5 * RATE], Encoding.MULAW))
-    )
-    outcome = line.run(
-        request_of.config(
-            channels=[pb.ChannelConfig(ignored=True), pb.ChannelConfig()], speech_events=True
-        ),
-        request_of.audio(1, demo_call.data[: 2 * 5 * RATE]),
-    )
-    assert (outcome.code, outcome.details) == OK
-    assert {p.channel for p in outcome.predictions} == {1}
-    assert {e.channel for e in outcome.of("speech")} == {1}
-    one, other = outcome.finals[1], agent.finals[0]
-    assert one.speech_time == other.speech_time
-    for name in TASKS:
-        np.testing.assert_allclose(
-            getattr(one, name).posterior, getattr(other, name).posterior, atol=1e-5
-        )
-
-
-def test_speech_events_over_the_wire(line, request_of, demo_call, audio):
-    outcome = line.run(
-        request_of.config(channels=[pb.ChannelConfig()] * 2, speech_events=True),
-        *(
-            request_of.audio(n, c)
-            for n, c in enumerate(audio.cut(demo_call.data, [8000], 2), start=1)
-        ),
-    )
-    events = outcome.of("speech")
-    for channel in (0, 1):
-        mine = [(e.started, seconds(e.audio_time)) for e in events if e.channel == channel]
-        assert [started for started, _ in mine] == [True, False] * (len(mine) // 2)
-        assert [t for _, t in mine] == sorted(t for _, t in mine)
-        assert len(mine) >= 8  # four turns
-    silent = line.run(
-        request_of.config(channels=[pb.ChannelConfig()] * 2),
-        request_of.audio(1, demo_call.data[: 2 * 5 * RATE]),
-    )
-    assert silent.of("speech") == []
-
-
 def test_min_speech_can_only_raise(line, request_of, speech, student, assert_same_prediction):
     own = student.metadata.decision["gender"].min_speech_seconds
     lower = line.run(request_of.config(min_speech=Duration()), request_of.audio(1, speech))
