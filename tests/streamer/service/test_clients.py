@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf.duration_pb2 import Duration
 
 from streamer.rpc import voicecohort_pb2 as pb
-from tests.streamer.wire import OK, SILENCE, TASKS, Code, config, seconds, sound, unique
+from tests.streamer.wire import OK, TASKS, Code, config, seconds, sound, unique
 
 CLIENT = """
 import asyncio, sys
@@ -41,28 +41,6 @@ def test_call_of_a_killed_client_ends(server, line, neighbour, speech, log_entry
         finally:
             client.kill()
     assert line.run(config(), sound(1, speech)).code is Code.OK
-
-
-def test_silent_calls_are_ended(impatient, make_line, log_entry):
-    """One that never half-closes gets its final prediction; one without a config has none."""
-    line = make_line(impatient.target)
-    call_id = unique()
-    expected = line.run(config(), sound(1, SILENCE * 10)).finals[0]
-    began = time.monotonic()
-    endless = line.open(config(call_id=call_id), sound(1, SILENCE * 10))
-    mute = line.open()
-    outcome = endless.outcome()
-    waited = time.monotonic() - began
-    message = "no message for 1.5 s; half-close or send `finish` to end a call"
-    assert (outcome.code, outcome.details) == (Code.DEADLINE_EXCEEDED, message)
-    assert 1.5 <= waited < 10
-    assert outcome.finals[0] == expected
-    assert outcome.responses[-1].prediction.final
-    silent = mute.outcome()
-    late = "config: it did not come within 1.5 s of the stream's opening"
-    assert (silent.code, silent.details) == (Code.DEADLINE_EXCEEDED, late)
-    assert silent.responses == []
-    log_entry(impatient, "call_ended", call_id=call_id)
 
 
 def test_hour_of_silence_is_undecided(line, neighbour):

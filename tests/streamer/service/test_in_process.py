@@ -70,6 +70,9 @@ async def test_idle_call_is_ended_by_the_clock(local):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.read()
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
+    assert caught.value.details() == (
+        "no message for 300 s; half-close or send `finish` to end a call"
+    )
     assert local.service.supervisor.open_streams == 0
 
 

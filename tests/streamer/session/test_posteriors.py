@@ -73,16 +73,6 @@ def test_any_chunking_gives_the_same_posteriors(
     assert len(fine.course) >= 8, "nearly every block has an entry"
 
 
-def test_long_call_in_chunks_up_to_five_seconds(bench, audio, voices, demo_call):
-    config = configured(Encoding.MULAW, RATE, 2)
-    for samples in (160, 800, 5 * RATE):
-        result = bench.play(audio.cut(demo_call.data, [samples], 2), **config)
-        for channel, side in enumerate((voices.caller, voices.agent)):
-            posteriors, speech_samples = audio.direct(bench.student, side)
-            assert result.finals[channel].posteriors == tuple(posteriors)
-            assert result.finals[channel].speech_seconds == speech_samples / RATE > 10
-
-
 @settings(max_examples=4)
 @given(sizes=chunk_sizes)
 @example(sizes=[1])

@@ -112,14 +112,6 @@ async def test_half_close_finishes_every_call(gateway):
     assert [f.sequence for f in gateway.finals(1) + gateway.finals(2)] == [len(CHUNKS), 0]
 
 
-async def test_trunk_without_calls_stays_open(gateway):
-    await gateway.send()
-    await gateway.call(7, LINEAR, FINISH)
-    await gateway.until(7)
-    await gateway.stream.done_writing()
-    assert await gateway.status() == OK
-
-
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it is served", "while it runs"])
 async def test_left_call_is_cancelled(local, gateway, at_once):
     await gateway.call(1, LINEAR)
