@@ -35,13 +35,11 @@ def clock():
 
 @pytest.fixture
 def make(run_async, make_student, keys, clock):
-    """Start a replica: ``await make(keys=..., digest=..., **settings)``."""
+    """Start a replica: ``await make(keys=..., **settings)``."""
     made = []
 
-    async def start(keys=keys, digest=None, **settings):
-        student = make_student()
-        student.digest = digest or student.digest
-        made.append(Replica(student, keys, clock, ServerSettings(**settings)))
+    async def start(keys=keys, **settings):
+        made.append(Replica(make_student(), keys, clock, ServerSettings(**settings)))
         await made[-1].server.start()
         return made[-1]
 

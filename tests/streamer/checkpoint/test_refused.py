@@ -58,15 +58,6 @@ async def test_stale_checkpoint_is_refused(here, there, clock, chunks):
     assert await stream.stream.code() is Code.OK
 
 
-async def test_checkpoint_of_another_model_is_refused(make, chunks):
-    here, there = await make(), await make(digest="cd" * 32)
-    checkpoint = await interrupted(here, chunks, 30)
-    assert await there.outcome(resuming(checkpoint)) == (
-        Code.FAILED_PRECONDITION,
-        "config.resume_from: it is of a model that this server does not have",
-    )
-
-
 @pytest.mark.parametrize(
     ("opened", "resumed", "code"),
     [

@@ -4,9 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.audio.codec import Encoding
-from streamer.errors import InvalidArgument, LimitExceeded
-from tests.streamer.session.formats import FORMATS, configured
+from streamer.errors import InvalidArgument
 
 RATE = 8000
 
@@ -87,15 +85,3 @@ def test_updates_stay_on_the_grid_after_a_gap(bench, speech):
     # at 0.3, 5.3, 5.6 and 5.9 s: the second passes many points of the grid, the third 5.5 s
     running = [(u.sequence, u.audio_seconds) for u in recorder.updates if not u.final]
     assert running == [(2, 5.3), (3, 5.6)]
-
-
-@pytest.mark.parametrize(
-    ("encoding", "rate", "channels"), [f for f in FORMATS if f[0] is not Encoding.ALAW]
-)
-def test_message_length_is_limited_in_seconds(bench, encoding, rate, channels):
-    most = 10 * rate * channels * encoding.width
-    recorder = bench.session(**configured(encoding, rate, channels))
-    recorder.session.audio(1, b"\xff" * most)
-    with pytest.raises(LimitExceeded, match=r"^audio\.data: 11 s exceeds the limit of 10 s"):
-        recorder.session.audio(2, b"\xff" * (most + most // 10))
-    assert recorder.session.audio_seconds == 10.0

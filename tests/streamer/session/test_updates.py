@@ -97,13 +97,6 @@ def test_silence_is_updated_too(bench):
     ] + [Update(0, 3, 3.0, 0.0, 0.0, None, final=True)]
 
 
-def test_no_audio_is_one_final_update(bench):
-    recorder = bench.finish(bench.session(ignored=(False, False)))
-    assert recorder.updates == [
-        Update(channel, 0, 0.0, 0.0, 0.0, None, final=True) for channel in (0, 1)
-    ]
-
-
 def test_tail_counts_whole_frames_only(bench, audio, voices):
     """1 s + 50 ms of speech: 6 blocks and the tail's whole 20 ms frames."""
     samples = voices.caller[5 * RATE : 5 * RATE + 8400]
