@@ -42,9 +42,6 @@ def control(action, *channels):
     return pb.StreamClassifyRequest(control=pb.Control(channels=channels, **empty))
 
 
-INVALID, FAILED, EXHAUSTED = (
-    Code.INVALID_ARGUMENT,
-    Code.FAILED_PRECONDITION,
-    Code.RESOURCE_EXHAUSTED,
-)
+INVALID, FAILED = Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION
+EXHAUSTED = Code.RESOURCE_EXHAUSTED
 LINEAR = config(encoding=pb.AUDIO_ENCODING_LINEAR16)

@@ -39,7 +39,6 @@ def test_good_call(line, request_of, student, audio, voices):
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
         assert int(np.argmax(got)) == int(np.argmax(expected))
         assert getattr(final, task).confidence == pytest.approx(max(got))
-    # on the way: half-second grid, acknowledging all that was sent, nothing after the final
     running = outcome.predictions[:-1]
     assert all(seconds(p.audio_time) % 0.5 == 0 for p in running)
     assert all(p.sequence == 9 + round(seconds(p.audio_time) / 0.1) for p in running)
