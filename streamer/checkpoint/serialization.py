@@ -242,9 +242,7 @@ def _packed_channel(index: int, state: ChannelState) -> inner.ChannelMemory:
 
 def _unpacked(digest: str, memory: inner.CallMemory) -> tuple[CallIdentity, CallState]:
     """Raises ValueError for counters that no call reaches, and halves of samples."""
-    identity = CallIdentity(
-        memory.call_key, digest, memory.identity, memory.call_id, memory.config
-    )
+    identity = CallIdentity(memory.call_key, digest, memory.identity, memory.call_id, memory.config)
     state = CallState(
         sequence=memory.sequence,
         position=_count(memory.position),

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import socket
 from types import SimpleNamespace
 
 import pytest
 
 from streamer.audio.codec import SAMPLE_RATE, Encoding, decode, encode
-from streamer.settings import ServerSettings
 from tests.streamer.doubles import Bench, FakeModel
-from tests.streamer.in_process import Local
+from tests.streamer.in_process import serve_locally
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction
 from tests.streamer.signals import as_heard, cut, direct, wire
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a test that is a coroutine on the loop of `run_async`."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    pyfuncitem._request.getfixturevalue("run_async")(pyfuncitem.obj(**arguments))
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -116,29 +125,37 @@ def neighbour(line, voices):
 
 @pytest.fixture
 def free_port():
-    """A loopback port at which nobody listens."""
+    """A loopback port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 @pytest.fixture
-def in_process(run_async, make_student):
-    """Run a scenario against a server around a fake student."""
+def options():
+    """Settings of `local`; tests parametrise it."""
+    return {}
 
-    async def main(scenario, settings, identities):
-        local = Local(make_student(), settings, identities)
-        await local.server.start()
-        try:
-            await scenario(local)
-        finally:
-            await local.channel.close()
-            await local.server.stop(None)
-            local.student.gate.set()
-            await asyncio.to_thread(local.engine.stop)
 
-    def run(scenario, identities=None, **settings):
-        return run_async(main(scenario, ServerSettings(**settings), identities))
+@pytest.fixture
+def identities():
+    """Identities of the callers of `local`; None for addresses."""
+
+
+@pytest.fixture
+def local(run_async, options, identities):
+    """A server around a fake model, in this process."""
+    with serve_locally(run_async, identities, options) as server:
+        yield server
+
+
+@pytest.fixture
+def in_process(run_async):
+    """Run a scenario against a server around a fake model."""
+
+    def run(scenario, identities=None, **options):
+        with serve_locally(run_async, identities, options) as server:
+            run_async(scenario(server))
 
     return run
 

@@ -15,10 +15,10 @@ from grpc_status import rpc_status
 
 from streamer.audio.codec import SAMPLE_RATE, Encoding, encode
 from streamer.inference.metadata import TASKS
-from streamer.rpc import voicecohort_pb2 as pb
 from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from tests.streamer.doubles import WAIT_SECONDS
 from tests.streamer.signals import cut
+from tests.streamer.wire import config, control, sound
 
 CHUNK_SECONDS = 0.1
 
@@ -26,20 +26,7 @@ CHUNK_SECONDS = 0.1
 class Request:
     """Short names for requests."""
 
-    @staticmethod
-    def config(**fields):
-        defaults = {"encoding": pb.AUDIO_ENCODING_MULAW, "sample_rate": 8000}
-        return pb.StreamClassifyRequest(config=pb.StreamConfig(**(defaults | fields)))
-
-    @staticmethod
-    def audio(sequence, data, start_sample=None):
-        audio = pb.Audio(sequence=sequence, data=data, start_sample=start_sample)
-        return pb.StreamClassifyRequest(audio=audio)
-
-    @staticmethod
-    def control(action, *channels):
-        empty = {action: getattr(pb, action.capitalize())()}
-        return pb.StreamClassifyRequest(control=pb.Control(channels=channels, **empty))
+    config, audio, control = staticmethod(config), staticmethod(sound), staticmethod(control)
 
 
 @dataclass
@@ -98,12 +85,12 @@ class RawCall:
     def read(self):
         return next(self.stream)
 
-    def wait_for(self, wanted):
-        """Read until ``wanted(response)``; returns all that was read."""
+    def wait_for(self, condition):
+        """Read until ``condition(response)``; returns all that was read."""
         read = []
         for response in self.stream:
             read.append(response)
-            if wanted(response):
+            if condition(response):
                 return read
         raise AssertionError("the stream ended first")
 
@@ -153,7 +140,7 @@ def logged(server, event, seconds=WAIT_SECONDS, **fields):
 
 
 class Neighbour:
-    """A good call that must not notice what happens to others on its server.
+    """A good call that other calls on its server must not affect.
 
     It sends about a third of its audio before, a third during and the rest after the block.
     """
@@ -176,7 +163,7 @@ class Neighbour:
         before = call.wait_for(lambda r: r.HasField("prediction"))
         over = threading.Event()
 
-        def go_on():
+        def send_rest():
             for request in self._audio[third : 2 * third]:
                 call.send(request)
                 over.wait(0.005)
@@ -184,7 +171,7 @@ class Neighbour:
             call.send(*self._audio[2 * third :])
             call.half_close()
 
-        sender = threading.Thread(target=go_on)
+        sender = threading.Thread(target=send_rest)
         sender.start()
         try:
             yield

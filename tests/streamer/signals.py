@@ -1,4 +1,4 @@
-"""Audio of calls: to bytes, in chunks, and what is heard of it."""
+"""Audio of calls: as bytes, in chunks, and its posteriors."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def cut(data, sizes, frame_bytes=1, most=None):
 
 
 def direct(student, samples):
-    """Posteriors and heard samples of an utterance, by nothing but a loop over its speech."""
+    """Posteriors and speech samples of an utterance, by a loop over its speech."""
     meta = student.metadata
     speech = speech_of(samples)
     memory = meta.fresh(1)
-    posteriors, heard = None, 0
+    posteriors, speech_samples = None, 0
     for start in range(0, len(speech), meta.block):
         block = speech[start : start + meta.block]
         if len(block) < FRAME_SAMPLES:
@@ -48,8 +48,8 @@ def direct(student, samples):
         padded[0, : len(block)] = block / np.float32(32768)
         tasks, memory = student.step(padded, np.array([len(block)]), memory)
         posteriors = [task[0].tolist() for task in tasks]
-        heard += len(block) // FRAME_SAMPLES * FRAME_SAMPLES
-    return posteriors, heard
+        speech_samples += len(block) // FRAME_SAMPLES * FRAME_SAMPLES
+    return posteriors, speech_samples
 
 
 def as_heard(data, encoding, sample_rate, channels):

@@ -1,4 +1,4 @@
-"""Requests, and what is said of their ends."""
+"""Requests and statuses."""
 
 import itertools
 
@@ -42,9 +42,6 @@ def control(action, *channels):
     return pb.StreamClassifyRequest(control=pb.Control(channels=channels, **empty))
 
 
-INVALID, FAILED, EXHAUSTED = (
-    Code.INVALID_ARGUMENT,
-    Code.FAILED_PRECONDITION,
-    Code.RESOURCE_EXHAUSTED,
-)
+INVALID, FAILED = Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION
+EXHAUSTED = Code.RESOURCE_EXHAUSTED
 LINEAR = config(encoding=pb.AUDIO_ENCODING_LINEAR16)

@@ -27,24 +27,9 @@ def libsndfile_levels(tmp_path_factory):
 
 @pytest.mark.parametrize("encoding", G711)
 def test_g711_decodes_as_libsndfile_does(encoding, libsndfile_levels):
-    np.testing.assert_array_equal(decode(ALL_CODES, encoding), libsndfile_levels[encoding])
-
-
-@pytest.mark.parametrize(
-    ("encoding", "code", "level"),
-    [
-        (Encoding.MULAW, 0x00, -32124),
-        (Encoding.MULAW, 0x80, 32124),
-        (Encoding.MULAW, 0xFF, 0),
-        (Encoding.MULAW, 0x7F, 0),
-        (Encoding.ALAW, 0x55, -8),
-        (Encoding.ALAW, 0xD5, 8),
-        (Encoding.ALAW, 0x2A, -32256),
-        (Encoding.ALAW, 0xAA, 32256),
-    ],
-)
-def test_g711_landmarks_of_the_standard(encoding, code, level):
-    assert decode(bytes([code]), encoding).tolist() == [level]
+    decoded = decode(ALL_CODES, encoding)
+    assert decoded.dtype == np.dtype(np.int16)
+    np.testing.assert_array_equal(decoded, libsndfile_levels[encoding])
 
 
 @pytest.mark.parametrize("encoding", G711)
@@ -77,12 +62,9 @@ def test_linear16_is_little_endian_and_lossless():
     ]  # fmt: skip
     assert encode(np.array([1, -2], np.int16), Encoding.LINEAR16) == b"\x01\x00\xfe\xff"
     everything = encode(EVERY_SAMPLE, Encoding.LINEAR16)
-    np.testing.assert_array_equal(decode(everything, Encoding.LINEAR16), EVERY_SAMPLE)
-
-
-@pytest.mark.parametrize("encoding", list(Encoding))
-def test_decoded_samples_are_native_int16(encoding):
-    assert decode(bytes(8), encoding).dtype == np.dtype(np.int16)
+    decoded = decode(everything, Encoding.LINEAR16)
+    assert decoded.dtype == np.dtype(np.int16)
+    np.testing.assert_array_equal(decoded, EVERY_SAMPLE)
 
 
 def test_half_a_sample_is_refused():
@@ -100,9 +82,6 @@ def test_channels_are_encoded_interleaved():
 def test_to_int16_rounds_and_saturates():
     values = np.array([0.4, 0.6, -0.6, 1e9, -1e9, 32767.4])
     assert to_int16(values).tolist() == [0, 1, -1, 32767, -32768, 32767]
-
-
-# --- 16 kHz ---
 
 
 def sine(hertz, amplitude=20000.0, seconds=1.0):
@@ -142,10 +121,7 @@ def test_halver_saturates_instead_of_wrapping():
     assert (np.abs(steady.astype(int)) > 32000).all()
 
 
-@given(
-    sizes=st.lists(st.integers(1, 300), min_size=1),
-    seed=st.integers(0, 99),
-)
+@given(sizes=st.lists(st.integers(1, 300), min_size=1), seed=st.integers(0, 99))
 def test_halver_gives_the_same_samples_for_any_chunking(sizes, seed):
     samples = np.random.default_rng(seed).integers(-32768, 32768, 2001).astype(np.int16)
     whole = Halver().push(samples)
@@ -158,28 +134,12 @@ def test_halver_gives_the_same_samples_for_any_chunking(sizes, seed):
     assert len(whole) == 1001  # one for every second sample, from the first
 
 
-def test_halver_sample_by_sample():
-    samples = sine(1234, seconds=0.05)
-    halver = Halver()
-    one_by_one = np.concatenate([halver.push(samples[i : i + 1]) for i in range(len(samples))])
-    np.testing.assert_array_equal(one_by_one, Halver().push(samples))
-
-
 def test_halver_keeps_its_history_and_no_more():
     halver = Halver()
     for samples in (1000, 3, 1000):
         halver.push(np.zeros(samples, np.int16))
         assert len(halver.history) in Halver.LENGTHS
         assert halver.history.base is None
-
-
-def test_halvers_share_nothing():
-    loud, quiet = Halver(), Halver()
-    loud.push(sine(400))
-    assert not quiet.push(np.zeros(400, np.int16)).any()
-
-
-# --- a call's bytes ---
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

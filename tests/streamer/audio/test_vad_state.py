@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,9 +39,9 @@ def test_this_build_passes_and_is_the_pinned_one():
 
 
 @given(cut=st.integers(0, 66), mode=st.integers(0, 3), tail=st.randoms(use_true_random=False))
-def test_copy_goes_on_as_the_original(frames, cut, mode, tail):
+def test_copy_continues_as_the_original(frames, cut, mode, tail):
     original, copy = webrtcvad.Vad(mode), webrtcvad.Vad(mode)
-    run(copy, frames[::-1])  # what it remembered before does not shine through
+    run(copy, frames[::-1])
     run(original, frames[:cut])
     write_vad(copy, read_vad(original))
     rest = frames[cut:] + frames
@@ -50,7 +51,7 @@ def test_copy_goes_on_as_the_original(frames, cut, mode, tail):
 
 
 def test_every_field_that_speech_changes_matters(frames):
-    """Leave out any one of them, and the copy is not the original: none is there for nothing."""
+    """A copy without one of them differs from the original."""
     seen = set()
     for cut in range(1, 60):
         vad = webrtcvad.Vad(2)
@@ -95,51 +96,53 @@ def test_fields_fill_the_struct_without_holes():
     assert ends[-1] == VAD_BYTES
 
 
-@pytest.mark.parametrize("length", [0, 1, VAD_BYTES - 1, VAD_BYTES + 1])
-def test_memory_of_another_length_is_refused(length):
+@pytest.mark.parametrize(
+    ("memory", "rule"),
+    [(bytes(length), "a VAD has 736") for length in (0, 1, VAD_BYTES - 1, VAD_BYTES + 1)]
+    + [(read_vad(webrtcvad.Vad(mode)), "other settings") for mode in (0, 1, 3)],
+)
+def test_other_memory_is_refused(memory, rule):
     vad = webrtcvad.Vad(2)
     before = read_vad(vad)
-    with pytest.raises(ValueError, match="a VAD has 736"):
-        write_vad(vad, bytes(length))
+    with pytest.raises(ValueError, match=rule):
+        write_vad(vad, memory)
     assert read_vad(vad) == before
 
 
-@pytest.mark.parametrize("mode", [0, 1, 3])
-def test_memory_of_another_aggressiveness_is_refused(mode):
-    vad = webrtcvad.Vad(2)
-    before = read_vad(vad)
-    with pytest.raises(ValueError, match="other settings"):
-        write_vad(vad, read_vad(webrtcvad.Vad(mode)))
-    assert read_vad(vad) == before
-
-
-# --- what the check finds in builds that are not as declared ---
-
-
-class Elsewhere:
-    """A VAD whose state is not where it should be."""
-
-    def __init__(self, _mode):
-        self._vad = object()
-
-
-def test_another_capsule_is_noticed(monkeypatch):
-    monkeypatch.setattr(vad_state.webrtcvad, "Vad", Elsewhere)
-    with pytest.raises(VadStateError, match="keeps its state elsewhere"):
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("webrtcvad.Vad", lambda _: SimpleNamespace(_vad=object()), "keeps its state elsewhere"),
+        ("VAD_BYTES", VAD_BYTES - 32, "744 bytes are allocated for a struct of 704"),
+        ("write_vad", lambda *_: None, "a copied VAD"),
+        ("_signal", lambda: [bytes(2 * FRAME)] * 64, "a part of the memory is all of it"),
+    ],
+)
+def test_other_build_is_refused(monkeypatch, name, value, rule):
+    monkeypatch.setattr(f"streamer.audio.vad_state.{name}", value)
+    with pytest.raises(VadStateError, match=rule):
         check_vad_state()
 
 
-def declared_without(name):
-    fields = tuple(f for f in vad_state._VadInst._fields_ if f[0] != name)
-    return type("Other", (ctypes.Structure,), {"_fields_": fields})
+def test_copy_with_other_decisions_is_refused(monkeypatch):
+    run_vad, calls = vad_state._run, itertools.count()
+
+    def invert_first(vad, frames):
+        decided = run_vad(vad, frames)
+        return [not decided[0], *decided[1:]] if next(calls) % 6 == 2 else decided
+
+    monkeypatch.setattr(vad_state, "_run", invert_first)
+    with pytest.raises(VadStateError, match="decides otherwise"):
+        check_vad_state()
 
 
 @pytest.mark.parametrize(
     "name", [n for n, *_ in vad_state._VadInst._fields_ if n not in {"vad", "init_flag"}]
 )
-def test_a_build_with_another_layout_is_noticed(monkeypatch, name):
+def test_other_layout_is_refused(monkeypatch, name):
     """The real memory, looked at through a declaration that lacks one of its fields."""
-    other = declared_without(name)
+    fields = tuple(f for f in vad_state._VadInst._fields_ if f[0] != name)
+    other = type("Other", (ctypes.Structure,), {"_fields_": fields})
     monkeypatch.setattr(vad_state, "_VadInst", other)
     monkeypatch.setattr(vad_state, "VAD_BYTES", ctypes.sizeof(other))
     monkeypatch.setattr(
@@ -149,37 +152,6 @@ def test_a_build_with_another_layout_is_noticed(monkeypatch, name):
         check_vad_state()
 
 
-def test_memory_behind_the_struct_is_noticed(monkeypatch):
-    monkeypatch.setattr(vad_state, "VAD_BYTES", VAD_BYTES - 32)
-    with pytest.raises(VadStateError, match="744 bytes are allocated for a struct of 704"):
-        check_vad_state()
-
-
-def test_a_copy_that_decides_otherwise_is_noticed(monkeypatch):
-    honest = vad_state._run
-    answers = itertools.count()
-
-    def lying(vad, frames):
-        decided = honest(vad, frames)
-        return [not decided[0], *decided[1:]] if next(answers) % 6 == 2 else decided
-
-    monkeypatch.setattr(vad_state, "_run", lying)
-    with pytest.raises(VadStateError, match="decides otherwise"):
-        check_vad_state()
-
-
-def test_a_copy_that_loses_something_is_noticed(monkeypatch):
-    monkeypatch.setattr(vad_state, "write_vad", lambda _vad, _memory: None)
-    with pytest.raises(VadStateError, match="a copied VAD"):
-        check_vad_state()
-
-
-def test_a_signal_that_proves_nothing_is_noticed(monkeypatch):
-    monkeypatch.setattr(vad_state, "_signal", lambda: [bytes(2 * FRAME)] * 64)
-    with pytest.raises(VadStateError, match="a part of the memory is all of it"):
-        check_vad_state()
-
-
-def test_the_check_hears_speech_and_silence():
+def test_signal_of_the_check_has_speech_and_silence():
     decided = run(webrtcvad.Vad(2), vad_state._signal())
     assert 16 <= np.sum(decided) <= 48

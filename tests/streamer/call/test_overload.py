@@ -46,87 +46,58 @@ async def ended(stream):
         pass
 
 
-def test_a_server_that_is_behind_refuses_new_calls_only(in_process):
-    async def scenario(local):
-        running = await opened(local)
-        local.service.supervisor.record_load(LATE, 0.5, LONG)
-        code, details, _ = await local.outcome(config())
-        assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "the server is full: 1 s behind, limit 0.1 s"
-        await predictions(running, 1, 5)
-        assert await running.code() is Code.OK
-        local.service.supervisor.record_load(0.0, 0.5, LONG)
-        assert (await local.outcome(config()))[0] is Code.OK
-
-    in_process(scenario)
-
-
-def test_a_refusal_says_when_to_try_again(in_process):
-    async def scenario(local):
-        local.service.supervisor.record_load(LATE, 0.5, LONG)
-        stream = local.stub.StreamClassify(iter([config()]), timeout=30)
-        assert await stream.code() is Code.RESOURCE_EXHAUSTED
-        keys = [key for key, _ in await stream.trailing_metadata()]
-        assert "grpc-status-details-bin" in keys
-
-    in_process(scenario)
+@pytest.mark.parametrize(
+    ("late", "busy", "reason"),
+    [
+        (LATE, 0.5, "1 s behind, limit 0.1 s"),
+        (0.0, 0.97, "live calls take 97% of the CPU, limit 90%"),
+    ],
+)
+async def test_full_server_refuses_new_calls_only(local, late, busy, reason):
+    running = await opened(local)
+    local.service.supervisor.record_load(late, busy, LONG)
+    code, details, _ = await local.outcome(config())
+    assert (code, details) == (Code.RESOURCE_EXHAUSTED, f"the server is full: {reason}")
+    await predictions(running, 1, 5)
+    assert await running.code() is Code.OK
+    local.service.supervisor.record_load(0.0, 0.5, LONG)
+    assert (await local.outcome(config()))[0] is Code.OK
 
 
 @pytest.mark.parametrize(
-    ("late", "busy", "least"),
-    [(0.0, 0.5, 2), (0.03, 0.9, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)],
+    ("late", "busy", "least"), [(0.0, 0.5, 2), (0.03, 0.9, 2), (0.07, 0.5, 4), (LATE, 0.5, 8)]
 )
-def test_predictions_come_less_often_the_more_it_has_to_do(in_process, late, busy, least):
-    async def scenario(local):
-        stream = await opened(local)
-        local.service.supervisor.record_load(late, busy, LONG)
-        sequences = await predictions(stream, 1, 40)
-        # The first interval was set before the delay was known.
-        steps = [b - a for a, b in pairwise(sequences[1:])]
-        assert steps
-        assert min(steps) == least
-
-    in_process(scenario)
+async def test_load_lengthens_the_update_interval(local, late, busy, least):
+    stream = await opened(local)
+    local.service.supervisor.record_load(late, busy, LONG)
+    sequences = await predictions(stream, 1, 40)
+    # The first interval was set before the delay was known.
+    steps = [b - a for a, b in pairwise(sequences[1:])]
+    assert steps
+    assert min(steps) == least
 
 
-def test_files_streamed_faster_than_speech_do_not_fill_a_server(in_process):
-    async def scenario(local):
-        stream = await opened(local)
-        local.service.supervisor.record_load(0.0, 1.0, LONG)
-        assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
-        for number in range(1, 41):
-            await stream.write(sound(number))
-        (call,) = local.service.supervisor.calls
-        await received(call, 4.0)
-        local.service.supervisor.record_load(0.0, 1.0, 1.0)  # four seconds came at once
-        assert (await local.outcome(config()))[0] is Code.OK
-        await ended(stream)
-
-    in_process(scenario)
+async def test_files_do_not_fill_a_server(local):
+    stream = await opened(local)
+    local.service.supervisor.record_load(0.0, 1.0, LONG)
+    assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
+    for number in range(1, 41):
+        await stream.write(sound(number))
+    (call,) = local.service.supervisor.calls
+    await received(call, 4.0)
+    local.service.supervisor.record_load(0.0, 1.0, 1.0)  # four seconds came at once
+    assert (await local.outcome(config()))[0] is Code.OK
+    await ended(stream)
 
 
-def test_live_calls_that_a_busy_server_began_late_fill_it(in_process):
+async def test_late_live_calls_fill_a_server(local):
     """Two seconds that they had spoken before come at once, then no more than they speak."""
-
-    async def scenario(local):
-        stream = await opened(local)
-        (call,) = local.service.supervisor.calls
-        for number in range(1, 41):
-            await stream.write(sound(number))
-            await received(call, (number - 0.5) * 0.1)
-            if number >= 20:
-                local.service.supervisor.record_load(0.0, 1.0, 0.1)
-        assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
-        await ended(stream)
-
-    in_process(scenario)
-
-
-def test_a_server_without_cpu_time_left_refuses_before_it_is_behind(in_process):
-    async def scenario(local):
-        local.service.supervisor.record_load(0.0, 0.97, LONG)
-        code, details, _ = await local.outcome(config())
-        assert code is Code.RESOURCE_EXHAUSTED
-        assert details == "the server is full: live calls take 97% of the CPU, limit 90%"
-
-    in_process(scenario)
+    stream = await opened(local)
+    (call,) = local.service.supervisor.calls
+    for number in range(1, 41):
+        await stream.write(sound(number))
+        await received(call, (number - 0.5) * 0.1)
+        if number >= 20:
+            local.service.supervisor.record_load(0.0, 1.0, 0.1)
+    assert (await local.outcome(config()))[0] is Code.RESOURCE_EXHAUSTED
+    await ended(stream)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.call.responses import ResponseQueue
-from streamer.rpc import voicecohort_pb2 as pb
 from streamer.session.events import Update
 
 
@@ -31,35 +30,19 @@ async def everything(queue):
     return found
 
 
-def test_responses_come_in_order_then_none(run_async):
-    async def scenario():
-        queue = ResponseQueue()
-        responses = [pb.StreamClassifyResponse() for _ in range(3)]
-        for response in responses:
-            queue.append(response)
-        assert len(queue) == 3
-        found = await everything(queue)
-        assert all(a is b for a, b in zip(found, responses, strict=True))
-        assert await queue.next() is None, "and it stays so"
-
-    run_async(scenario())
-
-
-def test_next_waits_for_a_response_or_the_end(run_async):
-    async def scenario():
-        queue = ResponseQueue()
-        first = asyncio.create_task(queue.next())
-        await asyncio.sleep(0)
-        assert not first.done()
-        queue.append(item := update(0, 1))
-        assert await first is item
-        last = asyncio.create_task(queue.next())
-        await asyncio.sleep(0)
-        assert not last.done()
-        queue.close()
-        assert await last is None
-
-    run_async(scenario())
+async def test_next_waits_for_a_response_or_the_end():
+    queue = ResponseQueue()
+    first = asyncio.create_task(queue.next())
+    await asyncio.sleep(0)
+    assert not first.done()
+    queue.append(item := update(0, 1))
+    assert await first is item
+    last = asyncio.create_task(queue.next())
+    await asyncio.sleep(0)
+    assert not last.done()
+    queue.close()
+    assert await last is None
+    assert await queue.next() is None, "the queue stays closed"
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))
@@ -71,7 +54,9 @@ def test_newer_prediction_replaces_the_older(channels):
             queue.append(update(channel, sequence))
         assert len(queue) == len(set(channels))
         newest = {channel: sequence for sequence, channel in enumerate(channels)}
-        found = [(item.channel, item.sequence) for item in await everything(queue)]
+        queued = list(queue)
+        assert queued == await everything(queue)
+        found = [(item.channel, item.sequence) for item in queued]
         assert found == sorted(newest.items(), key=lambda pair: pair[1])
 
     asyncio.run(scenario())

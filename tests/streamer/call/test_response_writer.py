@@ -110,18 +110,15 @@ def test_final_prediction_has_no_latency(write):
     assert latencies(metrics) == 0.0
 
 
-def test_without_a_writer_responses_are_queued(run_async, make_student):
-    async def main():
-        writer = Writer()
-        decider = Decider(make_student().metadata)
-        responses = ResponseWriter(decider, 0.0, None, Metrics(), NO_TRACE, lambda: 4.0)
-        responses.send(pb.StreamClassifyResponse(started=pb.Started()))
-        assert len(responses.queue) == 1
-        writing = asyncio.create_task(responses.write_all(writer))
-        await asyncio.sleep(0)
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
-        responses.send(update(2))
-        assert (writer.now, len(responses.queue)) == ([], 1)
-
-    run_async(main())
+async def test_without_a_writer_responses_are_queued(make_student):
+    writer = Writer()
+    decider = Decider(make_student().metadata)
+    responses = ResponseWriter(decider, 0.0, None, Metrics(), NO_TRACE, lambda: 4.0)
+    responses.send(pb.StreamClassifyResponse(started=pb.Started()))
+    assert len(responses.queue) == 1
+    writing = asyncio.create_task(responses.write_all(writer))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    responses.send(update(2))
+    assert (writer.now, len(responses.queue)) == ([], 1)

@@ -8,11 +8,8 @@ import pytest
 
 from streamer.audio.codec import Encoding
 from streamer.settings import ServerSettings
-from tests.streamer.checkpoint.replicas import (
-    CHUNK,
-    RATE,
-    Replica,
-)
+from tests.streamer.checkpoint.replicas import CHUNK, Replica
+from tests.streamer.wire import RATE
 
 
 @pytest.fixture(scope="package")
@@ -31,23 +28,33 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture
-def replicas(run_async, make_student, keys):
-    """Run a scenario with replicas; made by ``make(keys=..., digest=..., **settings)``."""
+def clock():
+    """The clock of all replicas; tests set `now`."""
+    return SimpleNamespace(now=1000.0)
 
-    async def main(scenario):
-        made, clock = [], SimpleNamespace(now=1000.0)
 
-        async def make(keys=keys, digest=None, **settings):
-            student = make_student()
-            student.digest = digest or student.digest
-            made.append(Replica(student, keys, clock, ServerSettings(**settings)))
-            await made[-1].server.start()
-            return made[-1]
+@pytest.fixture
+def make(run_async, make_student, keys, clock):
+    """Start a replica: ``await make(keys=..., **settings)``."""
+    made = []
 
-        try:
-            await scenario(make, clock)
-        finally:
-            for replica in made:
-                await replica.stop()
+    async def start(keys=keys, **settings):
+        made.append(Replica(make_student(), keys, clock, ServerSettings(**settings)))
+        await made[-1].server.start()
+        return made[-1]
 
-    return lambda scenario: run_async(main(scenario))
+    yield start
+    for replica in made:
+        run_async(replica.stop())
+
+
+@pytest.fixture
+def here(run_async, make):
+    """The replica on which a call starts."""
+    return run_async(make())
+
+
+@pytest.fixture
+def there(run_async, make):
+    """The replica on which it continues."""
+    return run_async(make())

@@ -1,4 +1,4 @@
-"""Replicas in this process with clocks that tests move, and calls that break off and go on."""
+"""Replicas in this process with a settable clock, and calls that are interrupted and resumed."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ from streamer.rpc import voicecohort_pb2_grpc as pb_grpc
 from streamer.security.encryption import Keys, Sealer
 from streamer.security.identity import Caller
 from streamer.service import ClassifierService
+from tests.streamer.in_process import until
+from tests.streamer.wire import RATE, Code, sound
 
-RATE = 8000
 CHUNK = 800
-Code = grpc.StatusCode
 
 
 class ByName:
-    """Who calls is what the metadata says; nobody if it says nothing."""
+    """Identities from the metadata of the stream."""
 
     def refresh(self):
         pass
@@ -55,9 +55,16 @@ class Replica:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = pb_grpc.ClassifierServiceStub(self.channel)
 
-    def open(self, config, name=""):
+    async def start(self, config, name=""):
+        """Open a stream and send its config."""
         metadata = [("name", name)] if name else []
-        return Talk(self, self.stub.StreamClassify(metadata=metadata, timeout=60), config)
+        stream = self.stub.StreamClassify(metadata=metadata, timeout=60)
+        await stream.write(pb.StreamClassifyRequest(config=config))
+        return Stream(self, stream)
+
+    async def outcome(self, config):
+        """Code and details of a stream that sends this config only."""
+        return await (await self.start(config)).outcome()
 
     def count(self, metric):
         """Value of a sample, labels included in its name; 0 if there is none."""
@@ -73,21 +80,15 @@ class Replica:
         await asyncio.to_thread(self.engine.stop)
 
 
-class Talk:
+class Stream:
     """One stream."""
 
-    def __init__(self, replica, stream, config):
-        self.replica, self.stream, self.config, self.responses = replica, stream, config, []
+    def __init__(self, replica, stream):
+        self.replica, self.stream, self.responses = replica, stream, []
 
-    async def begin(self):
-        await self.stream.write(pb.StreamClassifyRequest(config=self.config))
-        return self
-
-    async def say(self, chunks, first=1):
+    async def send(self, chunks, first=1):
         for sequence, data in enumerate(chunks, start=first):
-            await self.stream.write(
-                pb.StreamClassifyRequest(audio=pb.Audio(sequence=sequence, data=data))
-            )
+            await self.stream.write(sound(sequence, data))
 
     async def next(self):
         response = await self.stream.read()
@@ -103,24 +104,20 @@ class Talk:
         raise AssertionError(f"no {kind} before the end")
 
     async def checkpoint(self, sequence):
-        """The first one that has heard so much.
+        """Read the first checkpoint at or after this message; request overdue ones."""
 
-        Where the student was late with the one before, none is due then: as the sweep does when
-        one is overdue, they are asked for.
-        """
-
-        async def ask():
+        async def request():
             while True:
                 await asyncio.sleep(0.2)
                 for call in self.replica.service.supervisor.calls:
                     call.request_checkpoint()
 
-        asking = asyncio.create_task(ask())
+        requests = asyncio.create_task(request())
         try:
             while (checkpoint := await self.until("checkpoint")).sequence < sequence:
                 pass
         finally:
-            asking.cancel()
+            requests.cancel()
         return checkpoint
 
     async def end(self):
@@ -161,47 +158,45 @@ def resuming(checkpoint, **fields):
 
 
 async def uninterrupted(replica, chunks, **fields):
-    talk = await replica.open(config(**fields)).begin()
-    await talk.say(chunks)
-    assert (await talk.end())[0] is Code.OK
-    (final,) = talk.finals
+    stream = await replica.start(config(**fields))
+    await stream.send(chunks)
+    assert (await stream.end())[0] is Code.OK
+    (final,) = stream.finals
     assert final.speech_time.ToSeconds() > 2
     return final
 
 
-async def broken_off(replica, chunks, heard, name="", **fields):
-    """A call whose client vanishes; its checkpoint at ``heard`` messages."""
-    talk = await replica.open(config(**fields), name).begin()
-    whole = heard // 10 * 10
+async def interrupted(replica, chunks, received, name="", **fields):
+    """Cancel a call after so many messages; returns its last checkpoint."""
+    stream = await replica.start(config(**fields), name)
+    whole = received // 10 * 10
     for first in range(0, whole, 10):  # a second at a time: one checkpoint is made at once
-        await talk.say(chunks[first : first + 10], first=first + 1)
-        checkpoint = await talk.checkpoint(first + 10)
-    await talk.say(chunks[whole:heard], first=whole + 1)
-    talk.stream.cancel()
+        await stream.send(chunks[first : first + 10], first=first + 1)
+        checkpoint = await stream.checkpoint(first + 10)
+    await stream.send(chunks[whole:received], first=whole + 1)
+    stream.stream.cancel()
     await settled(replica)
     return checkpoint
 
 
 async def only_call(replica):
-    """The one call there is, once its config has come."""
-    while not replica.service.supervisor.calls:
-        await asyncio.sleep(0.005)
+    """Wait for the config of the only call."""
+    await until(lambda: replica.service.supervisor.calls)
     (call,) = replica.service.supervisor.calls
     return call
 
 
 async def settled(replica):
-    while replica.service.supervisor.open_streams:
-        await asyncio.sleep(0.005)
+    await until(lambda: not replica.service.supervisor.open_streams)
 
 
-async def gone_on(replica, checkpoint, chunks, name="", **fields):
-    """The rest of a call, unless it is refused; its stream, at its end."""
-    talk = await replica.open(resuming(checkpoint, **fields), name).begin()
+async def resume(replica, checkpoint, chunks, name="", **fields):
+    """Resume a call and send its rest unless it is refused; returns the ended stream."""
+    stream = await replica.start(resuming(checkpoint, **fields), name)
     try:
-        await talk.until("started")
+        await stream.until("started")
     except grpc.aio.AioRpcError:
-        return talk
-    await talk.say(chunks[checkpoint.sequence :], first=checkpoint.sequence + 1)
-    await talk.end()
-    return talk
+        return stream
+    await stream.send(chunks[checkpoint.sequence :], first=checkpoint.sequence + 1)
+    await stream.end()
+    return stream

@@ -1,115 +1,61 @@
-"""Checkpoints that are refused, and harm nobody."""
+"""Checkpoints that are refused, without effect on other calls."""
 
-import asyncio
-import base64
 import os
 
 import pytest
 
-from streamer.rpc import voicecohort_pb2 as pb
 from tests.streamer.checkpoint.replicas import (
     Code,
-    broken_off,
     config,
-    gone_on,
+    interrupted,
+    resume,
     resuming,
     uninterrupted,
 )
+from tests.streamer.in_process import until
 
-
-def flipped(data):
-    return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
-
-
-def of(checkpoint, data):
-    return pb.Checkpoint(data=data, sequence=checkpoint.sequence)
-
-
-FIELD = "config.resume_from: a checkpoint of"
-REFUSED = {
-    "forged": (lambda c: resuming(of(c, os.urandom(len(c.data)))), Code.INVALID_ARGUMENT, FIELD),
-    "truncated": (lambda c: resuming(of(c, c.data[:-1])), Code.INVALID_ARGUMENT, FIELD),
-    "prolonged": (lambda c: resuming(of(c, c.data + b"x")), Code.INVALID_ARGUMENT, FIELD),
-    "a byte": (lambda c: resuming(of(c, b"V")), Code.INVALID_ARGUMENT, FIELD),
-    "bit flipped": (lambda c: resuming(of(c, flipped(c.data))), Code.INVALID_ARGUMENT, FIELD),
-    "other call": (
-        lambda c: resuming(c, call_id="call-2"),
-        Code.INVALID_ARGUMENT,
-        "config.call_id: another value",
-    ),
-    "other encoding": (
-        lambda c: resuming(c, encoding=pb.AUDIO_ENCODING_ALAW),
-        Code.INVALID_ARGUMENT,
-        "config.encoding: another value",
-    ),
-    "other rate": (
-        lambda c: resuming(c, sample_rate=16000),
-        Code.INVALID_ARGUMENT,
-        "config.sample_rate: another value",
-    ),
-    "other channels": (
-        lambda c: resuming(c, channels=[pb.ChannelConfig()] * 2),
-        Code.INVALID_ARGUMENT,
-        "config.channels: another value",
-    ),
-    "no interval": (
-        lambda c: resuming(c, checkpoint_interval=None),
-        Code.INVALID_ARGUMENT,
-        "config.checkpoint_interval: another value",
-    ),
+CHANGED = {
+    "forged": lambda data: os.urandom(len(data)),
+    "truncated": lambda data: data[:-1],
+    "prolonged": lambda data: data + b"x",
+    "a byte": lambda _: b"V",
+    "bit flipped": lambda data: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
+    "another call": None,
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_checkpoint_that_does_not_belong_is_refused(replicas, chunks, name):
-    make_config, code, details = REFUSED[name]
-
-    async def scenario(make, _):
-        here, there = await make(), await make()
-        final = await uninterrupted(there, chunks)
-        checkpoint = await broken_off(here, chunks, 30)
-        neighbour = await there.open(config(call_id="neighbour")).begin()
-        await neighbour.say(chunks[:30])
-        talk = await there.open(make_config(checkpoint)).begin()
-        got, said = await talk.outcome()
-        assert (got, said[: len(details)]) == (code, details)
-        assert talk.responses == []
-        await neighbour.say(chunks[30:], first=31)
-        assert await neighbour.end() == (Code.OK, "")
-        assert neighbour.finals == [final]
-        assert there.count(f'refusals_total{{reason="checkpoint",status="{code.name}"}}') == 1
-        assert there.count("calls_resumed_total") == 0
-        # and the call itself is none the worse for it
-        assert (await gone_on(there, checkpoint, chunks)).finals == [final]
-
-    replicas(scenario)
+@pytest.mark.parametrize("name", CHANGED)
+async def test_changed_checkpoint_is_refused(here, there, chunks, name):
+    final = await uninterrupted(there, chunks)
+    checkpoint = await interrupted(here, chunks, 30)
+    if change := CHANGED[name]:
+        field, changed = "resume_from: a checkpoint of", config(resume_from=change(checkpoint.data))
+    else:
+        field, changed = "call_id: another value", resuming(checkpoint, call_id="call-2")
+    neighbour = await there.start(config(call_id="neighbour"))
+    await neighbour.send(chunks[:30])
+    stream = await there.start(changed)
+    code, details = await stream.outcome()
+    assert code is Code.INVALID_ARGUMENT
+    assert details.startswith(f"config.{field}")
+    assert stream.responses == []
+    await neighbour.send(chunks[30:], first=31)
+    assert await neighbour.end() == (Code.OK, "")
+    assert neighbour.finals == [final]
+    assert there.count(f'refusals_total{{reason="checkpoint",status="{code.name}"}}') == 1
+    assert there.count("calls_resumed_total") == 0
+    assert (await resume(there, checkpoint, chunks)).finals == [final]
 
 
-def test_stale_checkpoint(replicas, chunks):
-    async def scenario(make, clock):
-        here, there = await make(), await make()
-        checkpoint = await broken_off(here, chunks, 30)
-        clock.now += 301.0
-        code, details = await (await there.open(resuming(checkpoint)).begin()).outcome()
-        assert code is Code.INVALID_ARGUMENT
-        assert details.endswith("it is 301 s old, at most 300 s are allowed")
-        clock.now -= 2.0
-        talk = await gone_on(there, checkpoint, chunks)
-        assert await talk.stream.code() is Code.OK
-
-    replicas(scenario)
-
-
-def test_checkpoint_of_another_model(replicas, chunks):
-    async def scenario(make, _):
-        here, there = await make(), await make(digest="cd" * 32)
-        checkpoint = await broken_off(here, chunks, 30)
-        assert await (await there.open(resuming(checkpoint)).begin()).outcome() == (
-            Code.FAILED_PRECONDITION,
-            "config.resume_from: it is of a model that this server does not have",
-        )
-
-    replicas(scenario)
+async def test_stale_checkpoint_is_refused(here, there, clock, chunks):
+    checkpoint = await interrupted(here, chunks, 30)
+    clock.now += 301.0
+    code, details = await there.outcome(resuming(checkpoint))
+    assert code is Code.INVALID_ARGUMENT
+    assert details.endswith("it is 301 s old, at most 300 s are allowed")
+    clock.now -= 2.0
+    stream = await resume(there, checkpoint, chunks)
+    assert await stream.stream.code() is Code.OK
 
 
 @pytest.mark.parametrize(
@@ -121,83 +67,54 @@ def test_checkpoint_of_another_model(replicas, chunks):
         ("", "oslo", Code.PERMISSION_DENIED),
     ],
 )
-def test_checkpoint_of_another_identity(replicas, chunks, opened, resumed, code):
-    async def scenario(make, _):
-        here, there = await make(), await make()
-        checkpoint = await broken_off(here, chunks, 30, opened)
-        talk = await gone_on(there, checkpoint, chunks, resumed)
-        assert await talk.stream.code() is code
-        if code is not Code.OK:
-            assert await talk.stream.details() == (
-                "config.resume_from: the call was opened by another identity"
-            )
-
-    replicas(scenario)
-
-
-def test_server_without_keys(replicas, chunks):
-    async def scenario(make, _):
-        here, there = await make(), await make(keys=None)
-        checkpoint = await broken_off(here, chunks, 30)
-        wanted = resuming(checkpoint)
-        assert (await (await there.open(wanted).begin()).outcome())[0] is Code.FAILED_PRECONDITION
-        wanted.ClearField("checkpoint_interval")
-        assert await (await there.open(wanted).begin()).outcome() == (
-            Code.FAILED_PRECONDITION,
-            "config.resume_from: this server has no checkpoints",
+async def test_checkpoint_of_another_identity_is_refused(
+    here, there, chunks, opened, resumed, code
+):
+    checkpoint = await interrupted(here, chunks, 30, opened)
+    stream = await resume(there, checkpoint, chunks, resumed)
+    assert await stream.stream.code() is code
+    if code is not Code.OK:
+        assert await stream.stream.details() == (
+            "config.resume_from: the call was opened by another identity"
         )
 
-    replicas(scenario)
+
+async def test_server_without_keys_refuses(make, chunks):
+    here, there = await make(), await make(keys=None)
+    checkpoint = await interrupted(here, chunks, 30)
+    changed = resuming(checkpoint)
+    assert (await there.outcome(changed))[0] is Code.FAILED_PRECONDITION
+    changed.ClearField("checkpoint_interval")
+    assert await there.outcome(changed) == (
+        Code.FAILED_PRECONDITION,
+        "config.resume_from: this server has no checkpoints",
+    )
 
 
-def test_server_with_other_keys(replicas, chunks, tmp_path):
-    other = tmp_path / "other.toml"
-    other.write_text(f'[[key]]\nid = "other"\nsecret = "{base64.b64encode(bytes(32)).decode()}"\n')
-
-    async def scenario(make, _):
-        here, there = await make(), await make(keys=other)
-        checkpoint = await broken_off(here, chunks, 30)
-        code, details = await (await there.open(resuming(checkpoint)).begin()).outcome()
-        assert code is Code.INVALID_ARGUMENT
-        assert details.endswith("no key of this server opens it")
-
-    replicas(scenario)
-
-
-def test_call_does_not_get_longer_than_one_may_by_moving(replicas, chunks):
-    async def scenario(make, clock):
-        here, there = await make(), await make(max_call_seconds=5.0)
-        checkpoint = await broken_off(here, chunks, 30)
-        clock.now += 1.0
-        talk = await there.open(resuming(checkpoint)).begin()
-        await talk.until("started")
-        there.service.supervisor.sweep()
-        clock.now += 1.1  # 3 s long, 1 s without a server, and 1.1 s here
-        there.service.supervisor.sweep()
-        assert (await talk.outcome())[0] is Code.RESOURCE_EXHAUSTED
-        assert len(talk.finals) == 1
-
-    replicas(scenario)
+async def test_resumed_call_keeps_its_length(make, clock, chunks):
+    here, there = await make(), await make(max_call_seconds=5.0)
+    checkpoint = await interrupted(here, chunks, 30)
+    clock.now += 1.0
+    stream = await there.start(resuming(checkpoint))
+    await stream.until("started")
+    there.service.supervisor.sweep()
+    clock.now += 1.1  # 3 s long, 1 s without a server, and 1.1 s here
+    there.service.supervisor.sweep()
+    assert (await stream.outcome())[0] is Code.RESOURCE_EXHAUSTED
+    assert len(stream.finals) == 1
 
 
-def test_call_that_catches_up_is_live_again(replicas, chunks):
-    """What it says at once was said while it had no server: only that is ahead of time."""
-
-    async def scenario(make, clock):
-        here, there = await make(), await make()
-        checkpoint = await broken_off(here, chunks, 30)
-        clock.now += 2.0
-        talk = await there.open(resuming(checkpoint)).begin()
-        await talk.until("started")
-        (call,) = there.service.supervisor.calls
-        await talk.say(chunks[30:50], first=31)
-        while call.session.audio_seconds < 5:
-            await asyncio.sleep(0.005)
-        assert not call.ahead(clock.now)
-        await talk.say(chunks[50:], first=51)
-        while call.session.audio_seconds < 6:
-            await asyncio.sleep(0.005)
-        assert call.ahead(clock.now)
-        await talk.end()
-
-    replicas(scenario)
+async def test_resumed_call_may_catch_up(here, there, clock, chunks):
+    """Audio of the time without a server is not ahead of time."""
+    checkpoint = await interrupted(here, chunks, 30)
+    clock.now += 2.0
+    stream = await there.start(resuming(checkpoint))
+    await stream.until("started")
+    (call,) = there.service.supervisor.calls
+    await stream.send(chunks[30:50], first=31)
+    await until(lambda: call.session.audio_seconds >= 5)
+    assert not call.ahead(clock.now)
+    await stream.send(chunks[50:], first=51)
+    await until(lambda: call.session.audio_seconds >= 6)
+    assert call.ahead(clock.now)
+    await stream.end()

@@ -1,26 +1,18 @@
-"""When checkpoints are due, and which of them a slow gateway or a slow student gets to see."""
+"""When checkpoints are due, and which are sent if the gateway or the model is slow."""
 
 import asyncio
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from streamer.audio.codec import Encoding
-from streamer.call.call import Call
-from streamer.call.overload import Load
 from streamer.checkpoint.resumption import CheckpointSchedule
-from streamer.inference.engine import Engine
-from streamer.inference.registry import ServedModel
 from streamer.observability.metrics import Metrics
-from streamer.rpc import voicecohort_pb2 as pb
-from streamer.session.session import CallConfig
-
-RATE = 8000
+from tests.streamer.call_desk import Desk, noise_message
+from tests.streamer.in_process import until
+from tests.streamer.wire import sound
 
 
 class Plain:
-    """Checkpoints that anyone can read, and that remember what they were made of."""
+    """A sealer that keeps the states."""
 
     def __init__(self):
         self.states = []
@@ -30,23 +22,13 @@ class Plain:
         return b"sealed"
 
 
-@pytest.fixture
-def clock():
-    return SimpleNamespace(now=100.0)
-
-
 def make_schedule(clock, checkpoints, interval=1.0, most=100.0):
     return CheckpointSchedule(None, interval, most, checkpoints, Metrics(), lambda: clock.now)
 
 
 def test_due_by_audio(clock):
     schedule = make_schedule(clock, Plain(), interval=2.0)
-    assert [schedule.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert [schedule.due(seconds) for seconds in (0.0, 1.9, 2.0, 3.0)] == [False, False, True, True]
     schedule.requested(3.0)
     assert [schedule.due(seconds) for seconds in (3.0, 4.9, 5.0)] == [False, False, True]
 
@@ -63,162 +45,103 @@ def test_overdue_by_time(clock):
     assert schedule.overdue
 
 
-class Desk:
-    """A call with checkpoints, on a fake student, whose gateway reads when it may."""
+class CheckpointDesk(Desk):
+    """A call with checkpoints each second."""
 
-    def __init__(self, student, clock):
-        self.student, self.sealed, self.sent = student, Plain(), []
-        self.engine = Engine(student, asyncio.get_running_loop().call_soon_threadsafe)
-        self.schedule = make_schedule(clock, self.sealed)
-        config = CallConfig("c", Encoding.LINEAR16, RATE, checkpoint_seconds=1.0)
-        self.call = Call(
-            config,
-            ServedModel.of(self.engine),
-            lambda: clock.now,
-            Metrics(),
-            Load(),
-            checkpoint_schedule=self.schedule,
-        )
-        self.may_send = asyncio.Event()
+    def __init__(self, clock):
+        self.sealed = Plain()
+        schedule = make_schedule(clock, self.sealed)
+        super().__init__(lambda: clock.now, schedule, checkpoint_seconds=1.0)
         self.received = 0
 
     def receive_audio(self, seconds):
-        rng = np.random.default_rng(self.received)
-        data = rng.integers(-9000, 9000, round(seconds * RATE)).astype("<i2").tobytes()
         self.received += 1
-        audio = pb.Audio(sequence=self.received, data=data)
-        self.call.handle(pb.StreamClassifyRequest(audio=audio))
-
-    writable = False
-
-    async def write(self, response):
-        await self.may_send.wait()
-        self.sent.append(response)
+        self.call.handle(noise_message(self.received, seconds))
 
     @property
     def sequences(self):
-        return [r.checkpoint.sequence for r in self.sent if r.HasField("checkpoint")]
+        return [checkpoint.sequence for checkpoint in self.sent_of("checkpoint")]
 
 
 @pytest.fixture
-def run(run_async, make_student, clock):
-    async def main(scenario):
-        desk = Desk(make_student(), clock)
-        writer = asyncio.create_task(desk.call.responses.write_all(desk))
-        try:
-            await scenario(desk)
-        finally:
-            writer.cancel()
-            desk.student.gate.set()
-            desk.call.close()
-            await asyncio.to_thread(desk.engine.stop)
+def desk(run_async, clock):
+    async def start():
+        return CheckpointDesk(clock)
 
-    return lambda scenario: run_async(main(scenario))
+    desk = run_async(start())
+    yield desk
+    run_async(desk.stop())
 
 
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.002)
+async def test_unread_checkpoint_is_replaced(desk):
+    """The replaced checkpoint is not even sealed."""
+    for _ in range(20):
+        desk.receive_audio(1.0)
+        await until(lambda: not desk.call.session.snapshot_pending)
+    assert len(desk.call.responses.queue) <= 3
+    assert desk.sealed.states == []
+    desk.may_send.set()
+    await until(lambda: desk.sequences)
+    await asyncio.sleep(0.02)
+    # The first may have been on its way out already.
+    assert desk.sequences[-1] == 20
+    assert len(desk.sequences) <= 2
+    assert [state.sequence for state in desk.sealed.states] == desk.sequences
 
 
-def test_unread_checkpoint_is_replaced_by_a_newer_one(run):
-    """It is not even made: what a slow gateway never sees costs nothing."""
-
-    async def scenario(desk):
-        for _ in range(20):
-            desk.receive_audio(1.0)
-            await until(lambda: not desk.call.session.snapshot_pending)
-        assert len(desk.call.responses.queue) <= 3
-        assert desk.sealed.states == []
-        desk.may_send.set()
-        await until(lambda: desk.sequences)
-        await asyncio.sleep(0.02)
-        # The first may have been on its way out already.
-        assert desk.sequences[-1] == 20
-        assert len(desk.sequences) <= 2
-        assert [state.sequence for state in desk.sealed.states] == desk.sequences
-
-    run(scenario)
+async def test_slow_model_has_checkpoints(desk):
+    """Audio comes faster than the model processes it: one checkpoint is made, then the newest."""
+    desk.may_send.set()
+    desk.student.gate.clear()
+    for _ in range(5):
+        desk.receive_audio(1.0)
+    await asyncio.sleep(0.02)
+    assert desk.sequences == []
+    desk.student.gate.set()
+    await until(lambda: len(desk.sequences) == 2)
+    assert desk.sequences == [1, 5], "the oldest requested, then the newest due"
 
 
-def test_slow_student_does_not_keep_every_checkpoint_from_being_made(run):
-    """Audio comes faster than the student hears it: one is made all the same, then the next."""
-
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.student.gate.clear()
-        for _ in range(5):
-            desk.receive_audio(1.0)
-        await asyncio.sleep(0.02)
-        assert desk.sequences == []
-        desk.student.gate.set()
-        await until(lambda: len(desk.sequences) == 2)
-        assert desk.sequences == [1, 5], "the oldest asked for, then what came due meanwhile"
-
-    run(scenario)
-
-
-def test_nothing_follows_the_last_checkpoint(run):
+async def test_nothing_follows_the_last_checkpoint(desk):
     """Not even predictions of audio that came in before it."""
-
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.student.gate.clear()
-        desk.receive_audio(0.9)
-        desk.call.migrate()
-        desk.call.migrate()
-        desk.student.gate.set()
-        reason = await desk.call.stopped
-        assert reason.status == "UNAVAILABLE"
-        desk.receive_audio(3.0)  # the reader had it in its hands
-        await until(lambda: desk.call.session.backlog.blocks == 0)
-        desk.call.request_checkpoint()
-        desk.call.close_responses()
-        await until(lambda: desk.sequences)
-        await asyncio.sleep(0.02)
-        assert desk.sequences == [1]
-        assert desk.sent[-1].HasField("checkpoint")
-
-    run(scenario)
+    desk.may_send.set()
+    desk.student.gate.clear()
+    desk.receive_audio(0.9)
+    desk.call.migrate()
+    desk.call.migrate()
+    desk.student.gate.set()
+    reason = await desk.call.stopped
+    assert reason.status == "UNAVAILABLE"
+    desk.receive_audio(3.0)  # read before the call migrated
+    await until(lambda: desk.call.session.backlog.blocks == 0)
+    desk.call.request_checkpoint()
+    desk.call.close_responses()
+    await until(lambda: desk.sequences)
+    await asyncio.sleep(0.02)
+    assert desk.sequences == [1]
+    assert desk.sent[-1].HasField("checkpoint")
 
 
-def test_reader_holds_what_it_has_in_its_hands_while_the_call_moves(run):
-    async def scenario(desk):
-        desk.receive_audio(0.5)
-        desk.student.gate.clear()
-        desk.call.migrate()
-        audio = pb.Audio(sequence=2, data=bytes(1600))
-
-        class Incoming:
-            left = (pb.StreamClassifyRequest(audio=audio), None)
-
-            def set_audio_handler(self, at_once):
-                assert at_once(self.left[0]) is False
-
-            async def read(self):
-                first, *self.left = self.left
-                return first
-
-        reader = asyncio.create_task(desk.call.receive_all(Incoming()))
-        await asyncio.sleep(0.02)
-        assert not reader.done()
-        assert desk.call.session.audio_seconds == 0.5
-        desk.student.gate.set()
-        await reader
-        assert desk.call.session.audio_seconds == 0.5
-        assert desk.call.stopped.result().status == "UNAVAILABLE"
-
-    run(scenario)
+async def test_audio_read_while_the_call_migrates_is_not_processed(desk):
+    desk.receive_audio(0.5)
+    desk.student.gate.clear()
+    desk.call.migrate()
+    desk.incoming = [sound(2, bytes(1600))]
+    reader = asyncio.create_task(desk.call.receive_all(desk))
+    await asyncio.sleep(0.02)
+    assert desk.receive_audio_now(sound(2, bytes(1600))) is False
+    assert not reader.done()
+    assert desk.call.session.audio_seconds == 0.5
+    desk.student.gate.set()
+    await reader
+    assert desk.call.session.audio_seconds == 0.5
+    assert desk.call.stopped.result().status == "UNAVAILABLE"
 
 
-def test_call_that_has_heard_nothing_has_no_checkpoint(run):
-    async def scenario(desk):
-        desk.may_send.set()
-        desk.call.request_checkpoint()
-        await asyncio.sleep(0.02)
-        assert desk.sent == []
-        desk.call.migrate()
-        assert desk.call.stopped.done()
-
-    run(scenario)
+async def test_call_without_audio_has_no_checkpoint(desk):
+    desk.may_send.set()
+    desk.call.request_checkpoint()
+    await asyncio.sleep(0.02)
+    assert desk.sent == []
+    desk.call.migrate()
+    assert desk.call.stopped.done()

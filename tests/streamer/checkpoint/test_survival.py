@@ -1,4 +1,4 @@
-"""Real servers that are killed, told to stop, or changed, seen from the bare protocol."""
+"""Real servers that are killed, stopped or changed, over the bare protocol."""
 
 import base64
 import os
@@ -6,16 +6,14 @@ import signal
 import subprocess
 import sys
 
-import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from streamer.audio.codec import Encoding
 from streamer.process.local_server import local_server
 from streamer.rpc import voicecohort_pb2 as pb
+from tests.streamer.wire import RATE, Code, config, control, sound
 
-RATE = 8000
-Code = grpc.StatusCode
 FORMATS = {
     "mu-law": (Encoding.MULAW, pb.AUDIO_ENCODING_MULAW, 8000, 1),
     "A-law, two channels": (Encoding.ALAW, pb.AUDIO_ENCODING_ALAW, 8000, 2),
@@ -52,7 +50,7 @@ def survivor(keys):
 
 
 @pytest.fixture(scope="module")
-def call_of(audio, voices, request_of):
+def call_of(audio, voices):
     """Config and messages of a call of 8 s: losses, a hold and a discard in it."""
 
     def make(name):
@@ -71,11 +69,11 @@ def call_of(audio, voices, request_of):
         for number, part in enumerate(audio.cut(data, [rate // 10], frame), start=1):
             if number in (25, 26, 27):
                 continue  # lost
-            messages.append(request_of.audio(number, part))
+            messages.append(sound(number, part))
             if number == 18:
-                messages.append(request_of.control("discard", 0))
+                messages.append(control("discard", 0))
             if number in (40, 44):
-                messages.append(request_of.control("hold" if number == 40 else "resume"))
+                messages.append(control("hold" if number == 40 else "resume"))
         return fields, messages
 
     return make
@@ -86,8 +84,8 @@ def up_to(messages, sequence):
     return [message.audio.sequence for message in messages].index(sequence) + 1
 
 
-def heard_until(call, sequence):
-    """Read until a checkpoint has heard so much."""
+def checkpoint_at(call, sequence):
+    """Read until the checkpoint at this message or a later one."""
     read = call.wait_for(lambda r: r.checkpoint.sequence >= sequence)
     return read[-1].checkpoint
 
@@ -101,40 +99,35 @@ def same(assert_same_prediction, one, other):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_kill_9_in_mid_call(
-    keys, survivor, call_of, make_line, request_of, assert_same_prediction, name
-):
+def test_call_resumes_after_kill(keys, survivor, call_of, make_line, assert_same_prediction, name):
     fields, messages = call_of(name)
     there = make_line(survivor.target)
-    whole = there.run(request_of.config(**fields), *messages)
+    whole = there.run(config(**fields), *messages)
     assert whole.code is Code.OK
     with replica(keys) as doomed:
-        call = make_line(doomed.target).open(request_of.config(**fields), *messages[:45])
-        checkpoint = heard_until(call, 30)
+        call = make_line(doomed.target).open(config(**fields), *messages[:45])
+        checkpoint = checkpoint_at(call, 30)
         doomed.process.send_signal(signal.SIGKILL)
         assert call.outcome().code is Code.UNAVAILABLE
     assert len(checkpoint.data) < 64_000
     done = up_to(messages, checkpoint.sequence)
-    # What was said last comes again, for good measure.
     again = [message for message in messages[done - 3 : done] if message.HasField("audio")]
-    resumed = there.run(
-        request_of.config(**fields, resume_from=checkpoint.data), *again, *messages[done:]
-    )
+    resumed = there.run(config(**fields, resume_from=checkpoint.data), *again, *messages[done:])
     assert (resumed.code, resumed.details) == (Code.OK, "")
     same(assert_same_prediction, resumed, whole)
     assert {p.audio_time.ToSeconds() for p in resumed.finals.values()} == {8}
 
 
-def test_sigterm_sends_the_call_away_with_all_that_was_heard(
-    keys, survivor, call_of, make_line, request_of, assert_same_prediction, log_entry
+def test_sigterm_migrates_the_call(
+    keys, survivor, call_of, make_line, assert_same_prediction, log_entry
 ):
     fields, messages = call_of("mu-law")
     fields["call_id"] = "sent-away"
     there = make_line(survivor.target)
-    whole = there.run(request_of.config(**fields), *messages)
+    whole = there.run(config(**fields), *messages)
     with replica(keys, "--drain-seconds", "20") as leaving:
-        call = make_line(leaving.target).open(request_of.config(**fields), *messages[:37])
-        heard_until(call, 30)
+        call = make_line(leaving.target).open(config(**fields), *messages[:37])
+        checkpoint_at(call, 30)
         leaving.process.send_signal(signal.SIGTERM)
         outcome = call.outcome()
         assert outcome.code is Code.UNAVAILABLE
@@ -145,50 +138,48 @@ def test_sigterm_sends_the_call_away_with_all_that_was_heard(
     last = outcome.responses[-1].checkpoint
     assert last.sequence >= 30
     done = up_to(messages, last.sequence)
-    resumed = there.run(request_of.config(**fields, resume_from=last.data), *messages[done:])
+    resumed = there.run(config(**fields, resume_from=last.data), *messages[done:])
     same(assert_same_prediction, resumed, whole)
 
 
-def test_keys_rotate_under_a_call(
-    tmp_path, call_of, make_line, request_of, assert_same_prediction, log_entry
-):
+def test_keys_rotate_under_a_call(tmp_path, call_of, make_line, assert_same_prediction, log_entry):
     old, new = entry("old"), entry("new")
     path = replace(tmp_path / "keys.toml", old)
     fields, messages = call_of("mu-law")
     with replica(path) as server:
         line = make_line(server.target)
-        whole = line.run(request_of.config(**fields), *messages)
-        call = line.open(request_of.config(**fields), *messages[:20])
-        first = heard_until(call, 10)
+        whole = line.run(config(**fields), *messages)
+        call = line.open(config(**fields), *messages[:20])
+        first = checkpoint_at(call, 10)
         replace(path, new, old)
         call.send(*messages[20:40])
-        second = heard_until(call, 30)
+        second = checkpoint_at(call, 30)
         assert (b"old" in first.data, b"new" in second.data) == (True, True)
         call.cancel()
         done = up_to(messages, first.sequence)
-        resumed = line.open(request_of.config(**fields, resume_from=first.data))
-        third = heard_until(resumed, first.sequence)
+        resumed = line.open(config(**fields, resume_from=first.data))
+        third = checkpoint_at(resumed, first.sequence)
         replace(path, new)
         resumed.send(*messages[done:])
         resumed.half_close()
         same(assert_same_prediction, resumed.outcome(), whole)
-        refused = line.run(request_of.config(**fields, resume_from=first.data))
+        refused = line.run(config(**fields, resume_from=first.data))
         assert refused.code is Code.INVALID_ARGUMENT
         assert refused.details.endswith("no key of this server opens it")
-        used = line.run(request_of.config(**fields, resume_from=third.data))
+        used = line.run(config(**fields, resume_from=third.data))
         assert used.code is Code.FAILED_PRECONDITION
         changed = log_entry(server, "checkpoint_keys_changed")
         assert changed["keys"] == ["new", "old"]
         assert old.split('"')[3] not in str(server.log)
 
 
-def test_nothing_of_a_checkpoint_is_logged(keys, survivor, call_of, make_line, request_of):
+def test_checkpoint_is_not_logged(keys, survivor, call_of, make_line):
     fields, messages = call_of("mu-law")
     line = make_line(survivor.target)
-    call = line.open(request_of.config(**fields), *messages[:30])
-    data = heard_until(call, 10).data
+    call = line.open(config(**fields), *messages[:30])
+    data = checkpoint_at(call, 10).data
     call.cancel()
-    refused = line.run(request_of.config(**fields, resume_from=data[:-1]))
+    refused = line.run(config(**fields, resume_from=data[:-1]))
     assert refused.code is Code.INVALID_ARGUMENT
     secret = keys.read_text().split('"')[3]
     for piece in (
@@ -198,9 +189,6 @@ def test_nothing_of_a_checkpoint_is_logged(keys, survivor, call_of, make_line, r
     ):
         assert piece not in str(survivor.log)
     assert secret not in str(survivor.log)
-
-
-# --- servers that cannot keep the promise do not start ---
 
 
 CHECK = """import sys
@@ -230,7 +218,7 @@ def check(*arguments, patch="0"):
         ("[[key]]\nid = 'x'\nsecret = 'c2hvcnQ='\n", "key 1: secret: Value error, must be 32 byte"),
     ],
 )
-def test_keys_that_cannot_be_used_stop_the_start(tmp_path, content, reason):
+def test_bad_keys_stop_the_start(tmp_path, content, reason):
     path = tmp_path / "keys.toml"
     if content is not None:
         path.write_text(content)
@@ -240,11 +228,10 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path, content, reason):
     assert "c2hvcnQ" not in line
 
 
-def test_vad_that_cannot_be_carried_along_stops_the_start(keys):
+def test_unknown_vad_layout_stops_the_start(keys):
     other_build = "vad_state._FRESH['mean_value'] = 1601"
     code, line = check("--checkpoint-keys", str(keys), patch=other_build)
     assert code == 2
     assert line.startswith("webrtcvad: mean_value of a fresh VAD is [1600, 1600")
-    # Without checkpoints nobody needs it.
     assert check(patch=other_build)[0] == 0
     assert check("--checkpoint-keys", str(keys))[0] == 0

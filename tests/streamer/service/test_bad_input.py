@@ -7,18 +7,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from streamer.rpc import voicecohort_pb2 as pb
-from tests.streamer.wire import (
-    EXHAUSTED,
-    FAILED,
-    IGNORED,
-    INVALID,
-    LINEAR,
-    SILENCE,
-    config,
-    control,
-    sound,
-    unique,
-)
+from tests.streamer.wire import EXHAUSTED, FAILED, INVALID, LINEAR, config, control, sound, unique
 
 BAD = {
     "nothing at all": ([], FAILED, "config: the stream ended before its first message"),
@@ -34,78 +23,21 @@ BAD = {
         FAILED,
         "config: only the first message of a stream may be a config",
     ),
-    "no encoding": ([config(encoding=0)], INVALID, "config.encoding: 0 is not valid; one of AUDIO"),
-    "encoding 99": ([config(encoding=99)], INVALID, "config.encoding: 99 is not valid; one of"),
-    "rate 0": (
-        [config(sample_rate=0)],
-        INVALID,
-        "config.sample_rate: 0 is not valid; 8000 or 16000 Hz",
-    ),
     "rate 44100": (
         [config(sample_rate=44100)],
         INVALID,
         "config.sample_rate: 44100 is not valid; 8000 or 16000 Hz",
     ),
-    "three channels": (
-        [config(channels=[pb.ChannelConfig()] * 3)],
-        INVALID,
-        "config.channels: 3 channels is not valid; 1 or 2",
-    ),
-    "all ignored": (
-        [config(channels=[IGNORED, IGNORED])],
-        INVALID,
-        "config.channels: every channel ignored is not valid; classify at least one",
-    ),
-    "call id not ASCII": (
-        [config(call_id="Grüße")],
-        INVALID,
-        "config.call_id: 'Gr",
-    ),
-    "call id with a line break": ([config(call_id="a\nb")], INVALID, "config.call_id: 'a\\nb' is"),
-    "call id too long": (
-        [config(call_id="x" * 129)],
-        INVALID,
-        f"config.call_id: '{'x' * 32}' is not valid; at most 128 printable ASCII characters",
-    ),
-    "interval too short": (
-        [config(update_interval=Duration(nanos=50_000_000))],
-        INVALID,
-        "config.update_interval: 0.05 s is not valid; 0.1 to 60 s",
-    ),
-    "interval too long": (
-        [config(update_interval=Duration(seconds=61))],
-        INVALID,
-        "config.update_interval: 61 s is not valid; 0.1 to 60 s",
-    ),
-    "negative minimum": (
-        [config(min_speech=Duration(seconds=-1))],
-        INVALID,
-        "config.min_speech: -1 s is not valid; 0 to 60 s",
-    ),
+    "call id not ASCII": ([config(call_id="Grüße")], INVALID, "config.call_id: 'Gr"),
     "checkpoints": (
         [config(checkpoint_interval=Duration(seconds=5))],
         FAILED,
         "config.checkpoint_interval: this server has no checkpoints",
     ),
-    "resuming": (
-        [config(resume_from=b"abc")],
-        FAILED,
-        "config.resume_from: this server has no checkpoints",
-    ),
     "half a sample": (
         [LINEAR, sound(1, bytes(801))],
         INVALID,
         "audio.data: 801 bytes is not valid; a sample of every channel takes 2 bytes",
-    ),
-    "one channel too few": (
-        [config(channels=[pb.ChannelConfig()] * 2), sound(1, SILENCE + b"\xff")],
-        INVALID,
-        "audio.data: 801 bytes is not valid; a sample of every channel takes 2 bytes",
-    ),
-    "empty chunk": (
-        [config(), sound(1, b"")],
-        INVALID,
-        "audio.data: 0 bytes is not valid; send at least one sample",
     ),
     "10 MB chunk": (
         [config(), sound(1, b"\xff" * 10_000_000)],
@@ -126,16 +58,6 @@ BAD = {
         [config(), sound(5), sound(6), sound(5)],
         INVALID,
         "audio.sequence: 5 is not valid; it must rise; the last was 6",
-    ),
-    "gap of years": (
-        [config(), sound(1), sound(2**64 - 1)],
-        INVALID,
-        "audio.sequence: 18446744073709551615 is not valid; it would leave a gap of ",
-    ),
-    "start going back": (
-        [config(), sound(1, start_sample=0), sound(2, start_sample=799)],
-        INVALID,
-        "audio.start_sample: 799 is not valid; the call is at sample 800",
     ),
     "start in years": (
         [config(), sound(1, start_sample=2**63)],
@@ -184,8 +106,7 @@ def test_bad_input_ends_only_its_own_call(line, neighbour, name):
     ],
     ids=["instead of the config", "instead of audio", "text that is not UTF-8"],
 )
-def test_bytes_that_are_no_message(line, neighbour, requests):
-    """The protocol's table of errors has no UNKNOWN, and nobody needs Python's class names."""
+def test_undecodable_message_is_refused(line, neighbour, requests):
     method = line.channel.stream_stream(
         "/voicecohort.v1.ClassifierService/StreamClassify",
         response_deserializer=pb.StreamClassifyResponse.FromString,
@@ -208,7 +129,7 @@ def test_bytes_that_are_no_message(line, neighbour, requests):
         ([sound(1, b"\xff" * 88_000)], "RESOURCE_EXHAUSTED"),
     ],
 )
-def test_log_says_how_a_call_ended(server, line, log_entry, requests, status):
+def test_log_has_the_status_of_the_call(server, line, log_entry, requests, status):
     call_id = unique()
     outcome = line.run(config(call_id=call_id), *requests)
     assert outcome.code.name == status

@@ -1,4 +1,4 @@
-"""Updates: when they come, and what they speak of."""
+"""Updates: their times and their content."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_updates_come_on_the_grid(make_bench, audio, voices, interval, chunk):
     assert (final.sequence, final.audio_seconds) == (round(3.0 / chunk), 3.0)
 
 
-def test_update_waits_for_the_audio_it_speaks_of(make_bench, make_student, speech):
+def test_update_waits_for_its_audio(make_bench, make_student, speech):
     """An update due at 1 s is not sent before the speech up to 1 s has gone through."""
     student = make_student()
     bench = make_bench(student)
@@ -45,7 +45,7 @@ def test_update_waits_for_the_audio_it_speaks_of(make_bench, make_student, speec
     assert update.posteriors is not None
 
 
-def test_overtaken_updates_are_left_out(make_bench, make_student, speech, audio):
+def test_overtaken_updates_are_dropped(make_bench, make_student, speech, audio):
     """Under load one update of the present replaces those of the past."""
     student = make_student()
     bench = make_bench(student)
@@ -60,7 +60,7 @@ def test_overtaken_updates_are_left_out(make_bench, make_student, speech, audio)
     assert recorder.finals[0].audio_seconds == 2.0
 
 
-def test_audio_faster_than_the_student_starves_no_update(bench, speech, audio):
+def test_updates_continue_while_the_model_is_behind(bench, speech, audio):
     """A second per block: an update always waits when the next is requested."""
     recorder = bench.session(update_seconds=0.1)
     parts = audio.cut(speech, [RATE // 10])
@@ -97,13 +97,6 @@ def test_silence_is_updated_too(bench):
     ] + [Update(0, 3, 3.0, 0.0, 0.0, None, final=True)]
 
 
-def test_no_audio_is_one_final_update(bench):
-    recorder = bench.finish(bench.session(ignored=(False, False)))
-    assert recorder.updates == [
-        Update(channel, 0, 0.0, 0.0, 0.0, None, final=True) for channel in (0, 1)
-    ]
-
-
 def test_tail_counts_whole_frames_only(bench, audio, voices):
     """1 s + 50 ms of speech: 6 blocks and the tail's whole 20 ms frames."""
     samples = voices.caller[5 * RATE : 5 * RATE + 8400]
@@ -114,7 +107,7 @@ def test_tail_counts_whole_frames_only(bench, audio, voices):
     assert recorder.finals[0].posteriors == tuple(posteriors)
 
 
-def test_ignored_channel_is_not_listened_to(make_bench, audio, sides):
+def test_ignored_channel_is_not_processed(make_bench, audio, sides):
     bench = make_bench()
     data = audio.wire(sides, Encoding.MULAW)
     recorder = bench.play([data], ignored=(True, False), speech_events=True)

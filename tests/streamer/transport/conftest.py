@@ -1,4 +1,4 @@
-"""A server in this process and the end of a trunk to it."""
+"""The end of a trunk to the server in this process."""
 
 import pytest
 
@@ -6,17 +6,12 @@ from tests.streamer.transport.gateway import Gateway
 
 
 @pytest.fixture
-def trunked(in_process):
-    """Run a scenario with a server and the end of a trunk to it."""
+def gateway(run_async, local):
+    """The end of a trunk to `local`."""
 
-    def run(scenario, **options):
-        async def main(local):
-            gateway = Gateway(local.channel)
-            try:
-                await scenario(local, gateway)
-            finally:
-                gateway.stream.cancel()
+    async def connect():
+        return Gateway(local.channel)
 
-        in_process(main, **options)
-
-    return run
+    gateway = run_async(connect())
+    yield gateway
+    gateway.stream.cancel()

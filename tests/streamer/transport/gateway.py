@@ -25,7 +25,7 @@ def leave(line):
 
 
 class Gateway:
-    """Sends what it is told, and sorts what comes by line."""
+    """Send items and sort the responses by line."""
 
     def __init__(self, channel, metadata=()):
         method = trunk.DESCRIPTOR.services_by_name["TrunkService"].methods[0]
@@ -38,13 +38,13 @@ class Gateway:
         self.taken = defaultdict(int)
         self.messages = 0
 
-    async def say(self, *items):
+    async def send(self, *items):
         """All in one message."""
         await self.stream.write(trunk.StreamTrunkRequest(lines=items).SerializeToString())
 
     async def call(self, line, *requests):
         """A call from its config on, in one message."""
-        await self.say(*(item(line, request) for request in requests))
+        await self.send(*(item(line, request) for request in requests))
 
     async def read(self):
         """One message; False at the end of the trunk."""
@@ -53,15 +53,15 @@ class Gateway:
             return False
         self.messages += 1
         assert message.lines
-        for told in message.lines:
-            assert told.line not in self.ends, "something after the end of a line"
-            kind = told.WhichOneof("event")
+        for response in message.lines:
+            assert response.line not in self.ends, "something after the end of a line"
+            kind = response.WhichOneof("event")
             if kind == "response":
-                self.responses[told.line].append(told.response)
+                self.responses[response.line].append(response.response)
             elif kind == "taken":
-                self.taken[told.line] = told.taken.bytes
+                self.taken[response.line] = response.taken.bytes
             else:
-                self.ends[told.line] = told.end
+                self.ends[response.line] = response.end
         return True
 
     async def until(self, *lines):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
@@ -11,22 +13,27 @@ from streamer.session.events import Update
 from streamer.session.session import CallConfig
 from streamer.transport import converters
 
+IGNORED = pb.ChannelConfig(ignored=True)
+CHECKPOINT_INTERVALS = [
+    Duration(),
+    Duration(nanos=999_999_999),
+    Duration(seconds=601),
+    Duration(seconds=-5),
+]
+
 
 def config(**fields):
     good = {"call_id": "c", "encoding": pb.AUDIO_ENCODING_ALAW, "sample_rate": 16000}
     return pb.StreamConfig(**(good | fields))
 
 
-def read(message):
-    return converters.call_config(message, update_seconds=0.5, max_chunk_seconds=10.0)
+def read(message, **options):
+    return converters.call_config(message, update_seconds=0.5, max_chunk_seconds=10.0, **options)
 
 
 @pytest.fixture(scope="module")
 def metadata(make_student):
     return make_student().metadata
-
-
-# --- what comes in ---
 
 
 def test_config_with_defaults():
@@ -42,39 +49,38 @@ def test_config_with_defaults():
     )
 
 
-def test_config_with_everything():
-    call = read(
-        config(
-            encoding=pb.AUDIO_ENCODING_LINEAR16,
-            sample_rate=8000,
-            channels=[
-                pb.ChannelConfig(role=pb.CHANNEL_ROLE_CALLER),
-                pb.ChannelConfig(role=pb.CHANNEL_ROLE_AGENT, ignored=True),
-            ],
-            update_interval=Duration(nanos=250_000_000),
-            min_speech=Duration(seconds=3),
-            speech_events=True,
-        )
-    )
-    assert (call.encoding, call.sample_rate) == (Encoding.LINEAR16, 8000)
-    assert call.ignored == (False, True)
-    assert (call.update_seconds, call.min_speech_seconds) == (0.25, 3.0)
-    assert call.speech_events
-
-
-def test_every_encoding_but_the_unspecified():
-    values = set(pb.AudioEncoding.values()) - {pb.AUDIO_ENCODING_UNSPECIFIED}
-    assert {read(config(encoding=value)).encoding for value in values} == set(Encoding)
-    assert read(config(encoding=pb.AUDIO_ENCODING_MULAW)).encoding is Encoding.MULAW
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"encoding": pb.AUDIO_ENCODING_MULAW}, {"encoding": Encoding.MULAW}),
+        (
+            {"encoding": pb.AUDIO_ENCODING_LINEAR16, "sample_rate": 8000},
+            {"encoding": Encoding.LINEAR16, "sample_rate": 8000},
+        ),
+        (
+            {"channels": [pb.ChannelConfig(role=pb.CHANNEL_ROLE_CALLER), IGNORED]},
+            {"ignored": (False, True)},
+        ),
+        ({"update_interval": Duration(nanos=100_000_000)}, {"update_seconds": 0.1}),
+        ({"update_interval": Duration(seconds=60)}, {"update_seconds": 60.0}),
+        ({"min_speech": Duration(seconds=60)}, {"min_speech_seconds": 60.0}),
+        ({"min_speech": Duration()}, {"min_speech_seconds": 0.0}),
+        ({"speech_events": True}, {"speech_events": True}),
+        ({"call_id": "x" * 128}, {"call_id": "x" * 128}),
+        ({}, {"checkpoint_seconds": None}),
+        ({"checkpoint_interval": Duration(seconds=1)}, {"checkpoint_seconds": 1}),
+        ({"checkpoint_interval": Duration(seconds=600)}, {"checkpoint_seconds": 600}),
+    ],
+)
+def test_field_of_the_config_is_read(fields, expected):
+    call = read(config(**fields), checkpoints=True)
+    assert call == dataclasses.replace(read(config(), checkpoints=True), **expected)
 
 
 def test_nameless_calls_get_names_of_their_own():
     names = {read(config(call_id="")).call_id for _ in range(20)}
     assert len(names) == 20
     assert all(0 < len(name) <= 128 for name in names)
-
-
-IGNORED = pb.ChannelConfig(ignored=True)
 
 
 @pytest.mark.parametrize(
@@ -104,58 +110,32 @@ IGNORED = pb.ChannelConfig(ignored=True)
         ),
         ({"min_speech": Duration(seconds=-1)}, "config.min_speech: -1 s is not valid; 0 to 60 s"),
         ({"min_speech": Duration(seconds=61)}, "config.min_speech: 61 s is not valid; 0 to 60 s"),
+        *(
+            ({"checkpoint_interval": interval}, "config.checkpoint_interval: ")
+            for interval in CHECKPOINT_INTERVALS
+        ),
     ],
 )
-def test_bad_config_is_refused_by_field_and_value(fields, message):
+def test_bad_config_is_refused(fields, message):
     with pytest.raises(InvalidArgument) as caught:
-        read(config(**fields))
+        read(config(**fields), checkpoints=True)
     assert str(caught.value).startswith(message)
+    if "checkpoint_interval" in fields:
+        assert str(caught.value).endswith("; 1 to 600 s")
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("checkpoint_interval", Duration(seconds=5)), ("checkpoint_interval", Duration()),
-     ("resume_from", b"x")],
-)  # fmt: skip
-def test_checkpoints_are_not_offered(field, value):
+    [
+        ("checkpoint_interval", Duration(seconds=5)),
+        ("checkpoint_interval", Duration()),
+        ("resume_from", b"x"),
+    ],
+)
+def test_checkpoints_can_be_off(field, value):
     with pytest.raises(FailedPrecondition) as caught:
         read(config(**{field: value}))
     assert str(caught.value) == f"config.{field}: this server has no checkpoints"
-
-
-def read_with_checkpoints(request):
-    return converters.call_config(
-        request, update_seconds=0.5, max_chunk_seconds=10.0, checkpoints=True
-    )
-
-
-@pytest.mark.parametrize("seconds", [1, 5, 600])
-def test_checkpoints_where_they_are_offered(seconds):
-    call = read_with_checkpoints(config(checkpoint_interval=Duration(seconds=seconds)))
-    assert call.checkpoint_seconds == seconds
-    assert read_with_checkpoints(config()).checkpoint_seconds is None
-
-
-@pytest.mark.parametrize(
-    "interval",
-    [Duration(), Duration(nanos=999_999_999), Duration(seconds=601), Duration(seconds=-5)],
-)
-def test_checkpoint_interval_has_its_limits(interval):
-    with pytest.raises(InvalidArgument, match=r"^config.checkpoint_interval: .*; 1 to 600 s$"):
-        read_with_checkpoints(config(checkpoint_interval=interval))
-
-
-@pytest.mark.parametrize("interval", [Duration(nanos=100_000_000), Duration(seconds=60)])
-def test_limits_themselves_are_valid(interval):
-    call = read(
-        config(update_interval=interval, min_speech=Duration(seconds=60), call_id="x" * 128)
-    )
-    assert call.update_seconds == interval.ToTimedelta().total_seconds()
-    assert call.min_speech_seconds == 60.0
-    assert read(config(min_speech=Duration())).min_speech_seconds == 0.0
-
-
-# --- what goes out ---
 
 
 @given(st.integers(0, 10**9 * 90_000))
@@ -171,7 +151,7 @@ def test_duration_carries_into_seconds(seconds):
     assert (made.seconds, made.nanos) == (round(seconds), 0)
 
 
-def test_started_says_all_a_gateway_needs(metadata):
+def test_started_has_model_labels_and_limits(metadata):
     call = CallConfig("name", Encoding.MULAW, 8000, update_seconds=0.25, min_speech_seconds=2.5)
     started = converters.started(call, metadata, idle_timeout=12.5).started
     assert started.call_id == "name"
@@ -191,12 +171,9 @@ def test_started_says_all_a_gateway_needs(metadata):
         checkpoints=False,
     )
     assert started.update_interval == Duration(nanos=250_000_000)
-
-
-def test_started_tells_a_tasks_own_minimum_if_that_is_higher(metadata):
     call = CallConfig("name", Encoding.MULAW, 8000, min_speech_seconds=0.2)
     started = converters.started(call, metadata, idle_timeout=1.0).started
-    assert started.gender.min_speech == Duration(seconds=1)
+    assert started.gender.min_speech == Duration(seconds=1), "the model's own minimum is higher"
 
 
 def test_prediction_carries_update_and_decisions(metadata):
@@ -217,7 +194,7 @@ def test_prediction_carries_update_and_decisions(metadata):
 
 
 @pytest.mark.parametrize(
-    ("posteriors", "speech", "asked", "reason"),
+    ("posteriors", "speech", "min_speech", "reason"),
     [
         (None, 0.0, 0.0, pb.UNDECIDED_REASON_NO_SPEECH),
         (([1, 0], [1, 0, 0], [1, 0, 0, 0]), 0.5, 0.0, pb.UNDECIDED_REASON_LITTLE_SPEECH),
@@ -225,42 +202,42 @@ def test_prediction_carries_update_and_decisions(metadata):
         (([1, 0], [1, 0, 0], [1, 0, 0, 0]), 1.5, 0.5, pb.UNDECIDED_REASON_UNSPECIFIED),
     ],
 )
-def test_prediction_says_why_not(metadata, posteriors, speech, asked, reason):
+def test_prediction_has_the_reason(metadata, posteriors, speech, min_speech, reason):
     update = Update(0, 1, 1.0, speech, 0.0, posteriors, final=False)
-    prediction = converters.prediction(update, Decider(metadata), asked).prediction
+    prediction = converters.prediction(update, Decider(metadata), min_speech).prediction
     for task in (prediction.gender, prediction.age_group, prediction.age_band):
         assert task.undecided == reason
         assert bool(task.label) == (reason == pb.UNDECIDED_REASON_UNSPECIFIED)
         assert sum(task.posterior) == pytest.approx(1.0)
 
 
-def test_what_was_decided_is_said_again_only_where_nothing_was_heard_since(metadata):
+def test_decision_is_reused_only_without_new_speech(metadata):
     class Counting(Decider):
-        asked = 0
+        count = 0
 
         def decide(self, *args):
-            self.asked += 1
+            self.count += 1
             return super().decide(*args)
 
     posteriors = ([0.9, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.3, 0.1])
     first = Update(0, 5, 0.5, 1.5, 0.25, posteriors, final=False)
     quiet = first._replace(sequence=10, audio_seconds=1.0, lost_seconds=0.0, final=True)
-    for later, asked in (
+    for later, count in (
         (quiet, 0),
         (quiet._replace(speech_seconds=0.5), 1),
         (quiet._replace(posteriors=([0.8, 0.2], *posteriors[1:])), 1),
         (quiet._replace(posteriors=None, speech_seconds=0.0), 1),
     ):
         decider = Counting(metadata)
-        said = (first, converters.prediction(first, Decider(metadata), 0.0))
-        kept = said[1].SerializeToString()
-        again = converters.prediction(later, decider, 0.0, said)
-        assert decider.asked == asked
+        previous = (first, converters.prediction(first, Decider(metadata), 0.0))
+        kept = previous[1].SerializeToString()
+        again = converters.prediction(later, decider, 0.0, previous)
+        assert decider.count == count
         assert again == converters.prediction(later, Decider(metadata), 0.0)
-        assert said[1].SerializeToString() == kept
+        assert previous[1].SerializeToString() == kept
     never = Update(0, 5, 0.5, 0.0, 0.0, None, final=False)
-    said = (never, converters.prediction(never, Decider(metadata), 0.0))
-    assert converters.prediction(never, Counting(metadata), 0.0, said) == said[1]
+    previous = (never, converters.prediction(never, Decider(metadata), 0.0))
+    assert converters.prediction(never, Counting(metadata), 0.0, previous) == previous[1]
 
 
 def test_speech_event():

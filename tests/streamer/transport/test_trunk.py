@@ -1,6 +1,5 @@
-"""Many calls on one stream: each is what it would be on its own, and none harms another."""
+"""Many calls on one stream: each equals a call alone, and none affects another."""
 
-import asyncio
 import gc
 import weakref
 
@@ -8,73 +7,59 @@ import pytest
 
 from streamer.rpc import envelope_pb2 as envelope
 from streamer.transport.trunk_line import Line
+from tests.streamer.in_process import until
 from tests.streamer.transport.gateway import CHUNKS, FINISH, item, leave
-from tests.streamer.wire import (
-    FAILED,
-    INVALID,
-    LINEAR,
-    OK,
-    Code,
-    config,
-    sound,
-)
+from tests.streamer.wire import FAILED, INVALID, LINEAR, OK, Code, config, sound
 
 
-def test_calls_are_what_they_would_be_on_their_own(trunked):
-    async def scenario(local, gateway):
-        code, _, alone = await local.outcome(LINEAR, *CHUNKS)
-        assert code is Code.OK
-        await gateway.say(*(item(line, LINEAR) for line in range(5)))
-        for chunk in CHUNKS:  # a message has a chunk of each
-            await gateway.say(*(item(line, chunk) for line in range(5)))
-        await gateway.say(*(item(line, FINISH) for line in range(5)))
-        await gateway.until(*range(5))
-        for line in range(5):
-            assert gateway.end(line) == OK
-            assert gateway.finals(line) == alone
-            assert gateway.responses[line][0].HasField("started")
-        assert local.service.supervisor.open_streams == 0
-        assert local.service._admission.held == {}
-
-    trunked(scenario)
+async def test_calls_on_a_trunk_equal_calls_alone(local, gateway):
+    code, _, alone = await local.outcome(LINEAR, *CHUNKS)
+    assert code is Code.OK
+    await gateway.send(*(item(line, LINEAR) for line in range(5)))
+    for chunk in CHUNKS:  # a message has a chunk of each
+        await gateway.send(*(item(line, chunk) for line in range(5)))
+    await gateway.send(*(item(line, FINISH) for line in range(5)))
+    await gateway.until(*range(5))
+    for line in range(5):
+        assert gateway.end(line) == OK
+        assert gateway.finals(line) == alone
+        assert gateway.responses[line][0].HasField("started")
+    assert local.service.supervisor.open_streams == 0
+    assert local.service._admission.held == {}
 
 
-def test_the_trunk_of_many_calls_waits_for_no_others(trunked):
-    """All that its calls send till its next message has come: gathering would only delay it."""
-
-    async def scenario(local, gateway):
-        local.engine._ready._gather = 1000.0
-        await gateway.say(*(item(line, LINEAR) for line in range(3)))
-        other = local.stub.StreamClassify()
-        await other.write(LINEAR)
-        await other.read()
-        for chunk in CHUNKS[:10]:
-            await gateway.say(*(item(line, chunk) for line in range(3)))
-        while any(len(gateway.responses[line]) < 2 for line in range(3)):  # started, predicted
-            assert await gateway.read()
-        hurried = []
-        local.engine.flush = lambda: hurried.append(True)
-        await gateway.say(leave(1), leave(2))
-        await gateway.until(1, 2)
-        del hurried[:]
-        local.service.supervisor.open_streams += 4  # now it is one of six calls
-        await gateway.say(item(0, CHUNKS[10]))
-        await gateway.say(item(0, LINEAR))
-        await gateway.until(0)
-        assert not hurried
-        local.service.supervisor.open_streams -= 4
-        await gateway.say(item(7, LINEAR))
-        await gateway.began(7)
-        assert hurried.count(True) > 0
-        assert local.service.response_delay() == 0.0
-        local.service.supervisor.load.demand = 0.6  # now a few milliseconds are worth less than CPU
-        assert local.service.response_delay() > 0.0
-        del hurried[:]
-        local.service.trunk_message_received(2)
-        assert not hurried
-        other.cancel()
-
-    trunked(scenario)
+async def test_trunk_of_most_calls_flushes_at_once(local, gateway):
+    """The next audio of its calls comes with its next message: to gather would only delay."""
+    local.engine._ready._gather = 1000.0
+    await gateway.send(*(item(line, LINEAR) for line in range(3)))
+    other = local.stub.StreamClassify()
+    await other.write(LINEAR)
+    await other.read()
+    for chunk in CHUNKS[:10]:
+        await gateway.send(*(item(line, chunk) for line in range(3)))
+    while any(len(gateway.responses[line]) < 2 for line in range(3)):  # started, predicted
+        assert await gateway.read()
+    flushes = []
+    local.engine.flush = lambda: flushes.append(True)
+    await gateway.send(leave(1), leave(2))
+    await gateway.until(1, 2)
+    del flushes[:]
+    local.service.supervisor.open_streams += 4  # now it is one of six calls
+    await gateway.send(item(0, CHUNKS[10]))
+    await gateway.send(item(0, LINEAR))
+    await gateway.until(0)
+    assert not flushes
+    local.service.supervisor.open_streams -= 4
+    await gateway.send(item(7, LINEAR))
+    await gateway.began(7)
+    assert flushes.count(True) > 0
+    assert local.service.response_delay() == 0.0
+    local.service.supervisor.load.demand = 0.6  # now a few milliseconds are worth less than CPU
+    assert local.service.response_delay() > 0.0
+    del flushes[:]
+    local.service.trunk_message_received(2)
+    assert not flushes
+    other.cancel()
 
 
 @pytest.mark.parametrize(
@@ -94,137 +79,79 @@ def test_the_trunk_of_many_calls_waits_for_no_others(trunked):
     ],
     ids=["config", "audio", "no config", "config twice", "nothing"],
 )
-def test_an_error_ends_its_line_alone(trunked, requests, end):
-    async def scenario(_local, gateway):
-        await gateway.call(1, LINEAR, *CHUNKS[:20])
-        await gateway.call(2, *requests)
-        await gateway.until(2)
-        await gateway.call(1, *CHUNKS[20:], FINISH)
-        await gateway.until(1)
-        assert gateway.end(2) == end
-        assert gateway.end(1) == OK
-        assert [final.sequence for final in gateway.finals(1)] == [len(CHUNKS)]
-
-    trunked(scenario)
+async def test_error_ends_only_its_line(gateway, requests, end):
+    await gateway.call(1, LINEAR, *CHUNKS[:20])
+    await gateway.call(2, *requests)
+    await gateway.until(2)
+    await gateway.call(1, *CHUNKS[20:], FINISH)
+    await gateway.until(1)
+    assert gateway.end(2) == end
+    assert gateway.end(1) == OK
+    assert [final.sequence for final in gateway.finals(1)] == [len(CHUNKS)]
 
 
-def test_a_request_that_is_no_message_ends_its_line_alone(trunked):
+async def test_undecodable_request_ends_only_its_line(gateway):
     """A call id that is not UTF-8, as a header of SIP may be: protobuf will not decode it."""
     bad = envelope.LineRequest(line=2, request=b"\x0a\x05\x0a\x03\xff\xfe\xfd")
-
-    async def scenario(_local, gateway):
-        await gateway.call(1, LINEAR)
-        await gateway.stream.write(envelope.StreamTrunkRequest(lines=[bad]).SerializeToString())
-        await gateway.call(1, *CHUNKS, FINISH)
-        await gateway.until(1, 2)
-        code, message = gateway.end(2)
-        assert code is INVALID
-        assert message.startswith("message: undecodable is not valid; ")
-        assert gateway.end(1) == OK
-
-    trunked(scenario)
+    await gateway.call(1, LINEAR)
+    await gateway.stream.write(envelope.StreamTrunkRequest(lines=[bad]).SerializeToString())
+    await gateway.call(1, *CHUNKS, FINISH)
+    await gateway.until(1, 2)
+    code, message = gateway.end(2)
+    assert code is INVALID
+    assert message.startswith("message: undecodable is not valid; ")
+    assert gateway.end(1) == OK
 
 
-def test_a_message_that_is_none_ends_the_trunk_and_its_calls(trunked):
-    async def scenario(local, gateway):
-        await gateway.call(1, LINEAR)
-        await gateway.began(1)
-        await gateway.stream.write(b"\x0a\xff")
-        code, details = await gateway.status()
-        assert code is INVALID
-        assert details.startswith("message: undecodable is not valid; ")
-        assert local.service.supervisor.open_streams == 0
-        assert local.service._admission.held == {}
-
-    trunked(scenario)
-
-
-def test_half_closing_finishes_every_call(trunked):
-    async def scenario(_local, gateway):
-        await gateway.call(1, LINEAR, *CHUNKS)
-        await gateway.call(2, LINEAR)
-        await gateway.stream.done_writing()
-        assert await gateway.status() == OK
-        assert gateway.end(1) == gateway.end(2) == OK
-        assert [f.sequence for f in gateway.finals(1) + gateway.finals(2)] == [len(CHUNKS), 0]
-
-    trunked(scenario)
-
-
-def test_a_trunk_without_calls_stays_and_ends_well(trunked):
-    async def scenario(_local, gateway):
-        await gateway.say()
-        await gateway.call(7, LINEAR, FINISH)
-        await gateway.until(7)
-        await gateway.stream.done_writing()
-        assert await gateway.status() == OK
-
-    trunked(scenario)
+async def test_half_close_finishes_every_call(gateway):
+    await gateway.call(1, LINEAR, *CHUNKS)
+    await gateway.call(2, LINEAR)
+    await gateway.stream.done_writing()
+    assert await gateway.status() == OK
+    assert gateway.end(1) == gateway.end(2) == OK
+    assert [f.sequence for f in gateway.finals(1) + gateway.finals(2)] == [len(CHUNKS), 0]
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["before it is served", "while it runs"])
-def test_a_call_can_be_left(trunked, at_once):
-    async def scenario(local, gateway):
-        await gateway.call(1, LINEAR)
-        if at_once:
-            await gateway.say(item(2, LINEAR), leave(2))
-        else:
-            await gateway.call(2, LINEAR, *CHUNKS)
-            await gateway.began(2)
-            await gateway.say(leave(2))
-        await gateway.until(2)
-        assert gateway.end(2) == (Code.CANCELLED, "the gateway left")
-        assert gateway.finals(2) == []
-        assert local.service.supervisor.open_streams == 1
-        await gateway.call(1, *CHUNKS, FINISH)
-        await gateway.until(1)
-        assert gateway.end(1) == OK
-
-    trunked(scenario)
+async def test_left_call_is_cancelled(local, gateway, at_once):
+    await gateway.call(1, LINEAR)
+    if at_once:
+        await gateway.send(item(2, LINEAR), leave(2))
+    else:
+        await gateway.call(2, LINEAR, *CHUNKS)
+        await gateway.began(2)
+        await gateway.send(leave(2))
+    await gateway.until(2)
+    assert gateway.end(2) == (Code.CANCELLED, "the gateway left")
+    assert gateway.finals(2) == []
+    assert local.service.supervisor.open_streams == 1
+    await gateway.call(1, *CHUNKS, FINISH)
+    await gateway.until(1)
+    assert gateway.end(1) == OK
 
 
-def test_what_comes_after_the_end_is_dropped(trunked):
-    async def scenario(local, gateway):
-        await gateway.call(5, config(sample_rate=1))
-        await gateway.until(5)
-        await gateway.say(item(5, LINEAR), item(5, CHUNKS[0]), leave(5), item(4, LINEAR), leave(3))
-        await gateway.call(6, LINEAR, FINISH)
-        await gateway.until(6)
-        assert set(gateway.ends) == {5, 6}
-        assert local.service.supervisor.open_streams == 0
-
-    trunked(scenario)
-
-
-def test_calls_of_a_trunk_that_breaks_are_over(trunked):
-    async def scenario(local, gateway):
-        await gateway.call(1, LINEAR, *CHUNKS)
-        await gateway.call(2, LINEAR)
-        await gateway.began(1, 2)
-        assert local.service.supervisor.open_streams == 2
-        gateway.stream.cancel()
-        async with asyncio.timeout(10):
-            while local.service.supervisor.open_streams:
-                await asyncio.sleep(0.01)
-        assert local.service.supervisor.calls == set()
-        assert local.service._admission.held == {}
-
-    trunked(scenario)
+async def test_messages_after_the_end_are_dropped(local, gateway):
+    await gateway.call(5, config(sample_rate=1))
+    await gateway.until(5)
+    await gateway.send(item(5, LINEAR), item(5, CHUNKS[0]), leave(5), item(4, LINEAR), leave(3))
+    await gateway.call(6, LINEAR, FINISH)
+    await gateway.until(6)
+    assert set(gateway.ends) == {5, 6}
+    assert local.service.supervisor.open_streams == 0
 
 
 @pytest.mark.parametrize("way", ["finished", "broken", "undecodable"])
-def test_nothing_is_kept_of_a_trunk_that_is_over(trunked, monkeypatch, way):
-    """Not even until Python looks for cycles."""
-    kept = []
-    lines = Line.__init__
+async def test_ended_trunk_frees_its_calls(local, gateway, monkeypatch, way):
+    """Without a run of the garbage collector."""
+    lines, init = [], Line.__init__
 
-    def remembered(line, *args):
-        lines(line, *args)
-        kept.append(weakref.ref(line))
+    def noted(line, *args):
+        init(line, *args)
+        lines.append(weakref.ref(line))
 
-    monkeypatch.setattr(Line, "__init__", remembered)
-
-    async def scenario(local, gateway):
+    monkeypatch.setattr(Line, "__init__", noted)
+    gc.disable()
+    try:
         await gateway.call(1, LINEAR, *CHUNKS)
         await gateway.call(2, LINEAR)
         await gateway.began(1, 2)
@@ -233,16 +160,15 @@ def test_nothing_is_kept_of_a_trunk_that_is_over(trunked, monkeypatch, way):
             assert await gateway.status() == OK
         elif way == "undecodable":
             await gateway.stream.write(b"\x0a\xff")
-            await gateway.status()
+            code, details = await gateway.status()
+            assert code is INVALID
+            assert details.startswith("message: undecodable is not valid; ")
         else:
             gateway.stream.cancel()
-        async with asyncio.timeout(10):
-            while local.service.supervisor.open_streams or any(line() is not None for line in kept):
-                await asyncio.sleep(0.01)
-        assert len(kept) == 2
-
-    gc.disable()
-    try:
-        trunked(scenario)
+        await until(lambda: not any(line() for line in lines))
+        assert len(lines) == 2
     finally:
         gc.enable()
+    assert local.service.supervisor.open_streams == 0
+    assert local.service.supervisor.calls == set()
+    assert local.service._admission.held == {}

@@ -55,29 +55,26 @@ def test_waiting_responses_share_messages(run_async):
     assert taken == [[1], [10, 300_000, 800_000], [5, 2_000_000], [7, 7]]
 
 
-def test_reading_stops_while_the_gateway_does_not_read(run_async):
-    async def main():
-        writer, slow = TrunkWriter(at_once), Slow()
-        sending = asyncio.create_task(writer.send_all(slow))
-        for _ in range(11):
-            writer.send(response(1))
-        waiting = asyncio.create_task(writer.wait_for_room(10, 20.0))
-        await asyncio.sleep(0.01)  # all 11 are on their way, none waits behind them
-        assert waiting.done()
-        for _ in range(11):
-            writer.send(response(1))
-        waiting = asyncio.create_task(writer.wait_for_room(10, 20.0))
-        await asyncio.sleep(0.01)
-        assert not waiting.done()
-        slow.may.release()
-        await waiting
-        for _ in range(11):
-            writer.send(response(1))
-        with pytest.raises(ReadTimeout, match=r"not read for 0\.01 s"):
-            await writer.wait_for_room(10, 0.01)
-        sending.cancel()
-
-    run_async(main())
+async def test_reading_stops_while_the_gateway_does_not_read():
+    writer, slow = TrunkWriter(at_once), Slow()
+    sending = asyncio.create_task(writer.send_all(slow))
+    for _ in range(11):
+        writer.send(response(1))
+    waiting = asyncio.create_task(writer.wait_for_room(10, 20.0))
+    await asyncio.sleep(0.01)  # all 11 are on their way, none waits behind them
+    assert waiting.done()
+    for _ in range(11):
+        writer.send(response(1))
+    waiting = asyncio.create_task(writer.wait_for_room(10, 20.0))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    slow.may.release()
+    await waiting
+    for _ in range(11):
+        writer.send(response(1))
+    with pytest.raises(ReadTimeout, match=r"not read for 0\.01 s"):
+        await writer.wait_for_room(10, 0.01)
+    sending.cancel()
 
 
 def test_message_waits_for_more_on_a_busy_server(run_async):

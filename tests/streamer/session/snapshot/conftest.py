@@ -4,7 +4,6 @@ import functools
 
 import pytest
 
-from streamer.audio.codec import Encoding
 from tests.streamer.session.snapshot.steps import RATE
 
 SECONDS = 3
@@ -21,9 +20,3 @@ def data(audio, voices):
     """Function of the format: the bytes of 3 s of two people who speak and pause."""
     signals = [side[7 * RATE : (7 + SECONDS) * RATE] for side in (voices.caller, voices.agent)]
     return functools.cache(lambda form: audio.wire(signals[: form[2]], form[0], form[1]))
-
-
-@pytest.fixture
-def speech(audio, voices):
-    """2 s of a speaking caller, mu-law."""
-    return audio.wire([voices.caller[5 * RATE : 7 * RATE]], Encoding.MULAW)

@@ -1,14 +1,13 @@
-"""What a gateway does in a call, and what is known of a call at a moment."""
+"""Steps of a call, its messages, and its snapshots."""
 
 import dataclasses
 
 import numpy as np
 from hypothesis import strategies as st
 
-from streamer.audio.codec import Encoding
+from tests.streamer.session.formats import configured
 
 RATE = 8000
-FORMATS = [(e, rate, channels) for e in Encoding for rate in (8000, 16000) for channels in (1, 2)]
 CONTROLS = ("hold", "resume", "discard")
 
 chunk = st.one_of(st.integers(1, 30), st.integers(1, 1500), st.integers(1, 2 * RATE))
@@ -76,14 +75,7 @@ def resumed(messages, cut, back, state):
 
 
 def config_of(form):
-    encoding, rate, channels = form
-    return {
-        "encoding": encoding,
-        "sample_rate": rate,
-        "ignored": (False,) * channels,
-        "update_seconds": 0.2,
-        "speech_events": True,
-    }
+    return configured(*form, update_seconds=0.2, speech_events=True)
 
 
 def snapshot(bench, recorder):

@@ -8,7 +8,7 @@ from streamer.errors import InferenceFailed
 from tests.streamer.session.snapshot.steps import RATE, plain, snapshot
 
 
-def test_snapshot_is_of_the_moment_it_was_asked_for(make_bench, make_student, speech, elsewhere):
+def test_snapshot_is_of_the_moment_of_the_request(make_bench, make_student, speech, elsewhere):
     """Blocks behind it are done in the same run of the engine, and are not in it."""
     student = make_student()
     bench = make_bench(student)
@@ -29,7 +29,7 @@ def test_snapshot_is_of_the_moment_it_was_asked_for(make_bench, make_student, sp
     assert plain(state) == plain(expected)
 
 
-def test_updates_for_what_is_in_a_snapshot_come_before_it(make_bench, speech):
+def test_updates_precede_the_snapshot(make_bench, speech):
     bench = make_bench()
     recorder, order = bench.session(update_seconds=0.1), []
     recorder.on_prediction = lambda update: order.append(update.sequence)
@@ -41,7 +41,7 @@ def test_updates_for_what_is_in_a_snapshot_come_before_it(make_bench, speech):
     assert order[1].sequence == 1
 
 
-def test_discard_on_the_way_makes_it_one_of_after_the_discard(make_bench, make_student, speech):
+def test_snapshot_contains_a_later_discard(make_bench, make_student, speech):
     student = make_student()
     bench = make_bench(student)
     student.gate.clear()
@@ -59,7 +59,7 @@ def test_discard_on_the_way_makes_it_one_of_after_the_discard(make_bench, make_s
     assert state.channels[1].speech > 0
 
 
-def test_newer_snapshot_replaces_one_on_its_way(make_bench, make_student, speech):
+def test_newer_snapshot_replaces_a_pending_one(make_bench, make_student, speech):
     student = make_student()
     bench = make_bench(student)
     student.gate.clear()
@@ -76,7 +76,7 @@ def test_newer_snapshot_replaces_one_on_its_way(make_bench, make_student, speech
 
 
 @pytest.mark.parametrize("end", ["close", "finish"])
-def test_no_snapshot_of_a_call_that_is_over(bench, speech, end):
+def test_ended_call_has_no_snapshot(bench, speech, end):
     recorder, states = bench.session(), []
     recorder.session.audio(1, speech)
     getattr(recorder.session, end)()
@@ -85,7 +85,7 @@ def test_no_snapshot_of_a_call_that_is_over(bench, speech, end):
     assert states == []
 
 
-def test_no_snapshot_behind_a_failure(make_bench, make_student):
+def test_failed_call_has_no_snapshot(make_bench, make_student):
     student = make_student()
     bench = make_bench(student)
     recorder, states = bench.session(encoding=Encoding.LINEAR16), []
@@ -99,7 +99,7 @@ def test_no_snapshot_behind_a_failure(make_bench, make_student):
     assert isinstance(recorder.errors[0], InferenceFailed)
 
 
-def test_snapshot_is_not_changed_by_what_comes_after(bench, speech):
+def test_snapshot_is_not_changed_later(bench, speech):
     recorder = bench.session(sample_rate=16000)
     recorder.session.audio(1, speech[:RATE])
     state = snapshot(bench, recorder)

@@ -5,8 +5,8 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from streamer.audio.codec import Encoding
+from tests.streamer.session.formats import FORMATS
 from tests.streamer.session.snapshot.steps import (
-    FORMATS,
     RATE,
     config_of,
     messages,
