@@ -12,8 +12,7 @@ JSON: ``bootstrap``, ``devices``, ``commits``, ``flags`` (of the first record of
 ``rows`` by id (see ``table1_rows.py``), each with ``seeds``, ``notes``, ``figures`` by task and
 score, and ``over_base``, its F1 less that of its base in pairs of speakers and of seeds. A figure
 is [value, low, high], shares of one; the last two are null if draws do not vary. Precision and
-recall are only of the rows of the paper's blocks.
-Gender is that of adults (known age, no child).
+recall are only of the paper's blocks. Gender is that of adults (known age, no child).
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from train.experiments.table1_rows import ROWS
 Summary = dict[str, Any]
 Figure = list[float | None]
 Key = tuple[str, int]
-
 BLOCKS = ("clean", "telephone", "inhouse")
 SCORES = {
     "gender": ("precision", "recall", "f1"),
