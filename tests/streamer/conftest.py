@@ -12,7 +12,7 @@ from streamer.audio.codec import SAMPLE_RATE, Encoding, decode, encode
 from tests.streamer.doubles import Bench, FakeModel
 from tests.streamer.in_process import serve_locally
 from tests.streamer.lines import Line, Neighbour, Request, logged, same_prediction
-from tests.streamer.signals import as_heard, cut, direct, wire
+from tests.streamer.signals import cut, decoded, direct, wire
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,8 +69,8 @@ def voices(demo_call):
 
 @pytest.fixture(scope="session")
 def audio():
-    """Functions on audio: wire, cut, direct, as_heard."""
-    return SimpleNamespace(wire=wire, cut=cut, direct=direct, as_heard=as_heard)
+    """Functions on audio: wire, cut, direct, decoded."""
+    return SimpleNamespace(wire=wire, cut=cut, direct=direct, decoded=decoded)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,6 @@ def direct(student, samples):
     return posteriors, speech_samples
 
 
-def as_heard(data, encoding, sample_rate, channels):
-    """What each channel's gate gets of a whole call, decoded in one go."""
+def decoded(data, encoding, sample_rate, channels):
+    """Samples of each channel of a whole call, decoded in one go."""
     return Decoder(encoding, sample_rate, channels).push(data)

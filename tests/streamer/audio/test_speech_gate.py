@@ -48,7 +48,7 @@ def test_any_chunking_gives_the_same_speech_and_events(dialogue_side, sizes):
     ),
     sizes=st.lists(st.integers(1, 20000), max_size=20),
 )
-def test_events_alternate_within_the_audio_and_bound_the_speech(voices, pieces, sizes):
+def test_events_alternate_and_bound_the_speech(voices, pieces, sizes):
     rng = np.random.default_rng(len(pieces))
     sound = {
         "speech": lambda n: voices.caller[5 * RATE : 5 * RATE + n],

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def frames(voices):
-    """Two seconds of a person who speaks and pauses."""
+    """Two seconds of speech and pauses."""
     samples = voices.caller[7 * 8000 :][: 66 * FRAME].astype("<i2")
     return [frame.tobytes() for frame in samples.reshape(-1, FRAME)]
 

@@ -21,7 +21,7 @@ def refusal(admission, caller):
     return caught.value
 
 
-def test_one_caller_may_have_every_place_unless_told_otherwise():
+def test_one_caller_may_have_every_slot():
     admission = Admission(ServerSettings(max_calls=2), Load())
     with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, OSLO)
@@ -35,7 +35,7 @@ def test_one_caller_may_have_every_place_unless_told_otherwise():
     assert admission.held == {}
 
 
-def test_a_caller_with_its_share_leaves_the_others_theirs():
+def test_share_of_a_caller_is_limited():
     admission = Admission(ServerSettings(max_calls=10, max_calls_per_identity=2), Load())
     with admission.acquire(BERLIN), admission.acquire(BERLIN):
         error = refusal(admission, BERLIN)
@@ -48,7 +48,7 @@ def test_a_caller_with_its_share_leaves_the_others_theirs():
 
 
 @pytest.mark.parametrize("own", [1, 3])
-def test_what_a_token_grants_goes_before_the_setting(own):
+def test_limit_of_a_token_precedes_the_setting(own):
     admission = Admission(ServerSettings(max_calls=10, max_calls_per_identity=2), Load())
     caller = Caller("berlin", max_calls=own)
     with contextlib.ExitStack() as places:
@@ -57,7 +57,7 @@ def test_what_a_token_grants_goes_before_the_setting(own):
         assert str(refusal(admission, caller)).endswith(f"exceeds the limit of {own}")
 
 
-def test_a_full_server_refuses_whoever_comes():
+def test_full_server_refuses_every_caller():
     load = Load()
     admission = Admission(ServerSettings(), load)
     load.record(1.0, 0.5, 30.0, 0)
@@ -67,7 +67,7 @@ def test_a_full_server_refuses_whoever_comes():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
-def test_places_are_given_back_whatever_happens(steps):
+def test_slots_are_released(steps):
     """Calls of three callers begin and end in any order, some of them badly."""
     admission = Admission(ServerSettings(max_calls=5, max_calls_per_identity=3), Load())
     open_calls = []
@@ -77,8 +77,8 @@ def test_places_are_given_back_whatever_happens(steps):
         if len(open_calls) == 5 or mine == 3:
             with pytest.raises(LimitExceeded):
                 place.__enter__()
-            who, place = open_calls.pop(0)
-            error = ValueError(who) if fails else None
+            oldest, place = open_calls.pop(0)
+            error = ValueError(oldest) if fails else None
             with contextlib.suppress(ValueError):
                 place.__exit__(type(error) if error else None, error, None)
         else:

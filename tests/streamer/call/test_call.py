@@ -168,7 +168,7 @@ async def test_only_finish_finishes(desk):
     assert len(desk.incoming) == 1, "nothing is read behind a finish"
 
 
-async def test_audio_is_received_at_once_unless_the_model_is_behind(desk):
+async def test_audio_is_processed_at_once(desk):
     reader = asyncio.create_task(desk.call.receive_all(desk))
     await reader  # there is nothing to read
     assert desk.receive_audio_now(sound(1, noise(0.5))) is True

@@ -122,7 +122,7 @@ async def test_nothing_follows_the_last_checkpoint(desk):
     assert desk.sent[-1].HasField("checkpoint")
 
 
-async def test_audio_read_while_the_call_migrates_is_not_processed(desk):
+async def test_migrating_call_processes_no_audio(desk):
     desk.receive_audio(0.5)
     desk.student.gate.clear()
     desk.call.migrate()

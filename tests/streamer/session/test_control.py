@@ -14,14 +14,12 @@ def test_discard_resets_speech_but_not_time(bench, speech, voices, audio):
     recorder = bench.session()
     recorder.session.audio(1, speech)
     recorder.session.discard([])
-    recorder.session.audio(2, other[:5001])
-    recorder.session.hold([], held=False)  # no effect without a hold
-    recorder.session.audio(3, other[5001:])
+    recorder.session.audio(2, other)
     final = bench.finish(recorder).finals[0]
     alone = bench.play([other]).finals[0]
     assert final.posteriors == alone.posteriors
     assert final.speech_seconds == alone.speech_seconds
-    assert (final.audio_seconds, final.sequence) == (4.0, 3)
+    assert (final.audio_seconds, final.sequence) == (4.0, 2)
 
 
 def test_discard_with_steps_in_flight(make_bench, make_student, speech):
@@ -78,14 +76,16 @@ def test_hold_drops_audio_and_counts_time(bench, speech, voices, audio):
 
 def test_call_that_ends_on_hold(bench, speech):
     recorder = bench.session()
-    recorder.session.audio(1, speech)
+    recorder.session.audio(1, speech[:5001])
+    recorder.session.hold([], held=False)  # no effect without a hold
+    recorder.session.audio(2, speech[5001:])
     recorder.session.hold([], held=True)
-    recorder.session.audio(2, speech)
+    recorder.session.audio(3, speech)
     final = bench.finish(recorder).finals[0]
     alone = bench.play([speech]).finals[0]
     assert final.posteriors == alone.posteriors
     assert final.speech_seconds == alone.speech_seconds
-    assert (final.audio_seconds, final.sequence) == (4.0, 2)
+    assert (final.audio_seconds, final.sequence) == (4.0, 3)
 
 
 def test_control_of_an_ignored_channel_does_nothing(bench, audio, sides):

@@ -26,7 +26,7 @@ def test_finals_are_a_plain_loop_over_the_speech(bench, audio, sides, encoding, 
         audio.cut(data, [rate // 10], frame), **configured(encoding, rate, channels)
     )
     assert set(result.finals) == set(range(channels))
-    for channel, samples in enumerate(audio.as_heard(data, encoding, rate, channels)):
+    for channel, samples in enumerate(audio.decoded(data, encoding, rate, channels)):
         posteriors, speech_samples = audio.direct(bench.student, samples)
         final = result.finals[channel]
         assert final.posteriors == tuple(posteriors)
@@ -93,7 +93,7 @@ def test_real_student_every_format(real_bench, audio, sides, encoding, rate, cha
     frame = encoding.width * channels
     config = configured(encoding, rate, channels)
     result = real_bench.play(audio.cut(data, [37, 5000, 1, 811], frame), **config)
-    for channel, samples in enumerate(audio.as_heard(data, encoding, rate, channels)):
+    for channel, samples in enumerate(audio.decoded(data, encoding, rate, channels)):
         posteriors, _ = audio.direct(real_bench.student, samples)
         for got, expected in zip(result.finals[channel].posteriors, posteriors, strict=True):
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
@@ -139,7 +139,7 @@ def test_calls_in_one_batch_are_independent(bench, crowd, turns):
 
 @settings(max_examples=3)
 @given(turns=st.lists(st.integers(0, 999), min_size=10, max_size=80))
-def test_real_student_calls_in_one_batch_are_independent(real_bench, crowd, turns):
+def test_real_student_calls_are_independent(real_bench, crowd, turns):
     together = interleaved(real_bench, crowd, turns)
     assert together[-1].posteriors is None
     for chunks, final in zip(crowd[:-1], together[:-1], strict=True):

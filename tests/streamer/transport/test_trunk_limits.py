@@ -32,24 +32,6 @@ async def test_limits_are_those_of_calls(gateway):
     assert gateway.end(3) == OK
 
 
-class Refusing:
-    """Identities that refuse every caller."""
-
-    def refresh(self):
-        pass
-
-    def caller(self, opener):
-        assert opener.peer().startswith("ipv4:127.0.0.1:")
-        raise Unauthenticated("missing; send `Bearer TOKEN`", "token_missing")
-
-
-@pytest.mark.parametrize("identities", [Refusing()])
-async def test_unauthenticated_trunk_is_refused(gateway):
-    code, details = await gateway.status()
-    assert code is Code.UNAUTHENTICATED
-    assert details == "authorization: missing; send `Bearer TOKEN`"
-
-
 class Known:
     """Identities that accept every caller and keep its metadata."""
 
@@ -62,6 +44,21 @@ class Known:
     def caller(self, opener):
         self.metadata.append(dict(opener.invocation_metadata()))
         return Caller("gateway-7")
+
+
+class Refusing(Known):
+    """Identities that refuse every caller."""
+
+    def caller(self, opener):
+        assert opener.peer().startswith("ipv4:127.0.0.1:")
+        raise Unauthenticated("missing; send `Bearer TOKEN`", "token_missing")
+
+
+@pytest.mark.parametrize("identities", [Refusing()])
+async def test_unauthenticated_trunk_is_refused(gateway):
+    code, details = await gateway.status()
+    assert code is Code.UNAUTHENTICATED
+    assert details == "authorization: missing; send `Bearer TOKEN`"
 
 
 @pytest.mark.parametrize("identities", [Known()])

@@ -6,8 +6,6 @@ import pytest
 
 from tests.streamer.session.snapshot.steps import RATE
 
-SECONDS = 3
-
 
 @pytest.fixture(scope="package")
 def elsewhere(make_bench):
@@ -17,6 +15,6 @@ def elsewhere(make_bench):
 
 @pytest.fixture(scope="package")
 def data(audio, voices):
-    """Function of the format: the bytes of 3 s of two people who speak and pause."""
-    signals = [side[7 * RATE : (7 + SECONDS) * RATE] for side in (voices.caller, voices.agent)]
+    """Function of the format: the bytes of 3 s of two speakers."""
+    signals = [side[7 * RATE : 10 * RATE] for side in (voices.caller, voices.agent)]
     return functools.cache(lambda form: audio.wire(signals[: form[2]], form[0], form[1]))

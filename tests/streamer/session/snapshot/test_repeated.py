@@ -16,9 +16,7 @@ control = st.tuples(st.sampled_from(CONTROLS), st.sampled_from([[], [0], [1], [0
     where=st.floats(0, 1),
     samples=st.integers(1, 2 * RATE),
 )
-def test_controls_repeated_without_audio_between_change_nothing(
-    bench, data, before, controls, where, samples
-):
+def test_repeated_controls_change_nothing(bench, data, before, controls, where, samples):
     """Whether a snapshot has none, some or all of the controls behind its audio: repeat them."""
     form = FORMATS[1]
     states = []
