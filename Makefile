@@ -49,4 +49,6 @@ clean: ## remove the environment and caches
 # pip, not uv: torch and torchaudio are known to install together this way.
 .venv/train.stamp: .venv/serve.stamp pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),tracing,train,bench,dev]'
+	# model and train are in no package: a checkout's environment finds them from any folder.
+	$(BIN)/python -c 'import site; open(site.getsitepackages()[0] + "/checkout.pth", "w").write("$(CURDIR)\n")'
 	touch $@
