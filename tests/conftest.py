@@ -37,11 +37,11 @@ _UNDER_LOAD = tuple(
     f"tests/{prefix}"
     for prefix in (
         "deploy/",
+        "fuzz/",
+        "packaging/",
+        "benchmarks/",
         *(f"streamer/{name}" for name in ["client/", "process/test_workers."]),
         *(f"streamer/{name}." for name in ["checkpoint/test_survival", "inference/test_hot_swap"]),
-        *(f"benchmarks/test_{name}" for name in ["accuracy", "endurance", "floors", "load."]),
-        *(f"benchmarks/test_{name}" for name in ["peers", "soak", "throughput", "training"]),
-        "fuzz/",
     )
 )
 
