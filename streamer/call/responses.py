@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from streamer.checkpoint.resumption import CheckpointSchedule
 from streamer.inference.decision import Decider
@@ -30,9 +30,6 @@ class ResponseQueue:
 
     def __len__(self) -> int:
         return len(self._items)
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self._items)
 
     def append(self, item: Item) -> None:
         """Queue a response."""

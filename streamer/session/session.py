@@ -160,7 +160,7 @@ class CallSession:
         if late >= 0:
             step = self._update_step * self._interval_factor()
             self._next_update += (late // step + 1) * step
-            if self._ingest.decode_at_position is not NEVER:
+            if self._ingest.decode_at_position != NEVER:
                 self._ingest.decode_at_position = self._next_update
             self._request_updates(final=False, received=received)
         return samples / self.config.sample_rate

@@ -54,9 +54,7 @@ def test_newer_prediction_replaces_the_older(channels):
             queue.append(update(channel, sequence))
         assert len(queue) == len(set(channels))
         newest = {channel: sequence for sequence, channel in enumerate(channels)}
-        queued = list(queue)
-        assert queued == await everything(queue)
-        found = [(item.channel, item.sequence) for item in queued]
+        found = [(item.channel, item.sequence) for item in await everything(queue)]
         assert found == sorted(newest.items(), key=lambda pair: pair[1])
 
     asyncio.run(scenario())
