@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
+import gc
 import os
 import queue
 import statistics
@@ -174,6 +176,10 @@ def old_call(options: argparse.Namespace) -> dict[str, Any]:
     seconds = [audio[at : at + SAMPLE_RATE] for at in range(0, len(audio), SAMPLE_RATE)]
 
     def rss_bytes() -> float:
+        # Free pages of the heap would be filled before the process grows: return them first.
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
         return 2**20 * resources(os.getpid())["rss_mb"]
 
     opened: list[SessionCall] = []
